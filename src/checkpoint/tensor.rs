@@ -1,0 +1,44 @@
+//! Where tensors come from.
+
+use crate::Result;
+use std::borrow::Cow;
+
+/// Precision of stored values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    F32,
+    F16,
+    BF16,
+}
+
+/// The parts of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    TextEncoder,
+    TextEncoder2,
+    UNet,
+    Vae,
+}
+
+/// One tensor: little-endian values, row-major, in the checkpoint's own shape
+/// (PyTorch's: linear `[out, in]`, convolution `[out, in, kh, kw]`).
+#[derive(Debug, Clone)]
+pub struct TensorView<'a> {
+    pub dtype: DType,
+    pub shape: Vec<usize>,
+    pub data: Cow<'a, [u8]>,
+}
+
+/// The named tensors of one part, under diffusers' state-dict names
+/// (`down_blocks.0.resnets.0.conv1.weight`), whatever the file calls them.
+pub trait TensorSource: Send + Sync {
+    /// Whether the part has a tensor of that name.
+    fn contains(&self, name: &str) -> bool;
+
+    /// Checks, without reading values, that `name` exists with `shape` and a
+    /// readable type. The error names file and tensor.
+    fn check(&self, name: &str, shape: &[usize]) -> Result<()>;
+
+    /// The values of `name`, which must have `shape`.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>>;
+}

@@ -1,0 +1,30 @@
+//! SDXL on any GPU: handwritten WGSL compute kernels, run through wgpu on
+//! Vulkan, Metal and DX12.
+//!
+//! The rooms, from the street door down to the engine; a room calls only the
+//! rooms below it:
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`pipeline`] | a validated request to pictures |
+//! | [`schedule`] | schedulers and noise generators |
+//! | [`text`] | tokenizers |
+//! | [`picture`] | encoding, metadata, atomic writing |
+//! | [`model`] | CLIP, UNet and VAE written as graphs |
+//! | [`checkpoint`] | files to named tensors and configurations |
+//! | [`graph`] | ops, shape inference, fusion, memory plan, executor |
+//! | [`kernel`] | one file an op, paired with a shader and a CPU twin |
+//! | [`gpu`] | adapter, buffers, pipelines, timestamps |
+
+pub mod checkpoint;
+pub mod error;
+pub mod gpu;
+pub mod graph;
+pub mod kernel;
+pub mod model;
+pub mod picture;
+pub mod pipeline;
+pub mod schedule;
+pub mod text;
+
+pub use error::{Error, Result};
