@@ -1,1 +1,187 @@
-//! (being built)
+//! The adapter and what it can do: buffers, pipelines and their cache, WGSL
+//! preprocessing, timestamps, errors. Knows nothing of ops.
+
+mod adapter;
+mod buffer;
+mod pipeline;
+mod timestamps;
+mod wgsl;
+
+pub use adapter::{AdapterChoice, AdapterReport, Capabilities, adapters, report};
+pub use buffer::Buffer;
+pub use pipeline::{Access, Pipeline, PipelineKey};
+pub use timestamps::Timestamps;
+pub use wgsl::{Source, preprocess};
+
+use crate::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// What has been created so far. `device_bytes` follows drops as well.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub buffers_created: AtomicU64,
+    pub pipelines_created: AtomicU64,
+    pub device_bytes: AtomicU64,
+    pub peak_device_bytes: AtomicU64,
+}
+
+impl Counters {
+    fn allocate(&self, bytes: u64) {
+        self.buffers_created.fetch_add(1, Ordering::Relaxed);
+        let now = self.device_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak_device_bytes.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn release(&self, bytes: u64) {
+        self.device_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// An open device with its queue. Cheap to share behind an [`Arc`].
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    capabilities: Capabilities,
+    counters: Arc<Counters>,
+    pipelines: pipeline::PipelineStore,
+    /// The first error that no scope caught, or the reason of a device loss.
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Opens the adapter that `choice` names, or the fastest kind there is.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where there is none, or none of that name;
+    /// [`Error::Adapter`] where the driver refuses to open it.
+    pub fn open(choice: &AdapterChoice) -> Result<Arc<Self>> {
+        let adapter = adapter::pick(choice)?;
+        let info = adapter.get_info();
+        let capabilities = Capabilities::of(&adapter);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("calotype"),
+            required_features: capabilities.features,
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+                Error::Adapter {
+                    adapter: info.name.clone(),
+                    problem: format!("cannot be opened: {}", one_line(&e.to_string())),
+                    remedy: "update its driver, or choose another with --adapter".into(),
+                }
+            })?;
+        let trouble = Arc::new(Mutex::new(None));
+        let note = |trouble: &Arc<Mutex<Option<String>>>| {
+            let trouble = trouble.clone();
+            move |text: String| {
+                tracing::error!("{text}");
+                if let Ok(mut slot) = trouble.lock() {
+                    slot.get_or_insert(text);
+                }
+            }
+        };
+        let (on_error, on_lost) = (note(&trouble), note(&trouble));
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            on_error(one_line(&e.to_string()))
+        }));
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                on_lost(format!("device lost: {}", one_line(&message)));
+            }
+        });
+        tracing::info!(adapter = %info.name, backend = %info.backend, driver = %info.driver_info, "opened");
+        let counters = Arc::new(Counters::default());
+        let pipelines = pipeline::PipelineStore::new(&device, &info, &capabilities);
+        Ok(Arc::new(Self {
+            device,
+            queue,
+            info,
+            capabilities,
+            counters,
+            pipelines,
+            trouble,
+        }))
+    }
+
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// An [`Error::Adapter`] about this device.
+    pub fn error(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Adapter {
+            adapter: self.info.name.clone(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// Fails if anything went wrong on the device since it was opened.
+    pub fn check(&self) -> Result<()> {
+        let trouble = self.trouble.lock().ok().and_then(|t| t.clone());
+        match trouble {
+            None => Ok(()),
+            Some(problem) => Err(self.error(
+                problem,
+                "try a smaller picture, --dtype f16 or another --adapter, and update the driver",
+            )),
+        }
+    }
+
+    /// Blocks until everything submitted has run.
+    pub fn wait(&self) -> Result<()> {
+        self.wait_for(None)
+    }
+
+    /// Blocks until `submission` has run; `None` means everything.
+    pub fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let poll = wgpu::PollType::Wait {
+            submission_index: submission,
+            timeout: None,
+        };
+        if let Err(e) = self.device.poll(poll) {
+            return Err(self.error(
+                format!("waiting for the device failed: {e}"),
+                "update the driver",
+            ));
+        }
+        self.check()
+    }
+
+    /// The pipelines of `keys`, in their order; those that are not there yet
+    /// are compiled side by side on worker threads.
+    pub fn pipelines(&self, keys: &[PipelineKey]) -> Result<Vec<Arc<Pipeline>>> {
+        self.pipelines.get(self, keys)
+    }
+
+    /// Keeps the compiled pipelines in the user's cache folder for the next run.
+    pub fn save_pipeline_cache(&self) {
+        self.pipelines.save(&self.info);
+    }
+}
+
+/// Folds a driver's message into one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

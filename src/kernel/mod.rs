@@ -1,1 +1,206 @@
-//! (being built)
+//! The kernels: one file an op, each with its shape checks, its choice of
+//! variant, its dispatches, and a plain CPU twin that says what it computes.
+//!
+//! Activations are channels last: `[n, h * w, c]`, rows at a pitch of `c`
+//! rounded up to 4, the padding zero. Weights of products are `[k, n]`, packed
+//! once at load (see [`product::pack`]).
+
+pub mod attention;
+pub mod latent;
+pub mod layout;
+pub mod map;
+pub mod norm;
+mod permutations;
+pub mod product;
+mod program;
+pub mod sinusoid;
+mod tensor;
+
+pub use permutations::permutations;
+pub use program::{Dispatch, Program};
+pub use tensor::{Storage, Tensor, View};
+
+use crate::gpu::{Capabilities, PipelineKey, Source};
+
+macro_rules! shaders {
+    ($($name:literal),* $(,)?) => {
+        /// Every file of `shaders/`, by name.
+        pub static SHADERS: &[Source] = &[
+            $(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*
+        ];
+    };
+}
+
+shaders!(
+    "activation",
+    "attention",
+    "group_norm_apply",
+    "group_norm_finish",
+    "group_norm_stats",
+    "guidance",
+    "latent_input",
+    "latent_update",
+    "layer_norm",
+    "layout",
+    "map",
+    "product",
+    "product_direct",
+    "product_tiled",
+    "reduce",
+    "sinusoid",
+    "softmax",
+    "storage",
+    "transpose",
+);
+
+/// Activation of an epilogue; the numbers are those of `activation.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Activation {
+    #[default]
+    None = 0,
+    Silu = 1,
+    /// Exact, by erf.
+    Gelu = 2,
+    /// `x * sigmoid(1.702 x)`, CLIP's.
+    QuickGelu = 3,
+}
+
+impl Activation {
+    /// The CPU twin.
+    pub fn apply(self, x: f32) -> f32 {
+        let x = f64::from(x);
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let y = match self {
+            Activation::None => x,
+            Activation::Silu => x * sigmoid(x),
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+            Activation::QuickGelu => x * sigmoid(1.702 * x),
+        };
+        y as f32
+    }
+}
+
+/// The error function to f64 accuracy, by its series and continued fraction
+/// (Abramowitz and Stegun 7.1.6, 7.1.14).
+pub fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let value = if a < 2.5 {
+        let (mut term, mut sum) = (a, a);
+        for n in 1..200 {
+            term *= 2.0 * a * a / f64::from(2 * n + 1);
+            sum += term;
+            if term < sum * 1e-17 {
+                break;
+            }
+        }
+        sum * (-a * a).exp() * std::f64::consts::FRAC_2_SQRT_PI
+    } else {
+        let fraction = (1..=60)
+            .rev()
+            .fold(0.0, |f, n| f64::from(n) * 0.5 / (a + f));
+        1.0 - (-a * a).exp() / (a + fraction) / std::f64::consts::PI.sqrt()
+    };
+    value.copysign(x)
+}
+
+/// How kernels are chosen on a device. Decided from its capabilities; tests and
+/// benches may force either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Kernels without shared memory and barriers, one row an invocation.
+    pub direct: bool,
+}
+
+impl Tuning {
+    pub fn of(capabilities: &Capabilities) -> Self {
+        Self {
+            direct: capabilities.is_cpu,
+        }
+    }
+
+    /// Invocations of a workgroup of kernels that share nothing.
+    pub(crate) fn workgroup(self) -> u32 {
+        if self.direct { 8 } else { 64 }
+    }
+
+    /// The defines of kernels that give a row to one invocation or to many.
+    pub(crate) fn row_defines(self, storage: Storage) -> Vec<(String, String)> {
+        let mut defines = storage.defines();
+        if !self.direct {
+            defines.push(("WIDE".into(), String::new()));
+        }
+        defines
+    }
+
+    /// Workgroups for `rows` rows, folded into two dimensions.
+    pub(crate) fn row_grid(self, rows: usize) -> [u32; 3] {
+        fold(if self.direct { rows.div_ceil(8) } else { rows })
+    }
+
+    /// Workgroups for `items` invocations that share nothing, folded likewise.
+    pub(crate) fn item_grid(self, items: usize) -> [u32; 3] {
+        fold(items.div_ceil(self.workgroup() as usize))
+    }
+
+    /// Names of the variants for `calotype devices`.
+    pub fn variants(capabilities: &Capabilities) -> Vec<String> {
+        let tuning = Self::of(capabilities);
+        let kind = if tuning.direct { "direct" } else { "tiled" };
+        let attention = if tuning.direct {
+            "attention by products over chunks of queries"
+        } else {
+            "attention flash 32x32 (heads of 64), by products otherwise"
+        };
+        let storage = if capabilities.shader_f16 {
+            "activations f32, f16"
+        } else {
+            "activations f32"
+        };
+        vec![
+            format!("product {kind}"),
+            attention.into(),
+            storage.into(),
+            "weights f32, packed f16".into(),
+        ]
+    }
+}
+
+/// Folds a number of workgroups into x and y below the limit of 65,535.
+pub(crate) fn fold(groups: usize) -> [u32; 3] {
+    let groups = groups.max(1);
+    let y = groups.div_ceil(32768);
+    [groups.div_ceil(y) as u32, y as u32, 1]
+}
+
+pub(crate) fn key(
+    shader: &'static str,
+    defines: Vec<(String, String)>,
+    constants: Vec<(&'static str, u32)>,
+    bindings: &'static [crate::gpu::Access],
+) -> PipelineKey {
+    PipelineKey {
+        shader,
+        defines,
+        constants,
+        bindings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::erf;
+
+    #[test]
+    fn erf_matches_known_values() {
+        for (x, y) in [
+            (0.0, 0.0),
+            (0.5, 0.5204998778130465),
+            (1.0, 0.8427007929497149),
+            (-2.0, -0.9953222650189527),
+            (2.6, 0.9997639655834707),
+            (4.0, 0.9999999845827421),
+        ] {
+            assert!((erf(x) - y).abs() < 1e-14, "erf({x}) = {}", erf(x));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+// Group norm, second of three passes: joins the slabs' and channels' statistics
+// of a group (Chan et al., 1979) and turns them into a factor and a term for
+// every channel: factor = gamma / sqrt(var + eps), term = beta - mean * factor.
+//
+// Bindings: stats as group_norm_stats.wgsl writes them, read as f32; gamma and
+// beta f32 [C]; affine f32 [batch, 2, C rounded up to 4], padding zero.
+// WIDE: a workgroup a group of a picture; otherwise an invocation.
+
+#import reduce
+
+struct Params {
+    groups: u32,     // batch * groups
+    per_batch: u32,  // groups of a picture
+    channels: u32,   // of a group
+    c4: u32,
+    slabs: u32,
+    slab: u32,       // rows a slab
+    rows: u32,       // of a picture
+    eps: f32,
+}
+
+@group(0) @binding(0) var<storage, read> stats: array<f32>;
+@group(0) @binding(1) var<storage, read> gamma: array<f32>;
+@group(0) @binding(2) var<storage, read> beta: array<f32>;
+@group(0) @binding(3) var<storage, read_write> affine: array<f32>;
+@group(0) @binding(4) var<uniform> p: Params;
+
+#ifdef WIDE
+@compute @workgroup_size(64)
+#else
+@compute @workgroup_size(8)
+#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let which = row_of(group, grid, thread);
+    let lane = lane_of(thread);
+    if which >= p.groups {
+        return;
+    }
+    let batch = which / p.per_batch;
+    let first = (which - batch * p.per_batch) * p.channels;
+    let entries = p.slabs * p.channels;
+    let share = 1.0 / (f32(p.rows) * f32(p.channels));
+    var sum = 0.0;
+    for (var i = lane; i < entries; i += LANES) {
+        let slab = i / p.channels;
+        let c = first + i % p.channels;
+        let n = f32(min(p.slab, p.rows - slab * p.slab));
+        sum += n * stats[((batch * p.slabs + slab) * p.c4 + c / 4u) * 8u + c % 4u];
+    }
+    let mean = reduce_sum(lane, sum) * share;
+    var squares = 0.0;
+    for (var i = lane; i < entries; i += LANES) {
+        let slab = i / p.channels;
+        let c = first + i % p.channels;
+        let n = f32(min(p.slab, p.rows - slab * p.slab));
+        let at = ((batch * p.slabs + slab) * p.c4 + c / 4u) * 8u + c % 4u;
+        let d = stats[at] - mean;
+        squares += stats[at + 4u] + n * d * d;
+    }
+    let rstd = inverseSqrt(reduce_sum(lane, squares) * share + p.eps);
+    let base = batch * p.c4 * 8u;
+    for (var i = lane; i < p.channels; i += LANES) {
+        let factor = rstd * gamma[first + i];
+        affine[base + first + i] = factor;
+        affine[base + p.c4 * 4u + first + i] = beta[first + i] - mean * factor;
+    }
+    if first + p.channels == p.per_batch * p.channels {
+        for (var c = first + p.channels + lane; c < p.c4 * 4u; c += LANES) {
+            affine[base + c] = 0.0;
+            affine[base + p.c4 * 4u + c] = 0.0;
+        }
+    }
+}

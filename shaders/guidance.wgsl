@@ -1,0 +1,36 @@
+// Classifier-free guidance (Ho and Salimans, 2022): y = u + s (t - u), where the
+// batch holds the negative prompt's prediction u first; without it y = t.
+//
+// Bindings: u, t predictions, activations [pixels, C/4], bound to the halves of
+// the batch (or to two calls' outputs); y f32; step f32: [2] is s.
+
+#import storage
+
+override WG: u32 = 64u;
+
+struct Params {
+    count: u32,
+    guided: u32,
+    u_offset: u32, // vec4s
+    t_offset: u32,
+}
+
+@group(0) @binding(0) var<storage, read> u: array<Act>;
+@group(0) @binding(1) var<storage, read> t: array<Act>;
+@group(0) @binding(2) var<storage, read> step: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(4) var<uniform> p: Params;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+    let at = (group.y * grid.x + group.x) * WG + local.x;
+    if at >= p.count {
+        return;
+    }
+    var value = widen(t[p.t_offset + at]);
+    if p.guided != 0u {
+        let negative = widen(u[p.u_offset + at]);
+        value = negative + step[2] * (value - negative);
+    }
+    y[at] = value;
+}

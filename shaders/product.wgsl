@@ -1,0 +1,164 @@
+// What both variants of the product share: out = act(scale * A W + bias +
+// channel) + residual, where A is a matrix of tokens or, with GATHER, the
+// patches of a picture (an implicit convolution: 3x3 or 1x1, stride 1 or 2, a
+// nearest 2x upsampling folded in).
+//
+// Bindings and shapes (channels last; columns in vec4s, rows at a pitch):
+//   a        activations [rows, K]; with GATHER [batch, in_h, in_w, K]
+//   w        weights in groups of 8 columns, panel by panel of 64 columns:
+//            [N / 64, taps * K, 64] f32, or with W16 packed f16 (which needs no
+//            f16 feature); activations serve as well, with other strides
+//   out      activations [rows, N]
+//   bias     f32 [N]
+//   channel  activations [batch, N], added to every row of a picture
+//   residual activations [rows, N], as laid out as out
+// Constraints: K a multiple of 4 and N of 8 by padding; padded weights are
+// zero, so padded columns of out become zero. Weight rows beyond k_rows are not
+// read. With GEGLU the columns of w alternate, four values and four gates, and
+// out has half of them.
+
+#import storage
+#import activation
+
+struct Params {
+    m: u32,           // rows of this dispatch
+    n8: u32,          // columns of w / 8
+    k4: u32,          // vec4s of A in a tap
+    taps: u32,
+    k_rows: u32,      // rows of w in a tap
+    a_offset: u32,    // all offsets and pitches of activations in vec4s
+    a_pitch: u32,
+    w_offset: u32,    // of weights in groups of 8 columns
+    w_pitch: u32,     // from row to row
+    w_panel: u32,     // from 64 columns to the next 64
+    o_offset: u32,
+    o_pitch: u32,
+    n4: u32,          // columns of out / 4, rounded up
+    r_offset: u32,
+    c_offset: u32,
+    c_pitch: u32,
+    flags: u32,       // 1 bias, 2 channel, 4 residual, 8 geglu; activation << 8
+    first_row: u32,   // place of row 0 in the whole output
+    rows_per_batch: u32,
+    heads: u32,       // z = batch * heads + head
+    a_batch: u32,
+    a_head: u32,
+    w_batch: u32,
+    w_head: u32,
+    o_batch: u32,
+    o_head: u32,
+    scale: f32,
+    in_h: u32,
+    in_w: u32,
+    out_w: u32,
+    stride: u32,
+    pad: u32,
+    up: u32,          // 1: the input is seen at twice its size
+    a_first: u32,     // pixels of the input before the bound window
+    unused_0: u32,
+    unused_1: u32,
+}
+
+@group(0) @binding(0) var<storage, read> a: array<Act>;
+#ifdef W16
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+#else
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
+#endif
+@group(0) @binding(2) var<storage, read_write> out: array<Act>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> channel: array<Act>;
+@group(0) @binding(5) var<storage, read> residual: array<Act>;
+@group(0) @binding(6) var<uniform> p: Params;
+
+// Eight neighbouring columns of one row.
+struct Eight {
+    lo: vec4<f32>,
+    hi: vec4<f32>,
+}
+
+fn weights(at: u32) -> Eight {
+#ifdef W16
+    let x = w[at];
+    return Eight(
+        vec4(unpack2x16float(x.x), unpack2x16float(x.y)),
+        vec4(unpack2x16float(x.z), unpack2x16float(x.w)),
+    );
+#else
+    return Eight(w[2u * at], w[2u * at + 1u]);
+#endif
+}
+
+#ifdef GATHER
+// Batch and output position of a row of A.
+fn pixel(row: u32) -> vec3<u32> {
+    let whole = row + p.first_row;
+    let batch = whole / p.rows_per_batch;
+    let at = whole - batch * p.rows_per_batch;
+    let y = at / p.out_w;
+    return vec3(batch, y, at - y * p.out_w);
+}
+
+// Where the patch of a pixel has its `tap`: index of the first vec4, and
+// whether it lies inside the picture.
+fn patch_at(pixel: vec3<u32>, tap: u32) -> vec2<u32> {
+    let width = select(1u, 3u, p.taps == 9u);
+    let dy = tap / width;
+    let y = pixel.y * p.stride + dy - p.pad;
+    let x = pixel.z * p.stride + (tap - dy * width) - p.pad;
+    // An index before the picture wraps to a large number, so one test serves.
+    let within = y < (p.in_h << p.up) && x < (p.in_w << p.up);
+    let row = (pixel.x * p.in_h + (y >> p.up)) * p.in_w + (x >> p.up) - p.a_first;
+    return select(vec2(0u), vec2(p.a_offset + row * p.a_pitch, 1u), within);
+}
+#endif
+
+// Place of a group of 8 columns in row 0 of w, from w_offset on.
+fn panel_at(n8: u32) -> u32 {
+    return n8 / 8u * p.w_panel + n8 % 8u;
+}
+
+fn batch_offset(z: u32, batch: u32, head: u32) -> u32 {
+    let b = z / p.heads;
+    return b * batch + (z - b * p.heads) * head;
+}
+
+// Writes eight finished columns of a row.
+fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
+    var lo = acc.lo * p.scale;
+    var hi = acc.hi * p.scale;
+    if (p.flags & 1u) != 0u {
+        lo += bias[2u * n8];
+        hi += bias[2u * n8 + 1u];
+    }
+    let second = 2u * n8 + 1u < p.n4;
+    if (p.flags & 2u) != 0u {
+        let at = p.c_offset + (row + p.first_row) / p.rows_per_batch * p.c_pitch + 2u * n8;
+        lo += widen(channel[at]);
+        if second {
+            hi += widen(channel[at + 1u]);
+        }
+    }
+    let base = batch_offset(z, p.o_batch, p.o_head) + row * p.o_pitch;
+    if (p.flags & 8u) != 0u {
+        out[p.o_offset + base + n8] = narrow(lo * gelu(hi));
+        return;
+    }
+    let kind = p.flags >> 8u;
+    if kind != NONE {
+        lo = activate(kind, lo);
+        hi = activate(kind, hi);
+    }
+    if (p.flags & 4u) != 0u {
+        let at = p.r_offset + base + 2u * n8;
+        lo += widen(residual[at]);
+        if second {
+            hi += widen(residual[at + 1u]);
+        }
+    }
+    let at = p.o_offset + base + 2u * n8;
+    out[at] = narrow(lo);
+    if second {
+        out[at + 1u] = narrow(hi);
+    }
+}

@@ -1,0 +1,76 @@
+// Sums and maxima over the invocations that share a row. With WIDE a row
+// belongs to a workgroup of 64 and they meet in shared memory; without it a row
+// belongs to one invocation and there is nothing to share, which suits CPU
+// adapters, where a barrier costs more than the row.
+
+#ifdef WIDE
+const LANES: u32 = 64u;
+var<workgroup> meeting: array<f32, 64>;
+
+fn reduce_sum(lane: u32, x: f32) -> f32 {
+    meeting[lane] = x;
+    workgroupBarrier();
+    for (var width = 32u; width > 0u; width >>= 1u) {
+        if lane < width {
+            meeting[lane] += meeting[lane + width];
+        }
+        workgroupBarrier();
+    }
+    let total = meeting[0];
+    workgroupBarrier();
+    return total;
+}
+
+fn reduce_max(lane: u32, x: f32) -> f32 {
+    meeting[lane] = x;
+    workgroupBarrier();
+    for (var width = 32u; width > 0u; width >>= 1u) {
+        if lane < width {
+            meeting[lane] = max(meeting[lane], meeting[lane + width]);
+        }
+        workgroupBarrier();
+    }
+    let total = meeting[0];
+    workgroupBarrier();
+    return total;
+}
+
+fn row_of(workgroup: vec3<u32>, grid: vec3<u32>, lane: u32) -> u32 {
+    return workgroup.y * grid.x + workgroup.x;
+}
+
+fn lane_of(lane: u32) -> u32 {
+    return lane;
+}
+#else
+const LANES: u32 = 1u;
+
+fn reduce_sum(lane: u32, x: f32) -> f32 {
+    return x;
+}
+
+fn reduce_max(lane: u32, x: f32) -> f32 {
+    return x;
+}
+
+fn row_of(workgroup: vec3<u32>, grid: vec3<u32>, lane: u32) -> u32 {
+    return (workgroup.y * grid.x + workgroup.x) * 8u + lane;
+}
+
+fn lane_of(lane: u32) -> u32 {
+    return 0u;
+}
+#endif
+
+fn sum4(x: vec4<f32>) -> f32 {
+    return (x.x + x.y) + (x.z + x.w);
+}
+
+fn max4(x: vec4<f32>) -> f32 {
+    return max(max(x.x, x.y), max(x.z, x.w));
+}
+
+// 1 for the columns of vec4 number `i` that are below `count`, 0 beyond.
+fn inside(i: u32, count: u32) -> vec4<f32> {
+    return select(vec4(0.0), vec4(1.0), vec4(4u * i) + vec4(0u, 1u, 2u, 3u) < vec4(count));
+}

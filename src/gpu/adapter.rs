@@ -1,0 +1,211 @@
+//! Finding adapters, choosing one, and saying what it can do.
+
+use crate::{Error, Result};
+use serde::Serialize;
+use wgpu::{Backends, DeviceType, Features};
+
+/// Which adapter to open.
+#[derive(Debug, Clone, Default)]
+pub struct AdapterChoice {
+    /// An index into [`adapters`], or a part of a name (case is ignored).
+    pub adapter: Option<String>,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: Option<String>,
+}
+
+/// What the kernels may use on an adapter, taken from the adapter itself.
+#[derive(Debug, Clone)]
+pub struct Capabilities {
+    /// The features to ask for.
+    pub features: Features,
+    /// A CPU that plays a GPU (lavapipe, SwiftShader, WARP).
+    pub is_cpu: bool,
+    pub shader_f16: bool,
+    pub subgroup: bool,
+    pub timestamps: bool,
+    pub pipeline_cache: bool,
+    /// Bytes that one storage binding may cover.
+    pub max_binding: u64,
+    pub max_buffer: u64,
+    /// Alignment of binding offsets, in bytes.
+    pub alignment: u64,
+    pub max_workgroups: u32,
+    pub max_invocations: u32,
+    pub max_workgroup_storage: u32,
+}
+
+impl Capabilities {
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
+        let wanted = Features::SHADER_F16
+            | Features::SUBGROUP
+            | Features::TIMESTAMP_QUERY
+            | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+            | Features::TIMESTAMP_QUERY_INSIDE_PASSES
+            | Features::PIPELINE_CACHE;
+        let features = adapter.features() & wanted;
+        let limits = adapter.limits();
+        Self {
+            features,
+            is_cpu: adapter.get_info().device_type == DeviceType::Cpu,
+            shader_f16: features.contains(Features::SHADER_F16),
+            subgroup: features.contains(Features::SUBGROUP),
+            timestamps: features.contains(Features::TIMESTAMP_QUERY),
+            pipeline_cache: features.contains(Features::PIPELINE_CACHE),
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            alignment: u64::from(
+                limits
+                    .min_storage_buffer_offset_alignment
+                    .max(limits.min_uniform_buffer_offset_alignment)
+                    .max(16),
+            ),
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+        }
+    }
+}
+
+fn backends(choice: &AdapterChoice) -> Result<Backends> {
+    let all = Backends::VULKAN | Backends::METAL | Backends::DX12;
+    let Some(name) = &choice.backend else {
+        return Ok(all);
+    };
+    match name.to_lowercase().as_str() {
+        "vulkan" | "vk" => Ok(Backends::VULKAN),
+        "metal" => Ok(Backends::METAL),
+        "dx12" => Ok(Backends::DX12),
+        _ => Err(Error::invalid(
+            "--backend",
+            name,
+            "allowed are vulkan, metal and dx12; leave it out to search all",
+        )),
+    }
+}
+
+/// Every adapter that the backends of `choice` offer, the fastest kind first.
+/// The place in this list is the adapter's index.
+pub fn adapters(choice: &AdapterChoice) -> Result<Vec<wgpu::Adapter>> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends(choice)?;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    found.sort_by_key(|a| match a.get_info().device_type {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
+    });
+    Ok(found)
+}
+
+pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
+    let mut found = adapters(choice)?;
+    if found.is_empty() {
+        return Err(Error::NoAdapter {
+            problem: match &choice.backend {
+                Some(name) => format!("no GPU adapter found on the {name} backend"),
+                None => "no GPU adapter found".into(),
+            },
+            remedy: install_hint().into(),
+        });
+    }
+    let Some(wanted) = &choice.adapter else {
+        return Ok(found.swap_remove(0));
+    };
+    let place = match wanted.parse::<usize>() {
+        Ok(index) => (index < found.len()).then_some(index),
+        Err(_) => found.iter().position(|a| {
+            let name = a.get_info().name.to_lowercase();
+            !wanted.is_empty() && name.contains(&wanted.to_lowercase())
+        }),
+    };
+    match place {
+        Some(place) => Ok(found.swap_remove(place)),
+        None => {
+            let names: Vec<String> = found
+                .iter()
+                .enumerate()
+                .map(|(i, a)| format!("{i} ({})", a.get_info().name))
+                .collect();
+            Err(Error::invalid(
+                "--adapter",
+                wanted,
+                format!(
+                    "give an index or a part of a name; there are: {}",
+                    names.join(", ")
+                ),
+            ))
+        }
+    }
+}
+
+/// What to install on this platform so that there is an adapter.
+fn install_hint() -> &'static str {
+    if cfg!(target_os = "windows") {
+        "install the graphics driver of your GPU's vendor (DirectX 12 or Vulkan)"
+    } else if cfg!(target_os = "macos") {
+        "calotype needs a Mac with Metal, and a session that may use the GPU"
+    } else {
+        "install a Vulkan driver: on Debian and Ubuntu `apt-get install mesa-vulkan-drivers` \
+         (AMD, Intel, and a CPU fallback), on Fedora `dnf install mesa-vulkan-drivers`, \
+         on Arch vulkan-radeon, vulkan-intel or vulkan-swrast, or NVIDIA's own driver"
+    }
+}
+
+/// What `calotype devices` says of an adapter.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterReport {
+    pub index: usize,
+    pub name: String,
+    pub backend: String,
+    pub kind: String,
+    pub driver: String,
+    pub max_buffer_bytes: u64,
+    pub max_binding_bytes: u64,
+    pub max_workgroup_invocations: u32,
+    pub max_workgroup_storage_bytes: u32,
+    pub subgroup_size: [u32; 2],
+    pub features: Vec<&'static str>,
+    /// The kernel variants that this program would use there.
+    pub variants: Vec<String>,
+}
+
+/// Describes every adapter of `choice`; `variants` names the kernels for one.
+pub fn report(
+    choice: &AdapterChoice,
+    variants: impl Fn(&Capabilities) -> Vec<String>,
+) -> Result<Vec<AdapterReport>> {
+    let found = adapters(choice)?;
+    Ok(found
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| {
+            let info = adapter.get_info();
+            let c = Capabilities::of(adapter);
+            let features = [
+                (c.shader_f16, "shader-f16"),
+                (c.subgroup, "subgroup"),
+                (c.timestamps, "timestamp-query"),
+                (c.pipeline_cache, "pipeline-cache"),
+            ];
+            AdapterReport {
+                index,
+                name: info.name,
+                backend: info.backend.to_string(),
+                kind: format!("{:?}", info.device_type),
+                driver: format!("{} {}", info.driver, info.driver_info)
+                    .trim()
+                    .to_string(),
+                max_buffer_bytes: c.max_buffer,
+                max_binding_bytes: c.max_binding,
+                max_workgroup_invocations: c.max_invocations,
+                max_workgroup_storage_bytes: c.max_workgroup_storage,
+                subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
+                features: features.iter().filter(|f| f.0).map(|f| f.1).collect(),
+                variants: variants(&c),
+            }
+        })
+        .collect())
+}

@@ -1,0 +1,121 @@
+//! Device memory that is counted, uploaded in pieces and read back.
+
+use super::{Counters, Gpu};
+use crate::Result;
+use std::sync::Arc;
+
+/// Bytes that may wait in the staging area before an upload is flushed, so
+/// that host memory never holds a second copy of a model.
+const UPLOAD_CHUNK: usize = 16 << 20;
+
+/// A storage buffer. Its bytes are counted while it lives.
+pub struct Buffer {
+    raw: wgpu::Buffer,
+    counters: Arc<Counters>,
+}
+
+impl Buffer {
+    pub fn raw(&self) -> &wgpu::Buffer {
+        &self.raw
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.raw.size()
+    }
+
+    /// A binding of `size` bytes from `offset` on.
+    pub fn window(&self, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.raw,
+            offset,
+            size: wgpu::BufferSize::new(size),
+        })
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.counters.release(self.raw.size());
+    }
+}
+
+impl Gpu {
+    /// A zeroed buffer of at least `bytes` for kernels, copies and uniforms.
+    ///
+    /// # Errors
+    /// When it exceeds the adapter's largest buffer, or memory is short.
+    pub fn buffer(&self, label: &str, bytes: u64) -> Result<Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::UNIFORM
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
+        self.buffer_for(label, bytes, usage)
+    }
+
+    pub(super) fn buffer_for(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Buffer> {
+        let size = bytes.max(16).next_multiple_of(16);
+        if size > self.capabilities.max_buffer {
+            return Err(self.error(
+                format!(
+                    "a buffer of {size} bytes for {label} exceeds its limit of {} bytes",
+                    self.capabilities.max_buffer
+                ),
+                "use a smaller --width and --height, or --dtype f16",
+            ));
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        if pollster::block_on(scope.pop()).is_some() {
+            return Err(self.error(
+                format!("out of memory: no room for {size} bytes of {label}"),
+                "use a smaller --width and --height, --dtype f16, or another --adapter",
+            ));
+        }
+        self.counters.allocate(size);
+        Ok(Buffer {
+            raw,
+            counters: self.counters.clone(),
+        })
+    }
+
+    /// Copies `bytes` (a multiple of 4) to the start of `buffer`, piece by piece.
+    pub fn upload(&self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
+        for (i, piece) in bytes.chunks(UPLOAD_CHUNK).enumerate() {
+            let offset = (i * UPLOAD_CHUNK) as u64;
+            self.queue.write_buffer(&buffer.raw, offset, piece);
+            if piece.len() == UPLOAD_CHUNK {
+                self.queue.submit([]);
+                self.wait()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `bytes` (a multiple of 4) from `offset` on, once all that was
+    /// submitted has run.
+    pub fn download(&self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer_for("download", bytes, usage)?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&buffer.raw, offset, &staging.raw, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        let slice = staging.raw.slice(..bytes);
+        slice.map_async(wgpu::MapMode::Read, |_| {});
+        self.wait()?;
+        match slice.get_mapped_range() {
+            Ok(view) => Ok(view.to_vec()),
+            Err(e) => Err(self.error(format!("reading back failed: {e}"), "update the driver")),
+        }
+    }
+}

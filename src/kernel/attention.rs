@@ -1,0 +1,277 @@
+//! Attention: in one pass on GPUs for heads 64 wide (`attention.wgsl`), else by
+//! products over chunks of queries. Neither holds the whole score matrix.
+
+use super::norm::{Mask, softmax};
+use super::product::{self, Blocks, Epilogue, Product, Weight};
+use super::{Dispatch, Storage, Tensor, Tuning, View, key};
+use crate::Result;
+use crate::gpu::{Access, Buffer, Gpu, PipelineKey};
+use std::sync::Arc;
+
+const FLASH: &[Access] = &[
+    Access::Read,
+    Access::Read,
+    Access::Read,
+    Access::Write,
+    Access::Uniform,
+];
+const TRANSPOSE: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
+
+/// Bytes of scores that a chunk of queries may take.
+const CHUNK_BYTES: u64 = 16 << 20;
+
+pub(super) fn flash_key(storage: Storage) -> PipelineKey {
+    key("attention", storage.defines(), vec![], FLASH)
+}
+
+pub(super) fn transpose_key(storage: Storage) -> PipelineKey {
+    key("transpose", storage.defines(), vec![], TRANSPOSE)
+}
+
+/// `softmax(scale q k^T) v`, head by head: q and out `[n, queries, 1, heads * d]`,
+/// k and v `[n, keys, 1, heads * d]`; each may be a range of columns of a wider
+/// tensor. `d` is a multiple of 8.
+pub struct Attention<'a> {
+    pub q: &'a Tensor,
+    pub k: &'a Tensor,
+    pub v: &'a Tensor,
+    pub out: &'a Tensor,
+    pub heads: usize,
+    pub causal: bool,
+    /// Room for [`scratch_bytes`].
+    pub scratch: Option<[&'a View; 2]>,
+}
+
+/// Queries of a chunk, so that the scores of all heads stay below [`CHUNK_BYTES`].
+fn chunk(storage: Storage, blocks: usize, queries: usize, keys: usize) -> usize {
+    let row = (blocks * keys.next_multiple_of(8) * storage.bytes()) as u64;
+    ((CHUNK_BYTES / row) as usize).max(8).min(queries)
+}
+
+/// Whether [`Attention`] runs in one pass.
+fn flash(tuning: Tuning, d: usize) -> bool {
+    !tuning.direct && d == 64
+}
+
+/// Bytes of the turned keys and of a chunk's scores; `None` where attention runs
+/// in one pass.
+pub fn scratch_bytes(
+    tuning: Tuning,
+    storage: Storage,
+    [n, queries, keys]: [usize; 3],
+    [heads, d]: [usize; 2],
+) -> Option<[u64; 2]> {
+    if flash(tuning, d) {
+        return None;
+    }
+    let row = keys.next_multiple_of(8) * storage.bytes();
+    let rows = chunk(storage, n * heads, queries, keys);
+    Some([
+        (n * heads * d * row) as u64,
+        (n * heads * rows * row) as u64,
+    ])
+}
+
+impl Attention<'_> {
+    pub fn dispatches(
+        &self,
+        gpu: &Gpu,
+        tuning: Tuning,
+        none: &Arc<Buffer>,
+    ) -> Result<Vec<Dispatch>> {
+        let d = self.q.c / self.heads;
+        match self.scratch {
+            Some(scratch) if !flash(tuning, d) => self.by_products(gpu, tuning, none, d, scratch),
+            _ => Ok(vec![self.one_pass(d)]),
+        }
+    }
+
+    fn scale(&self, d: usize) -> f32 {
+        1.0 / (d as f32).sqrt()
+    }
+
+    fn one_pass(&self, d: usize) -> Dispatch {
+        let (queries, keys) = (self.q.rows_per_batch(), self.k.rows_per_batch());
+        let mut params = vec![queries as u32, keys as u32];
+        for (tensor, rows) in [
+            (self.q, queries),
+            (self.k, keys),
+            (self.v, keys),
+            (self.out, queries),
+        ] {
+            params.push(tensor.offset as u32);
+            params.push(tensor.pitch as u32);
+            params.push((rows * tensor.pitch) as u32);
+        }
+        params.push(u32::from(self.causal));
+        params.push(self.scale(d).to_bits());
+        let scores = (self.q.n * self.heads * queries * keys) as u64;
+        Dispatch {
+            key: flash_key(self.q.storage),
+            views: [self.q, self.k, self.v, self.out]
+                .map(|t| t.view.clone())
+                .to_vec(),
+            params,
+            grid: [
+                queries.div_ceil(32) as u32,
+                self.heads as u32,
+                self.q.n as u32,
+            ],
+            flops: 4 * scores * d as u64,
+            bytes: 2
+                * (self.q.rows() + self.k.rows()) as u64
+                * (self.q.c * self.q.storage.bytes()) as u64,
+        }
+    }
+
+    fn by_products(
+        &self,
+        gpu: &Gpu,
+        tuning: Tuning,
+        none: &Arc<Buffer>,
+        d: usize,
+        [turned, scores]: [&View; 2],
+    ) -> Result<Vec<Dispatch>> {
+        let (q, k, v, out) = (self.q, self.k, self.v, self.out);
+        let (queries, keys) = (q.rows_per_batch(), k.rows_per_batch());
+        let z = q.n * self.heads;
+        let columns = keys.next_multiple_of(8);
+        let storage = q.storage;
+        let step = chunk(storage, z, queries, keys);
+        let mut all = vec![self.transpose(d, turned, columns)];
+        let keys_t = Weight::of(&Tensor {
+            c: columns,
+            ..Tensor::new(turned.clone(), storage, [z, d, 1, columns])
+        });
+        let values = Weight::of(v);
+        for first in (0..queries).step_by(step) {
+            let rows = step.min(queries - first);
+            let chunk_scores = Tensor::new(scores.clone(), storage, [z, rows, 1, columns]);
+            let block = |t: &Tensor| [t.rows_per_batch() * t.pitch, d / 4];
+            let score_block = [self.heads * rows * columns / 4, rows * columns / 4];
+            let q_rows = Tensor {
+                offset: q.offset + first * q.pitch,
+                c: d,
+                ..q.clone()
+            };
+            let product = Product {
+                a: &q_rows,
+                weight: &keys_t,
+                out: &chunk_scores,
+                conv: None,
+                blocks: Some(Blocks {
+                    batches: q.n,
+                    heads: self.heads,
+                    a: block(q),
+                    w: [self.heads * d * columns / 8, d * columns / 8],
+                    out: score_block,
+                }),
+                epilogue: Epilogue {
+                    scale: Some(self.scale(d)),
+                    ..Default::default()
+                },
+                rows: Some(0..rows),
+            };
+            all.extend(product::dispatches(gpu, tuning, none, &product)?);
+            let mask = Mask {
+                count: keys,
+                rows_per_head: rows,
+                first,
+                causal: self.causal,
+            };
+            all.push(softmax(tuning, &chunk_scores, mask));
+            let out_rows = Tensor {
+                offset: out.offset + first * out.pitch,
+                c: d,
+                ..out.clone()
+            };
+            let head_of_values = Weight {
+                n8: d / 8,
+                ..values.clone()
+            };
+            let product = Product {
+                a: &chunk_scores,
+                weight: &head_of_values,
+                out: &out_rows,
+                conv: None,
+                blocks: Some(Blocks {
+                    batches: q.n,
+                    heads: self.heads,
+                    a: score_block,
+                    w: [keys * v.pitch / 2, d / 8],
+                    out: block(out),
+                }),
+                epilogue: Epilogue::default(),
+                rows: Some(0..rows),
+            };
+            all.extend(product::dispatches(gpu, tuning, none, &product)?);
+        }
+        Ok(all)
+    }
+
+    fn transpose(&self, d: usize, turned: &View, columns: usize) -> Dispatch {
+        let k = self.k;
+        let keys = k.rows_per_batch();
+        let z = k.n * self.heads;
+        Dispatch {
+            key: transpose_key(k.storage),
+            views: vec![k.view.clone(), turned.clone()],
+            params: vec![
+                keys as u32,
+                (d / 4) as u32,
+                k.pitch as u32,
+                k.offset as u32,
+                (keys * k.pitch) as u32,
+                self.heads as u32,
+                (columns / 4) as u32,
+                0,
+            ],
+            grid: [(columns / 4).div_ceil(8) as u32, (d / 4) as u32, z as u32],
+            flops: 0,
+            bytes: 2 * (z * d * columns * k.storage.bytes()) as u64,
+        }
+    }
+}
+
+/// The CPU twin, in f64: q `[n, queries, heads * d]`, k and v `[n, keys, heads * d]`.
+pub fn twin(
+    [q, k, v]: [&[f32]; 3],
+    [n, queries, keys]: [usize; 3],
+    [heads, d]: [usize; 2],
+    causal: bool,
+) -> Vec<f32> {
+    let c = heads * d;
+    let mut out = vec![0f32; n * queries * c];
+    for b in 0..n {
+        for h in 0..heads {
+            for i in 0..queries {
+                let row = &q[(b * queries + i) * c + h * d..][..d];
+                let seen = if causal { keys.min(i + 1) } else { keys };
+                let scores: Vec<f64> = (0..seen)
+                    .map(|j| {
+                        let key = &k[(b * keys + j) * c + h * d..][..d];
+                        let dot: f64 = row
+                            .iter()
+                            .zip(key)
+                            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+                            .sum();
+                        dot / (d as f64).sqrt()
+                    })
+                    .collect();
+                let top = scores.iter().fold(f64::MIN, |a, b| a.max(*b));
+                let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+                for x in 0..d {
+                    let mix: f64 = scores
+                        .iter()
+                        .enumerate()
+                        .map(|(j, s)| {
+                            (s - top).exp() * f64::from(v[(b * keys + j) * c + h * d + x])
+                        })
+                        .sum();
+                    out[(b * queries + i) * c + h * d + x] = (mix / sum) as f32;
+                }
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,42 @@
+//! Every pipeline that the kernels can ask for.
+
+use super::{Storage, Tuning, attention, latent, layout, map, norm, product, sinusoid};
+use crate::gpu::PipelineKey;
+use product::WeightStorage;
+
+/// All shader permutations, for tests of their validity.
+pub fn permutations() -> Vec<PipelineKey> {
+    let mut all = Vec::new();
+    for direct in [false, true] {
+        let tuning = Tuning { direct };
+        all.push(norm::finish_key(tuning));
+        all.push(latent::update_key(tuning));
+        for storage in [Storage::F32, Storage::F16] {
+            for weights in [WeightStorage::F32, WeightStorage::F16] {
+                for gather in [false, true] {
+                    for tile in [[8, 8], [16, 16]] {
+                        let key = product::pipeline_key(direct, storage, weights, gather, tile);
+                        all.push(key);
+                    }
+                }
+            }
+            all.extend([
+                norm::stats_key(tuning, storage),
+                norm::apply_key(tuning, storage),
+                norm::layer_key(tuning, storage),
+                norm::softmax_key(tuning, storage),
+                map::pipeline_key(tuning, storage),
+                latent::input_key(tuning, storage),
+                latent::guidance_key(tuning, storage),
+                layout::pipeline_key(tuning, storage, true),
+                layout::pipeline_key(tuning, storage, false),
+                attention::flash_key(storage),
+                attention::transpose_key(storage),
+                sinusoid::pipeline_key(storage),
+            ]);
+        }
+    }
+    all.sort_by_key(|k| k.label());
+    all.dedup();
+    all
+}
