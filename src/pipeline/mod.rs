@@ -1,1 +1,5 @@
-//! (being built)
+//! A validated request to pictures.
+
+pub mod request;
+
+pub use request::{Dtype, RawRequest, Request};
