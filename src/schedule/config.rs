@@ -1,5 +1,6 @@
 //! `scheduler_config.json`, field for field as diffusers names it.
 
+use super::table::Table;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -148,12 +149,18 @@ impl Config {
                 "replace it with the checkpoint's own scheduler_config.json",
             ));
         };
-        Reader { path, object }.config()
+        let config = Reader { path, object }.config()?;
+        match Table::new(&config) {
+            Ok(_) => Ok(config),
+            Err(error) => Err(Error::file(path, error, REMEDY)),
+        }
     }
 }
 
 /// The largest count of training timesteps that is believed.
 const MOST_TIMESTEPS: usize = 100_000;
+
+const REMEDY: &str = "correct it, or restore the checkpoint's own file";
 
 struct Reader<'a> {
     path: &'a Path,
@@ -238,7 +245,7 @@ impl<'a> Reader<'a> {
         Error::file(
             self.path,
             format!("{key} is {shown}, allowed is {allowed}"),
-            "correct it, or restore the checkpoint's own file",
+            REMEDY,
         )
     }
 
