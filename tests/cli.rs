@@ -120,6 +120,7 @@ fn a_missing_model_is_named() {
         &["generate", "x", "--model", "no/such/model"],
         &["no/such/model"],
     );
+    refuses_request(&["--model", ""], &["--model is empty"]);
     refuses(1, &["inspect", "no/such/model"], &["no/such/model"]);
 }
 
@@ -147,6 +148,19 @@ fn help_and_version_go_to_stdout() {
         assert!(text(&output.stdout).contains(holds), "{args:?}");
         assert!(output.stderr.is_empty());
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_takes_no_files_is_named() {
+    // Nobody, root neither, can make files there.
+    let named = ["/proc: cannot write to this folder", "choose a folder"];
+    refuses(1, &["generate", "x", "--out", "/proc/x.png"], &named);
+    refuses(
+        1,
+        &["generate", "x", "--trace", "/proc/x.safetensors"],
+        &named,
+    );
 }
 
 /// The smallest run there is.
@@ -272,6 +286,27 @@ fn an_interrupt_leaves_nothing() {
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
     assert_eq!(text(&output.stderr).lines().count(), 1);
     assert!(output.stdout.is_empty());
+    assert!(names(folder.path()).is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_grow_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "ulimit -f 1; exec \"$0\" generate x --steps 1 --seed 1";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_calotype")])
+        .env_remove("CALOTYPE_MODEL")
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.starts_with("error: calotype-1.png: cannot be written"),
+        "{message}"
+    );
+    assert_eq!(message.lines().count(), 1);
     assert!(names(folder.path()).is_empty());
 }
 

@@ -49,7 +49,7 @@ pub fn one_line(message: &str) -> String {
 
 /// A request's field as the flag that sets it.
 fn flag(field: &str) -> String {
-    const FLAGS: [&str; 9] = [
+    const FLAGS: [&str; 10] = [
         "width",
         "height",
         "steps",
@@ -59,6 +59,7 @@ fn flag(field: &str) -> String {
         "samples",
         "dtype",
         "out",
+        "model",
     ];
     match FLAGS.contains(&field) {
         true => format!("--{}", field.replace('_', "-")),

@@ -22,14 +22,9 @@ pub struct Args {
     prompt: Option<String>,
 
     /// A checkpoint: a diffusers folder, a .safetensors file, demo (the embedded
-    /// model), or random:sdxl-base
-    #[arg(
-        long,
-        env = "CALOTYPE_MODEL",
-        default_value = "demo",
-        hide_env_values = true
-    )]
-    model: String,
+    /// model), or random:sdxl-base [default: $CALOTYPE_MODEL, else demo]
+    #[arg(long)]
+    model: Option<String>,
 
     /// What not to draw; leaving it out is not the same as ""
     #[arg(long)]
@@ -111,6 +106,7 @@ fn number(text: &str) -> Result<f64, String> {
 /// Checks everything that can be checked, loads the model, draws, writes.
 pub fn run(args: &Args) -> Result<()> {
     let cancel = interrupt::install();
+    interrupt::file_limit_is_an_error();
     let raw = args.request()?;
     // All that does not need the model is checked before it is loaded.
     let samples = Request::resolve(raw.clone(), (1024, 1024))?.samples;
@@ -159,9 +155,19 @@ impl Args {
         })
     }
 
+    fn model(&self) -> Result<String> {
+        if let Some(model) = &self.model {
+            return Ok(super::checked_model(model)?.to_owned());
+        }
+        let named = std::env::var("CALOTYPE_MODEL").ok();
+        Ok(named
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "demo".into()))
+    }
+
     fn load_options(&self) -> Result<LoadOptions> {
         Ok(LoadOptions {
-            model: self.model.clone(),
+            model: self.model()?,
             adapter: self.adapter.clone(),
             backend: self.backend.as_ref().map(|name| name.to_lowercase()),
             dtype: self.dtype.parse::<Dtype>()?,

@@ -18,7 +18,7 @@ pub struct Args {
 
 /// Describes a checkpoint without loading it onto a device.
 pub fn run(args: &Args) -> Result<()> {
-    let inspection = inspect(&args.checkpoint)?;
+    let inspection = inspect(super::checked_model(&args.checkpoint)?)?;
     match args.json {
         true => output::json(&inspection),
         false => output::line(&describe(&args.checkpoint, &inspection)),

@@ -63,3 +63,15 @@ fn start_log() {
     // Fails only where a log was started before.
     let _ = subscriber.try_init();
 }
+
+/// Refuses an empty name, which a forgotten shell variable leaves behind.
+fn checked_model(model: &str) -> calotype::Result<&str> {
+    match model.is_empty() {
+        true => Err(calotype::Error::invalid(
+            "model",
+            "empty",
+            "must be a folder, a .safetensors file, demo or random:sdxl-base",
+        )),
+        false => Ok(model),
+    }
+}

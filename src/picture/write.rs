@@ -23,6 +23,9 @@ pub struct Destination {
 /// Beyond this many pictures of one seed in one folder something else is wrong.
 const MOST_NAMES: usize = 100_000;
 
+const CHOOSE: &str = "choose a folder that can be written to";
+const FULL: &str = "make room on the disk, or choose another folder";
+
 impl Destination {
     /// Checks, before any work, that the files can be written; leaves none behind.
     ///
@@ -92,14 +95,12 @@ fn is_a_folder(path: &Path) -> Error {
 /// files, and what is there already, if anything, is a plain file.
 pub fn check_file(path: &Path) -> Result<()> {
     match path.metadata() {
-        Ok(found) if found.is_dir() => return Err(is_a_folder(path)),
-        Ok(found) if !found.is_file() => {
-            return Err(Error::file(
-                path,
-                "is not a plain file",
-                "choose another name",
-            ));
-        }
+        Ok(found) if found.is_dir() => Err(is_a_folder(path)),
+        Ok(found) if !found.is_file() => Err(Error::file(
+            path,
+            "is not a plain file",
+            "choose another name",
+        )),
         _ => probe(folder_of(path)),
     }
 }
@@ -129,7 +130,7 @@ fn write_new(seed: u64, bytes: &[u8]) -> Result<PathBuf> {
         }
     }
     let problem = format!("it and {MOST_NAMES} names after it are taken");
-    Err(Error::file(&first, problem, "name another file with --out"))
+    Err(Error::file(&first, problem, "name another file"))
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -164,44 +165,39 @@ fn probe(folder: &Path) -> Result<()> {
     match folder.metadata() {
         Ok(found) if found.is_dir() => {}
         Ok(_) => return Err(Error::file(folder, "is not a folder", "choose a folder")),
-        Err(error) => return Err(no_folder(folder, &error)),
+        Err(error) => {
+            let remedy = "make the folder first, or choose another";
+            return Err(no_folder(folder, &error, remedy));
+        }
     }
     match temporary(folder) {
         Ok(_) => Ok(()),
-        Err(error) => Err(no_folder(folder, &error)),
+        Err(error) => Err(no_folder(folder, &error, CHOOSE)),
     }
 }
 
-fn no_folder(folder: &Path, error: &io::Error) -> Error {
+fn no_folder(folder: &Path, error: &io::Error, remedy: &str) -> Error {
     let remedy = match error.kind() {
-        io::ErrorKind::NotFound => "make the folder first, or choose another",
-        io::ErrorKind::StorageFull => "make room on the disk, or choose another folder",
-        _ => "choose a folder that can be written to",
+        io::ErrorKind::StorageFull => FULL,
+        _ => remedy,
     };
-    Error::file(
-        folder,
-        format!("cannot write to this folder: {}", plain(error)),
-        remedy,
-    )
+    let problem = format!("cannot write to this folder: {}", plain(error));
+    Error::file(folder, problem, remedy)
 }
 
 fn failed(path: &Path, error: &io::Error) -> Error {
     let remedy = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "make room on the disk, or choose another folder with --out"
-        }
-        _ => "choose a place that can be written to with --out",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FULL,
+        io::ErrorKind::FileTooLarge => "raise the limit on file sizes, such as with ulimit -f",
+        _ => CHOOSE,
     };
     Error::file(path, format!("cannot be written: {}", plain(error)), remedy)
 }
 
 /// The system's message, without the temporary name that the library adds.
 fn plain(error: &io::Error) -> String {
-    let text = error
-        .get_ref()
-        .and_then(|inner| inner.source())
-        .map_or_else(|| error.to_string(), |source| source.to_string());
-    text
+    let text = error.to_string();
+    text.split(" at path ").next().unwrap_or(&text).to_owned()
 }
 
 #[cfg(test)]
