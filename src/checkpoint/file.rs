@@ -4,7 +4,6 @@ use super::tensor::DType;
 use crate::{Error, Result};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -123,14 +122,6 @@ impl SafeFile {
             dtype: info.dtype,
             data,
         })
-    }
-
-    /// All shapes, for reading the architecture from them.
-    pub fn shapes(&self) -> HashMap<String, Vec<usize>> {
-        let tensors = self.header.tensors().into_iter();
-        tensors
-            .map(|(name, info)| (name, info.shape.clone()))
-            .collect()
     }
 }
 

@@ -9,6 +9,7 @@ mod file;
 mod folder;
 mod random;
 pub mod scheduler;
+mod single;
 pub mod tensor;
 mod tree;
 mod weights;
@@ -211,12 +212,7 @@ fn open_path(path: &Path) -> Result<Checkpoint> {
         );
         return Err(Error::file(path, "no such file or folder", remedy));
     }
-    file::SafeFile::open(path).map(|_| ())?;
-    Err(Error::file(
-        path,
-        "single files are being built",
-        "use a folder",
-    ))
+    single::open(path, name)
 }
 
 /// A part that the checkpoint does not have.
