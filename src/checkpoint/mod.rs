@@ -4,9 +4,11 @@ mod architecture;
 mod builtin;
 pub mod config;
 mod demo;
+mod expected;
 mod fields;
 mod file;
 mod folder;
+pub mod inspect;
 mod random;
 pub mod scheduler;
 mod single;
@@ -15,6 +17,7 @@ mod tree;
 mod weights;
 
 pub use config::{Activation, ClipConfig, UNetConfig, VaeConfig};
+pub use inspect::Report;
 pub use scheduler::{
     BetaSchedule, FinalSigmas, InterpolationType, PredictionType, SchedulerConfig, TimestepSpacing,
     TimestepType,
