@@ -10,8 +10,10 @@ pub(super) struct Specials {
     pub bos: String,
     pub eos: String,
     pub pad: String,
-    /// All of them with their matching rules, each once.
-    pub added: Vec<AddedToken>,
+    /// The tokens of `added_tokens_decoder` with their matching rules.
+    pub listed: Vec<AddedToken>,
+    /// Special tokens that are not among those, each once.
+    pub named: Vec<AddedToken>,
     /// `model_max_length` where the file gives one that is not the library's "unset".
     pub max_length: Option<usize>,
 }
@@ -34,13 +36,14 @@ pub(super) fn read(config: &Map<String, Value>, map: &Map<String, Value>) -> Spe
         None => map.get(key).or_else(|| config.get(key)),
     };
     let listed: Vec<AddedToken> = decoder.into_iter().flat_map(in_order).collect();
-    let mut added = listed.clone();
+    let mut named: Vec<AddedToken> = Vec::new();
     let mut name = |key: &str, default: &str, normalized: bool| {
         let value = pick(key).filter(|v| !v.is_null());
         let token = value.and_then(|v| token(v, normalized));
         let token = token.unwrap_or_else(|| special(default, normalized));
-        if !added.iter().any(|t| t.content == token.content) {
-            added.push(token.clone());
+        let mut known = listed.iter().chain(&named);
+        if known.all(|t| t.content != token.content) {
+            named.push(token.clone());
         }
         token.content
     };
@@ -53,7 +56,8 @@ pub(super) fn read(config: &Map<String, Value>, map: &Map<String, Value>) -> Spe
         bos,
         eos,
         pad,
-        added,
+        listed,
+        named,
         max_length: length
             .filter(|n| (1.0..UNSET_LENGTH).contains(n))
             .map(|n| n as usize),

@@ -13,7 +13,7 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, normalizers};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, normalizers};
 
 /// Tokens a prompt is padded or cut to where the files give no `model_max_length`.
 const DEFAULT_LENGTH: usize = 77;
@@ -132,8 +132,13 @@ impl Tokenizer {
     }
 
     fn new(mut inner: tokenizers::Tokenizer, specials: Specials, origin: &Path) -> Result<Self> {
+        // Rules that a tokenizer.json gives are kept where the config is silent.
+        let given = inner.get_added_tokens_decoder();
+        let new = |token: &AddedToken| given.values().all(|t| t.content != token.content);
+        let named = specials.named.into_iter().filter(new);
+        let added: Vec<AddedToken> = specials.listed.into_iter().chain(named).collect();
         inner
-            .add_special_tokens(specials.added)
+            .add_special_tokens(added)
             .map_err(|e| Error::file(origin, e, REMEDY))?;
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| {
