@@ -2,9 +2,9 @@
 
 use super::output;
 use anyhow::Result;
-use calotype::pipeline::{Device, devices};
+use calotype::gpu::AdapterReport;
+use calotype::pipeline::devices;
 use serde::Serialize;
-use std::fmt::Write;
 
 /// List the GPUs that can draw
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct List {
-    devices: Vec<Device>,
+    devices: Vec<AdapterReport>,
 }
 
 /// Lists the adapters.
@@ -31,20 +31,27 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn describe(device: &Device) -> String {
-    let mut text = format!(
-        "{}: {} ({}, {}, driver {})",
-        device.index, device.name, device.backend, device.kind, device.driver
-    );
-    for (name, value) in &device.limits {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "\n    {name}: {value}");
-    }
-    for (kernel, variant) in &device.variants {
-        let _ = write!(text, "\n    {kernel} uses {variant}");
-    }
-    if !device.features.is_empty() {
-        let _ = write!(text, "\n    features: {}", device.features.join(", "));
-    }
-    text
+fn describe(device: &AdapterReport) -> String {
+    let mb = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
+    let lines = [
+        format!(
+            "{}: {} ({}, {}, driver {})",
+            device.index, device.name, device.backend, device.kind, device.driver
+        ),
+        format!(
+            "limits: buffer {}, binding {}, workgroup {} invocations, {} bytes shared",
+            mb(device.max_buffer_bytes),
+            mb(device.max_binding_bytes),
+            device.max_workgroup_invocations,
+            device.max_workgroup_storage_bytes
+        ),
+        format!(
+            "features: {}; subgroups of {} to {}",
+            device.features.join(", "),
+            device.subgroup_size[0],
+            device.subgroup_size[1]
+        ),
+        format!("kernels: {}", device.variants.join("; ")),
+    ];
+    lines.join("\n    ")
 }

@@ -8,7 +8,7 @@ use calotype::Error;
 use calotype::picture::{Destination, Parameters};
 use calotype::pipeline::{
     Cancel, Dtype, LoadOptions, LoopStats, Observer, Output, Pipeline, RawRequest, Request,
-    Seconds, Trace,
+    Seconds, Tiling, Trace,
 };
 use serde::Serialize;
 use std::io::Read;
@@ -61,6 +61,18 @@ pub struct Args {
     /// Precision; auto takes f16 where the adapter has it
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
     dtype: String,
+
+    /// Precision of the activations; auto follows --dtype, f32 on CPU adapters
+    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
+    activations: String,
+
+    /// Take two UNet calls a guided step, for half the activations' memory
+    #[arg(long)]
+    low_memory: bool,
+
+    /// Decode in tiles with blended seams; auto where memory asks for it
+    #[arg(long, default_value = "auto", value_parser = ["auto", "on", "off"])]
+    vae_tiling: String,
 
     /// The GPU: an index or a part of its name, as `calotype devices` lists them
     #[arg(long)]
@@ -171,6 +183,13 @@ impl Args {
             adapter: self.adapter.clone(),
             backend: self.backend.as_ref().map(|name| name.to_lowercase()),
             dtype: self.dtype.parse::<Dtype>()?,
+            activations: self.activations.parse::<Dtype>()?,
+            low_memory: self.low_memory,
+            vae_tiling: match self.vae_tiling.as_str() {
+                "on" => Tiling::Always,
+                "off" => Tiling::Never,
+                _ => Tiling::Auto,
+            },
         })
     }
 }

@@ -12,12 +12,12 @@ pub use executor::{Executor, Weights};
 pub use params::{Kernel, Norm, Product};
 pub use runner::Runner;
 
-use crate::kernel::Activation;
 use crate::kernel::product::Conv;
 use crate::kernel::sinusoid::Sinusoid;
+use crate::kernel::{Activation, Storage, Tuning};
 
 /// A value of the graph: the output of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Value(usize);
 
 /// `[n, h, w, c]`; tokens are `[n, tokens, 1, c]`.
@@ -151,15 +151,23 @@ impl Graph {
         self.product(x, product, None, shape)
     }
 
-    /// A convolution; `extra` lines of zeros follow below and to the right (the
-    /// VAE encoder pads there only).
-    pub fn conv2d(&mut self, x: Value, product: Product, conv: Conv, extra: usize) -> Value {
+    /// A convolution. Its output is `size` (height, width), with as many zeros
+    /// below and to the right as that asks for, or else what `conv.pad` on all
+    /// sides gives.
+    pub fn conv2d(
+        &mut self,
+        x: Value,
+        product: Product,
+        conv: Conv,
+        size: Option<[usize; 2]>,
+    ) -> Value {
         let [n, h, w, c] = self.shape(x);
         debug_assert_eq!(c, product.k, "{:?}", product.parts);
         let up = usize::from(conv.upsample);
         let side = product.kernel.side();
-        let size = |x: usize| ((x << up) + 2 * conv.pad + extra - side) / conv.stride + 1;
-        let shape = [n, size(h), size(w), product.columns()];
+        let even = |x: usize| ((x << up) + 2 * conv.pad - side) / conv.stride + 1;
+        let [oh, ow] = size.unwrap_or([even(h), even(w)]);
+        let shape = [n, oh, ow, product.columns()];
         self.product(x, product, Some(conv), shape)
     }
 
@@ -264,6 +272,12 @@ impl Graph {
             }
             _ => 0,
         }
+    }
+
+    /// Bytes of all activations, and of the largest, as the memory plan has them.
+    pub fn planned_bytes(&self, tuning: Tuning, storage: Storage) -> (u64, u64) {
+        let plan = plan::Plan::new(self, tuning, storage);
+        (plan.bytes(), plan.slots.iter().copied().max().unwrap_or(0))
     }
 
     /// Every set of weights that the graph reads.

@@ -129,8 +129,20 @@ pub struct Conv {
     pub stride: usize,
     /// Zeros before the first row and column (those after follow from the output's size).
     pub pad: usize,
-    /// The input is seen at twice its size (nearest neighbour).
+    /// The input is seen at twice its size (nearest neighbour), or one less where
+    /// the output is odd, as diffusers does for sizes that do not halve evenly.
     pub upsample: bool,
+}
+
+impl Conv {
+    /// Size of the picture that the taps see, from those of input and output.
+    fn seen(self, input: usize, out: usize) -> usize {
+        if self.upsample {
+            out.min(2 * input)
+        } else {
+            input
+        }
+    }
 }
 
 /// What happens between the sum and the store, in this order.
@@ -296,7 +308,7 @@ fn row_bands(gpu: &Gpu, product: &Product<'_>) -> Result<Vec<Band>> {
             let end = (y + lines).min(out.h);
             let base = n * out.h * out.w;
             let up = usize::from(conv.upsample);
-            let seen = a.h << up;
+            let seen = conv.seen(a.h, out.h);
             let top = (y * conv.stride).saturating_sub(conv.pad).min(seen - 1) >> up;
             let bottom = ((end - 1) * conv.stride + side)
                 .saturating_sub(conv.pad)
@@ -441,8 +453,8 @@ fn dispatch(
         } else {
             0
         },
-        0,
-        0,
+        geometry.seen(a.h, out.h) as u32,
+        geometry.seen(a.w, out.w) as u32,
     ];
     let z = blocks.batches * blocks.heads;
     let shape = tile(gpu, m, n8);
@@ -508,7 +520,7 @@ pub fn twin_conv(
         for tap in 0..taps {
             let iy = (y * conv.stride + tap / side).wrapping_sub(conv.pad);
             let ix = (x * conv.stride + tap % side).wrapping_sub(conv.pad);
-            if iy >= h << up || ix >= w << up {
+            if iy >= conv.seen(h, oh) || ix >= conv.seen(w, ow) {
                 continue;
             }
             let at = ((b * h + (iy >> up)) * w + (ix >> up)) * c;
