@@ -167,9 +167,7 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<(usize, Metadata)> {
 /// What the matter is with a file whose header length cannot be.
 fn bad_length(path: &Path, bytes: &[u8], claimed: u64) -> Error {
     let head = bytes.get(..bytes.len().min(512)).unwrap_or_default();
-    let text = head
-        .iter()
-        .all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 32..=126 | 128..));
+    let text = is_text(head);
     if head.starts_with(b"version https://git-lfs") {
         let problem = "a git-lfs pointer, not the weights themselves";
         return Error::file(path, problem, "run `git lfs pull` in its folder");
@@ -201,4 +199,16 @@ fn bad_length(path: &Path, bytes: &[u8], claimed: u64) -> Error {
         )
     };
     Error::file(path, problem, AGAIN)
+}
+
+/// Whether the bytes are UTF-8 without control characters; the last character may be cut.
+fn is_text(bytes: &[u8]) -> bool {
+    let whole = match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len(),
+        Err(e) if e.error_len().is_none() => e.valid_up_to(),
+        Err(_) => return false,
+    };
+    let text = bytes.get(..whole).unwrap_or_default();
+    text.iter()
+        .all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 32..=126 | 128..))
 }
