@@ -612,3 +612,58 @@ fn a_header_alone_is_no_checkpoint() {
     write_sparse(&path, &[]);
     assert!(Checkpoint::open(path.to_str().unwrap()).is_err());
 }
+
+#[test]
+fn strange_values_never_panic() {
+    use serde_json::json;
+    let copy = Copy::new();
+    let values = [
+        json!(-1),
+        json!(0),
+        json!(1),
+        json!(7),
+        json!(1048576),
+        json!(1e300),
+        json!(-0.5),
+        json!(u64::MAX),
+        json!(null),
+        json!(true),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!([0]),
+        json!([1, 1, 1]),
+        json!([1, 1, 1, 1]),
+        json!([1048576, 1048576, 1048576]),
+        json!(["x"]),
+        json!([[1]]),
+        json!({}),
+        json!({"content": 1}),
+    ];
+    let files = [
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder_2/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer_2/special_tokens_map.json",
+    ];
+    for file in files {
+        let path = copy.folder.join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for key in json.as_object().unwrap().keys() {
+            for value in &values {
+                let mut changed = json.clone();
+                changed[key] = value.clone();
+                std::fs::write(&path, changed.to_string()).unwrap();
+                match copy.open() {
+                    Ok(checkpoint) => drop(checkpoint.report()),
+                    Err(e) => assert!(!e.to_string().contains('\n'), "{e}"),
+                }
+            }
+        }
+        std::fs::write(&path, text).unwrap();
+    }
+}

@@ -417,3 +417,40 @@ fn uneven_depths_are_refused() {
         "{message}"
     );
 }
+
+#[test]
+fn damaged_headers_never_panic() {
+    let whole = std::fs::read(fixture()).unwrap();
+    let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.safetensors");
+    let mut state = 1u64;
+    let mut random = |below: usize| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let mut refused = 0;
+    for _ in 0..400 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random(3) {
+            bytes[random(8 + header)] = b"0123456789[]{},:\"-ae\xff"[random(21)];
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        match Checkpoint::open(path.to_str().unwrap()) {
+            Ok(checkpoint) => refused += usize::from(!checkpoint.report().problems.is_empty()),
+            Err(e) => {
+                assert!(!e.to_string().contains('\n'), "{e}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 300, "{refused}");
+}
+
+#[test]
+fn a_checkpoint_can_be_used_by_several_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Checkpoint>();
+}

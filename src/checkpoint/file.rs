@@ -55,8 +55,8 @@ impl SafeFile {
     /// Maps the file and checks it: length, header, offsets. Reads no values.
     pub fn open(path: &Path) -> Result<Self> {
         let remedy = "point --model at a .safetensors file or a diffusers folder";
-        let file = File::open(path).map_err(|e| Error::file(path, e, remedy))?;
-        let about = file.metadata().map_err(|e| Error::file(path, e, remedy))?;
+        // Before opening: a pipe would never open.
+        let about = std::fs::metadata(path).map_err(|e| Error::file(path, e, remedy))?;
         if !about.is_file() {
             return Err(Error::file(path, "not a file", remedy));
         }
@@ -64,6 +64,7 @@ impl SafeFile {
             let problem = format!("{} bytes, too short for safetensors", about.len());
             return Err(Error::file(path, problem, AGAIN));
         }
+        let file = File::open(path).map_err(|e| Error::file(path, e, remedy))?;
         // SAFETY: the mapping is read-only and private to this process. Rust
         // asks that the file does not change below it: no program rewrites
         // published weights in place, and reading is through plain bytes, so
