@@ -2,13 +2,12 @@
 //! numbers into place and runs the same dispatches as every other.
 
 use super::condition::{Conditioning, Prompt, time_id_count};
-use super::vae::to_planes;
 use super::{Event, LoopStats, Observer, Pipeline, Request};
 use crate::checkpoint::Part;
 use crate::gpu::{Buffer, Gpu};
 use crate::graph::{Executor, Runner};
 use crate::kernel::latent::{self, StepValues};
-use crate::kernel::{Program, Storage, Tensor, View};
+use crate::kernel::{Program, Storage, Tensor, View, layout};
 use crate::model::unet::{self, CONTEXT, SAMPLE, TEXT_EMBEDS, TIME_IDS, TIMESTEP};
 use crate::model::{DeviceWeights, Loaded};
 use crate::schedule::{self, NoiseGenerator, Plan, TorchCpuGenerator};
@@ -21,7 +20,7 @@ use std::time::Instant;
 /// Bytes from one step's numbers to the next in the table.
 const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
 
-/// Latents of one picture, channels last: `[h, w, c]`.
+/// Latents of one picture, as PyTorch has them: `[c, h, w]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Latents {
     pub h: usize,
@@ -45,12 +44,23 @@ pub struct Denoiser<'a> {
     calls: Vec<Call>,
     before: Program,
     after: Program,
-    latents: Arc<Buffer>,
-    prediction: Arc<Buffer>,
+    /// f32 `[c, h, w]`, on the way in and out.
+    planes: Arc<Buffer>,
+    /// From planes to latents, times the scheduler's first deviation.
+    import: Program,
+    /// From latents and from the guided prediction to planes.
+    export: [Program; 2],
     step: Arc<Buffer>,
     table: Arc<Buffer>,
     time_ids: Arc<Buffer>,
     shape: Shape,
+}
+
+/// Which of the loop's tensors to read.
+#[derive(Clone, Copy)]
+enum Read {
+    Latents,
+    Prediction,
 }
 
 /// Of the latents.
@@ -59,12 +69,6 @@ struct Shape {
     h: usize,
     w: usize,
     c: usize,
-}
-
-impl Shape {
-    fn bytes(self) -> u64 {
-        Tensor::bytes_of(Storage::F32, [1, self.h, self.w, self.c])
-    }
 }
 
 impl<'a> Denoiser<'a> {
@@ -118,8 +122,14 @@ impl<'a> Denoiser<'a> {
         };
         let ids = time_id_count(checkpoint);
         let make = |label: &str, bytes: u64| Ok::<_, Error>(Arc::new(gpu.buffer(label, bytes)?));
-        let latents = make("latents", shape.bytes())?;
-        let prediction = make("prediction", shape.bytes())?;
+        let tensor = |label: &str| {
+            let shape = [1, shape.h, shape.w, shape.c];
+            let buffer = make(label, Tensor::bytes_of(Storage::F32, shape))?;
+            Ok::<_, Error>(Tensor::new(View::whole(&buffer), Storage::F32, shape))
+        };
+        let latents = tensor("latents")?;
+        let prediction = tensor("prediction")?;
+        let planes = make("planes", (shape.h * shape.w * shape.c * 4) as u64)?;
         let step = make("step", STEP_BYTES)?;
         let table = make("steps", STEP_BYTES * plan.steps.len() as u64)?;
         let time_ids = make("time ids", (size.batch * ids * 4) as u64)?;
@@ -138,7 +148,7 @@ impl<'a> Denoiser<'a> {
         let step_view = View::whole(&step);
         let sample = unet.input(SAMPLE).cloned();
         let sample = sample.ok_or_else(|| gpu.error("the UNet has no input", "report this bug"))?;
-        let input = latent::input(*tuning, &View::whole(&latents), &step_view, &sample);
+        let input = latent::input(*tuning, &latents.view, &step_view, &sample);
         let before = Program::new(gpu, vec![input])?;
         let out = unet.output(0).clone();
         let kept = if calls.len() > 1 {
@@ -156,21 +166,23 @@ impl<'a> Denoiser<'a> {
             None => guided.then_some((&out, 0)),
         };
         let positive = (&out, size.batch - 1);
-        let prediction_view = View::whole(&prediction);
-        let count = (shape.bytes() / 16) as usize;
+        let count = shape.h * shape.w * latents.pitch;
         let after = Program::new(
             gpu,
             vec![
-                latent::guidance(*tuning, negative, positive, &step_view, &prediction_view),
-                latent::update(
-                    *tuning,
-                    &View::whole(&latents),
-                    &prediction_view,
-                    &step_view,
-                    count,
-                ),
+                latent::guidance(*tuning, negative, positive, &step_view, &prediction.view),
+                latent::update(*tuning, &latents.view, &prediction.view, &step_view, count),
             ],
         )?;
+        let planes_view = View::whole(&planes);
+        let sigma = plan.grid.init_noise_sigma;
+        let import = layout::to_pixels(*tuning, &planes_view, &latents, [sigma, 0.0]);
+        let import = Program::new(gpu, vec![import])?;
+        let export = |from: &Tensor| {
+            let dispatch = layout::to_planes(*tuning, from, &planes_view, [1.0, 0.0]);
+            Program::new(gpu, vec![dispatch])
+        };
+        let export = [export(&latents)?, export(&prediction)?];
         upload_steps(gpu, &table, &plan, request)?;
         Ok(Self {
             pipeline,
@@ -179,8 +191,9 @@ impl<'a> Denoiser<'a> {
             calls,
             before,
             after,
-            latents,
-            prediction,
+            planes,
+            import,
+            export,
             step,
             table,
             time_ids,
@@ -207,12 +220,13 @@ impl<'a> Denoiser<'a> {
         let mut busy = Some(0.0);
         let mut stats = LoopStats::default();
         for (picture, seed) in request.seeds().into_iter().enumerate() {
-            let first = self.first_latents(seed);
-            gpu.upload(&self.latents, &Storage::F32.encode(&self.padded(&first)))?;
-            gpu.wait()?;
+            let Shape { h, w, c } = self.shape;
+            let noise = TorchCpuGenerator::new(seed).randn(c * h * w);
+            gpu.upload(&self.planes, bytemuck::cast_slice(&noise))?;
+            self.import.run(gpu)?;
             runner.busy_seconds()?;
             if observer.trace.is_some() {
-                gathered.put("latents.000", &self.planes(&first));
+                gathered.put("latents.000", &self.read(Read::Latents)?);
             }
             let counters = gpu.counters();
             let buffers = counters.buffers_created.load(Ordering::Relaxed);
@@ -222,10 +236,10 @@ impl<'a> Denoiser<'a> {
                 self.step(&mut runner, k, observer)?;
                 if observer.trace.is_some() {
                     runner.finish()?;
-                    let prediction = self.read(&self.prediction)?;
-                    gathered.put(&format!("noise_pred.{k:03}"), &self.planes(&prediction));
-                    let latents = self.read(&self.latents)?;
-                    gathered.put(&format!("latents.{:03}", k + 1), &self.planes(&latents));
+                    let prediction = self.read(Read::Prediction)?;
+                    gathered.put(&format!("noise_pred.{k:03}"), &prediction);
+                    let latents = self.read(Read::Latents)?;
+                    gathered.put(&format!("latents.{:03}", k + 1), &latents);
                 }
                 (observer.events)(Event::Step {
                     index: picture * steps + k + 1,
@@ -239,12 +253,8 @@ impl<'a> Denoiser<'a> {
             stats.loop_pipelines_created +=
                 counters.pipelines_created.load(Ordering::Relaxed) - pipelines;
             busy = busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
-            let values = self.read(&self.latents)?;
-            all.push(Latents {
-                h: self.shape.h,
-                w: self.shape.w,
-                values,
-            });
+            let values = self.read(Read::Latents)?;
+            all.push(Latents { h, w, values });
         }
         stats.gpu_busy = busy.filter(|_| wall > 0.0).map(|b| b / wall);
         if let Some(trace) = &mut observer.trace {
@@ -294,40 +304,14 @@ impl<'a> Denoiser<'a> {
         runner.run(|_| {}, &[&self.after], &cancelled)
     }
 
-    /// The first latents: torch's noise `[c, h, w]`, channels last, times the
-    /// scheduler's first deviation.
-    fn first_latents(&self, seed: u64) -> Vec<f32> {
-        let Shape { h, w, c } = self.shape;
-        let noise = TorchCpuGenerator::new(seed).randn(c * h * w);
-        let sigma = self.plan.grid.init_noise_sigma;
-        (0..h * w)
-            .flat_map(|i| (0..c).map(move |j| (i, j)))
-            .map(|(i, j)| noise[j * h * w + i] * sigma)
-            .collect()
-    }
-
-    /// Rows of c values, padded to vec4s.
-    fn padded(&self, values: &[f32]) -> Vec<f32> {
-        let c = self.shape.c;
-        let pitch = c.next_multiple_of(4);
-        values
-            .chunks(c)
-            .flat_map(|row| (0..pitch).map(|i| row.get(i).copied().unwrap_or(0.0)))
-            .collect()
-    }
-
-    fn read(&self, buffer: &Buffer) -> Result<Vec<f32>> {
-        let bytes = self.pipeline.gpu.download(buffer, 0, self.shape.bytes())?;
-        let values = Storage::F32.decode(&bytes);
-        let c = self.shape.c;
-        Ok(values
-            .chunks(c.next_multiple_of(4))
-            .flat_map(|row| row[..c].to_vec())
-            .collect())
-    }
-
-    fn planes(&self, values: &[f32]) -> Vec<f32> {
-        to_planes(values, self.shape.c)
+    /// One of the loop's tensors as planes `[c, h, w]`, once all has run.
+    fn read(&self, which: Read) -> Result<Vec<f32>> {
+        let gpu = &self.pipeline.gpu;
+        self.export[which as usize].run(gpu)?;
+        let bytes = gpu.download(&self.planes, 0, self.planes.size())?;
+        let mut values = Storage::F32.decode(&bytes);
+        values.truncate(self.shape.c * self.shape.h * self.shape.w);
+        Ok(values)
     }
 
     fn record(&self, gathered: &Gathered, samples: usize, trace: &mut super::Trace) {

@@ -2,7 +2,7 @@
 
 use super::condition;
 use super::denoise::{Denoiser, Latents};
-use super::vae::{self, Vae};
+use super::vae::Vae;
 use super::{Dtype, Event, LoopStats, Observer, Output, Request, Seconds, Trace};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::gpu::{AdapterChoice, Gpu};
@@ -208,7 +208,7 @@ impl Pipeline {
             (observer.events)(Event::Decoding { index, total });
             let pixels = decoder.decode(&latents.values, observer.cancel)?;
             if observer.trace.is_some() {
-                decoded.extend(vae::to_planes(&pixels, self.checkpoint.vae.out_channels));
+                decoded.extend_from_slice(&pixels);
             }
             pictures.push(self.picture(request, &pixels)?);
         }
@@ -224,14 +224,16 @@ impl Pipeline {
         Ok(pictures)
     }
 
-    /// RGB from the VAE's channels; a model of one channel is grey.
-    fn picture(&self, request: &Request, pixels: &[f32]) -> Result<Picture> {
+    /// RGB from the VAE's planes; a model of one channel is grey.
+    fn picture(&self, request: &Request, planes: &[f32]) -> Result<Picture> {
         let c = self.checkpoint.vae.out_channels;
-        let rgb: Vec<f32> = pixels
-            .chunks(c)
-            .flat_map(|p| [p[0], p[1.min(c - 1)], p[2.min(c - 1)]])
+        let plane = request.width * request.height;
+        let rgb: Vec<f32> = [0, 1.min(c - 1), 2.min(c - 1)]
+            .iter()
+            .flat_map(|i| &planes[i * plane..(i + 1) * plane])
+            .copied()
             .collect();
-        Picture::from_interleaved(request.width, request.height, &rgb)
+        Picture::from_planar(request.width, request.height, &rgb)
     }
 
     fn output(

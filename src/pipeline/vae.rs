@@ -6,8 +6,10 @@ use super::{Cancel, Pipeline};
 use crate::Result;
 use crate::checkpoint::Part;
 use crate::graph::{Executor, Graph, Runner};
+use crate::kernel::{Program, Storage, Tensor, View, layout};
 use crate::model::{DeviceWeights, Loaded, vae};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Activations beyond which a CPU adapter, whose memory is the machine's, works
 /// on tiles.
@@ -15,14 +17,6 @@ const WHOLE_BYTES: u64 = 6 << 30;
 /// Side of a tile and overlap of neighbours, in latents.
 const TILE: usize = 96;
 const OVERLAP: usize = 24;
-
-/// Values channels last `[pixels, c]` to planes `[c, pixels]`.
-pub fn to_planes(values: &[f32], c: usize) -> Vec<f32> {
-    let pixels = values.len() / c.max(1);
-    (0..c)
-        .flat_map(|j| (0..pixels).map(move |i| values[i * c + j]))
-        .collect()
-}
 
 /// The VAE of a pipeline.
 pub struct Vae<'a> {
@@ -114,9 +108,25 @@ impl<'a> Vae<'a> {
             }
             other => other?,
         };
+        let gpu = &self.pipeline.gpu;
+        let tuning = self.pipeline.tuning;
+        let planes = |t: &Tensor| {
+            let bytes = (t.rows() * t.c * 4) as u64;
+            Ok::<_, crate::Error>(View::whole(&Arc::new(gpu.buffer("planes", bytes)?)))
+        };
+        let input = executor.input(kind.input).cloned();
+        let input = input.ok_or_else(|| gpu.error("the VAE has no input", "report this bug"))?;
+        let output = executor.output(0).clone();
+        let (from, to) = (planes(&input)?, planes(&output)?);
+        let import = layout::to_pixels(tuning, &from, &input, [1.0, 0.0]);
+        let export = layout::to_planes(tuning, &output, &to, [1.0, 0.0]);
         Ok(Coder {
             pipeline: self.pipeline,
             executor,
+            import: Program::new(gpu, vec![import])?,
+            export: Program::new(gpu, vec![export])?,
+            from,
+            to,
             kind,
             size,
             side,
@@ -140,6 +150,11 @@ struct Kind {
 pub struct Coder<'a> {
     pipeline: &'a Pipeline,
     executor: Executor,
+    /// Between planes and the executor's activations.
+    import: Program,
+    export: Program,
+    from: View,
+    to: View,
     kind: Kind,
     size: [usize; 2],
     /// Of the executor's input: the whole, or a tile.
@@ -148,21 +163,21 @@ pub struct Coder<'a> {
 }
 
 impl Coder<'_> {
-    /// Latents `[h, w, c]` as the UNet leaves them to a picture `[8 h, 8 w, c]` in
+    /// Latents `[c, h, w]` as the UNet leaves them to a picture `[c, 8 h, 8 w]` in
     /// -1..1.
     pub fn decode(&self, latents: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         let config = &self.pipeline.checkpoint.vae;
-        let c = config.latent_channels;
+        let plane = (self.size[0] * self.size[1]).max(1);
+        let both = config
+            .latents_mean
+            .as_ref()
+            .zip(config.latents_std.as_ref());
         let scaled: Vec<f32> = latents
             .iter()
             .enumerate()
             .map(|(i, x)| {
                 // Per channel where the checkpoint says so, as diffusers does.
-                let both = config
-                    .latents_mean
-                    .as_ref()
-                    .zip(config.latents_std.as_ref());
-                match both.and_then(|(m, s)| m.get(i % c).zip(s.get(i % c))) {
+                match both.and_then(|(m, s)| m.get(i / plane).zip(s.get(i / plane))) {
                     Some((mean, std)) => x * std / config.scaling_factor + mean,
                     None => x / config.scaling_factor + config.shift_factor.unwrap_or(0.0),
                 }
@@ -171,54 +186,93 @@ impl Coder<'_> {
         self.run(&scaled, cancel)
     }
 
-    /// Runs the graph over `input` `[h, w, c]`, tile by tile where need be.
+    /// Runs the graph over the planes `[c, h, w]`, tile by tile where need be.
     pub fn run(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         if self.side == self.size {
             return self.tile(input, cancel);
         }
         let [h, w] = self.size;
-        let [c_in, c_out] = self.kind.channels;
-        let out = |x: usize| x * self.kind.up / self.kind.down;
-        let mut sum = vec![0f32; out(h) * out(w) * c_out];
-        let mut weight = vec![0f32; out(h) * out(w)];
+        let mut blend = Blend::new(self.out([h, w]), self.kind.channels[1]);
         for y in starts(h, self.side[0], self.overlap, self.kind.down) {
             for x in starts(w, self.side[1], self.overlap, self.kind.down) {
-                let mut part = Vec::with_capacity(self.side[0] * self.side[1] * c_in);
-                for row in y..y + self.side[0] {
-                    let at = (row * w + x) * c_in;
-                    part.extend_from_slice(&input[at..at + self.side[1] * c_in]);
-                }
-                let made = self.tile(&part, cancel)?;
-                let [th, tw] = [out(self.side[0]), out(self.side[1])];
-                let ramp = out(self.overlap);
-                let wy = weights(out(y), th, out(h), ramp);
-                let wx = weights(out(x), tw, out(w), ramp);
-                for i in 0..th {
-                    for j in 0..tw {
-                        let at = (out(y) + i) * out(w) + out(x) + j;
-                        let share = wy[i] * wx[j];
-                        weight[at] += share;
-                        for k in 0..c_out {
-                            sum[at * c_out + k] += share * made[(i * tw + j) * c_out + k];
-                        }
+                let mut part = Vec::with_capacity(self.side[0] * self.side[1]);
+                for plane in input.chunks(h * w) {
+                    for line in plane.chunks(w).skip(y).take(self.side[0]) {
+                        part.extend_from_slice(&line[x..x + self.side[1]]);
                     }
                 }
+                let made = self.tile(&part, cancel)?;
+                let ramp = self.out([self.overlap; 2])[0];
+                blend.add(&made, self.out([y, x]), self.out(self.side), ramp);
             }
         }
-        for (pixel, weight) in sum.chunks_mut(c_out).zip(&weight) {
-            pixel.iter_mut().for_each(|v| *v /= weight);
-        }
-        Ok(sum)
+        Ok(blend.finish())
+    }
+
+    /// A length of the input in the output.
+    fn out(&self, size: [usize; 2]) -> [usize; 2] {
+        size.map(|x| x * self.kind.up / self.kind.down)
     }
 
     fn tile(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         let gpu = &self.pipeline.gpu;
-        self.executor.write(gpu, self.kind.input, input)?;
+        gpu.upload(&self.from.buffer, bytemuck::cast_slice(input))?;
         let mut runner = Runner::new(gpu, false)?;
         let cancelled = || cancel.is_cancelled();
-        runner.run(|_| {}, &[self.executor.step()], &cancelled)?;
+        let programs = [&self.import, self.executor.step(), &self.export];
+        runner.run(|_| {}, &programs, &cancelled)?;
         runner.finish()?;
-        self.executor.read(gpu, 0)
+        let output = self.executor.output(0);
+        let count = output.rows() * output.c;
+        let bytes = gpu.download(&self.to.buffer, 0, (count * 4) as u64)?;
+        Ok(Storage::F32.decode(&bytes))
+    }
+}
+
+/// A picture put together from weighted tiles.
+struct Blend {
+    size: [usize; 2],
+    sum: Vec<f32>,
+    weight: Vec<f32>,
+}
+
+impl Blend {
+    fn new(size: [usize; 2], channels: usize) -> Self {
+        let plane = size[0] * size[1];
+        Self {
+            size,
+            sum: vec![0.0; channels * plane],
+            weight: vec![0.0; plane],
+        }
+    }
+
+    /// Adds a tile `[c, side]` whose first pixel is `start`.
+    fn add(&mut self, tile: &[f32], start: [usize; 2], side: [usize; 2], ramp: usize) {
+        let [h, w] = self.size;
+        let rows = weights(start[0], side[0], h, ramp);
+        let columns = weights(start[1], side[1], w, ramp);
+        for (i, row) in rows.iter().enumerate() {
+            let at = (start[0] + i) * w + start[1];
+            for (j, column) in columns.iter().enumerate() {
+                self.weight[at + j] += row * column;
+            }
+            for (k, plane) in tile.chunks(side[0] * side[1]).enumerate() {
+                let to = &mut self.sum[k * h * w + at..][..side[1]];
+                let from = &plane[i * side[1]..][..side[1]];
+                for ((to, from), column) in to.iter_mut().zip(from).zip(&columns) {
+                    *to += row * column * from;
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<f32> {
+        for plane in self.sum.chunks_mut(self.weight.len().max(1)) {
+            for (value, weight) in plane.iter_mut().zip(&self.weight) {
+                *value /= weight;
+            }
+        }
+        self.sum
     }
 }
 
