@@ -5,7 +5,12 @@
 // each invocation 8 x 8 of it, in slices of 16 along K. A is transposed on its
 // way into shared memory, so that both operands are read as vec4s. WX >= 8:
 // then each invocation loads at most one 4x4 block of A a slice, whose pixels
-// are worked out once. Shared memory: 512 (WX + WY) bytes.
+// are worked out once. Shared memory: 512 (WX + WY) bytes. The low and the high
+// halves of the columns lie apart, so that neighbouring invocations read
+// neighbouring vec4s.
+//
+// Not yet measured on a GPU; on lavapipe it is the slower variant (see
+// product_direct.wgsl).
 
 #import product
 
@@ -13,7 +18,7 @@ override WX: u32 = 8u;
 override WY: u32 = 8u;
 
 var<workgroup> a_tile: array<vec4<f32>, 32u * WY>;  // [16][2 WY] vec4s of rows
-var<workgroup> w_tile: array<vec4<f32>, 32u * WX>;  // [16][2 WX] vec4s of columns
+var<workgroup> w_tile: array<vec4<f32>, 32u * WX>;  // [16][lo and hi halves][WX]
 
 @compute @workgroup_size(WX, WY)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -72,15 +77,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
                 let column = unit % WX;
                 let row = min(4u * slice + k, p.k_rows - 1u);
                 let x = weights(w_tap + row * p.w_pitch + panel_at(min(g0 + column, p.n8 - 1u)));
-                w_tile[(k * WX + column) * 2u] = x.lo;
-                w_tile[(k * WX + column) * 2u + 1u] = x.hi;
+                w_tile[k * 2u * WX + column] = x.lo;
+                w_tile[(k * 2u + 1u) * WX + column] = x.hi;
             }
             workgroupBarrier();
             for (var k = 0u; k < 16u; k++) {
                 let a_lo = a_tile[(k * WY + local.y) * 2u];
                 let a_hi = a_tile[(k * WY + local.y) * 2u + 1u];
-                let w_lo = w_tile[(k * WX + local.x) * 2u];
-                let w_hi = w_tile[(k * WX + local.x) * 2u + 1u];
+                let w_lo = w_tile[k * 2u * WX + local.x];
+                let w_hi = w_tile[(k * 2u + 1u) * WX + local.x];
 #repeat r 4
                 lo${r} = fma(vec4(a_lo[${r}]), w_lo, lo${r});
                 hi${r} = fma(vec4(a_lo[${r}]), w_hi, hi${r});

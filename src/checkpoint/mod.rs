@@ -139,6 +139,12 @@ impl Checkpoint {
         }
     }
 
+    /// Numbers of the UNet's micro-conditioning: sizes and crop, six; the
+    /// refiner's five end with an aesthetic score.
+    pub fn time_id_count(&self) -> usize {
+        if self.requires_aesthetics_score { 5 } else { 6 }
+    }
+
     /// Picture pixels along one latent pixel: 8.
     pub fn vae_scale(&self) -> usize {
         1 << self.vae.block_out_channels.len().saturating_sub(1)

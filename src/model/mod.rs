@@ -3,8 +3,10 @@
 
 mod blocks;
 pub mod clip;
+mod describe;
 pub mod unet;
 pub mod vae;
 mod weights;
 
+pub use describe::{GRAPHS, describe};
 pub use weights::{DeviceWeights, Loaded, check};

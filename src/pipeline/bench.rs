@@ -1,6 +1,5 @@
 //! How fast a device runs a checkpoint's UNet, and where its time goes.
 
-use super::condition::time_id_count;
 use super::{Observer, Pipeline};
 use crate::checkpoint::Part;
 use crate::gpu::Timestamps;
@@ -66,7 +65,7 @@ impl Pipeline {
         let gpu = &self.gpu;
         let checkpoint = &self.checkpoint;
         let scale = checkpoint.vae_scale();
-        let ids = time_id_count(checkpoint);
+        let ids = checkpoint.time_id_count();
         let size = unet::Size {
             batch,
             height: height / scale,

@@ -30,15 +30,6 @@ pub struct Conditioning {
     pub tokens: usize,
 }
 
-/// Numbers of the micro-conditioning.
-pub fn time_id_count(checkpoint: &Checkpoint) -> usize {
-    if checkpoint.requires_aesthetics_score {
-        5
-    } else {
-        6
-    }
-}
-
 /// `[original_h, original_w, crop_top, crop_left, target_h, target_w]`, or with
 /// an aesthetic score (6.0 for the prompt, 2.5 for the negative one) in the
 /// target's place.

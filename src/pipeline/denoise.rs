@@ -1,7 +1,7 @@
 //! The denoising loop. Everything is recorded beforehand: a step copies its
 //! numbers into place and runs the same dispatches as every other.
 
-use super::condition::{Conditioning, Prompt, time_id_count};
+use super::condition::{Conditioning, Prompt};
 use super::{Event, LoopStats, Observer, Pipeline, Request};
 use crate::checkpoint::Part;
 use crate::gpu::{Buffer, Gpu};
@@ -120,7 +120,7 @@ impl<'a> Denoiser<'a> {
             width: shape.w,
             tokens: conditioning.tokens,
         };
-        let ids = time_id_count(checkpoint);
+        let ids = checkpoint.time_id_count();
         let make = |label: &str, bytes: u64| Ok::<_, Error>(Arc::new(gpu.buffer(label, bytes)?));
         let tensor = |label: &str| {
             let shape = [1, shape.h, shape.w, shape.c];

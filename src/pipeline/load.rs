@@ -286,7 +286,7 @@ fn check(checkpoint: &Checkpoint) -> Result<()> {
         width: 64,
         tokens: 1,
     };
-    let ids = condition::time_id_count(checkpoint);
+    let ids = checkpoint.time_id_count();
     has(Part::UNet, unet::graph(&checkpoint.unet, ids, size))?;
     let vae = &checkpoint.vae;
     has(Part::Vae, crate::model::vae::decoder(vae, [8, 8]))?;

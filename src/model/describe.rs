@@ -1,0 +1,48 @@
+//! The graph of a part, for people.
+
+use super::{clip, unet, vae};
+use crate::checkpoint::Checkpoint;
+use crate::graph::Graph;
+use crate::{Error, Result};
+
+/// Names that [`describe`] knows.
+pub const GRAPHS: [&str; 5] = [
+    "text-encoder",
+    "text-encoder-2",
+    "unet",
+    "vae-decoder",
+    "vae-encoder",
+];
+
+/// The fused graph of a part for a picture of `[height, width]` pixels: the UNet's
+/// for a batch of 2.
+///
+/// # Errors
+/// Where `part` is no name of [`GRAPHS`], or the checkpoint lacks it.
+pub fn describe(checkpoint: &Checkpoint, part: &str, size: [usize; 2]) -> Result<Graph> {
+    let scale = checkpoint.vae_scale();
+    let [h, w] = size.map(|x| x / scale);
+    let tokens = checkpoint.tokenizer_2.max_length();
+    let wrong = |allowed: String| Error::invalid("--graph", part, allowed);
+    let graph = match part {
+        "text-encoder" => match &checkpoint.text_encoder {
+            Some(config) => clip::graph(config, tokens, 0),
+            None => return Err(wrong("a refiner has text-encoder-2 only".into())),
+        },
+        "text-encoder-2" => clip::graph(&checkpoint.text_encoder_2, tokens, 0),
+        "unet" => {
+            let ids = checkpoint.time_id_count();
+            let size = unet::Size {
+                batch: 2,
+                height: h,
+                width: w,
+                tokens,
+            };
+            unet::graph(&checkpoint.unet, ids, size)
+        }
+        "vae-decoder" => vae::decoder(&checkpoint.vae, [h, w]),
+        "vae-encoder" => vae::encoder(&checkpoint.vae, size),
+        _ => return Err(wrong(format!("choose one of {}", GRAPHS.join(", ")))),
+    };
+    Ok(graph.optimise())
+}
