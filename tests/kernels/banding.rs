@@ -76,8 +76,8 @@ fn convolutions(taps: usize, conv: Conv) {
     for (i, parts) in parts.into_iter().enumerate() {
         let shape = [
             1 + i % 2,
-            random.size(40, 60),
-            random.size(20, 30),
+            random.size(40, 60) * conv.stride,
+            random.size(20, 30) * conv.stride,
             random.size(2, 4),
         ];
         let problem = Problem {
