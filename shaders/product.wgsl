@@ -53,10 +53,14 @@ struct Params {
     out_w: u32,
     stride: u32,
     pad: u32,
-    up: u32,          // 1: the input is seen at twice its size
+    up: u32,          // 1: the input is seen at twice its size, or one less
     a_first: u32,     // pixels of the input before the bound window
+    seen_h: u32,      // size of the picture that the taps see, upsampling done
+    seen_w: u32,
     r_pitch: u32,
-    unused: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
 }
 
 @group(0) @binding(0) var<storage, read> a: array<Act>;
@@ -107,7 +111,7 @@ fn patch_at(pixel: vec3<u32>, tap: u32) -> vec2<u32> {
     let y = pixel.y * p.stride + dy - p.pad;
     let x = pixel.z * p.stride + (tap - dy * width) - p.pad;
     // An index before the picture wraps to a large number, so one test serves.
-    let within = y < (p.in_h << p.up) && x < (p.in_w << p.up);
+    let within = y < p.seen_h && x < p.seen_w;
     let row = (pixel.x * p.in_h + (y >> p.up)) * p.in_w + (x >> p.up) - p.a_first;
     return select(vec2(0u), vec2(p.a_offset + row * p.a_pitch, 1u), within);
 }

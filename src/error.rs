@@ -42,6 +42,14 @@ pub enum Error {
         problem: String,
         remedy: String,
     },
+    /// The adapter has no memory left for something.
+    #[error("adapter {adapter}: out of memory: no room for {bytes} bytes of {what}; {remedy}")]
+    OutOfMemory {
+        adapter: String,
+        what: String,
+        bytes: u64,
+        remedy: String,
+    },
     /// The run was cancelled by its owner.
     #[error("cancelled")]
     Cancelled,
@@ -54,6 +62,11 @@ impl Error {
     /// Whether the request itself was wrong (exit code 2) rather than the world (1).
     pub fn is_usage(&self) -> bool {
         matches!(self, Error::Invalid { .. })
+    }
+
+    /// Whether less memory might do.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Error::OutOfMemory { .. })
     }
 
     pub fn invalid(

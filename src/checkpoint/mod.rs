@@ -1,7 +1,241 @@
 //! Files to named tensors and configurations. Knows nothing of GPUs.
 
+mod architecture;
+mod builtin;
 pub mod config;
+mod demo;
+mod expected;
+mod fields;
+mod file;
+mod folder;
+pub mod inspect;
+mod random;
+pub mod scheduler;
+mod single;
 pub mod tensor;
+mod tree;
+mod weights;
 
 pub use config::{Activation, ClipConfig, UNetConfig, VaeConfig};
+pub use inspect::Report;
+pub use scheduler::{
+    BetaSchedule, FinalSigmas, InterpolationType, PredictionType, SchedulerConfig, TimestepSpacing,
+    TimestepType,
+};
 pub use tensor::{DType, Part, TensorSource, TensorView};
+
+use crate::text::Tokenizer;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a checkpoint's tensors come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// A folder as diffusers writes it.
+    DiffusersFolder,
+    /// One file in the layout of the original SDXL release.
+    SingleFile,
+    /// The demonstration checkpoint inside the program.
+    Embedded,
+    /// Made on the spot.
+    Random,
+}
+
+/// An SDXL checkpoint: configurations, tokenizers, and tensors that are read
+/// when asked for. Base and refiner alike.
+pub struct Checkpoint {
+    /// The folder's or file's name without its path, or the built-in name.
+    pub name: String,
+    pub layout: Layout,
+    pub unet: UNetConfig,
+    pub vae: VaeConfig,
+    /// The first text encoder; the refiner has none.
+    pub text_encoder: Option<ClipConfig>,
+    /// The second text encoder, the one with a projection.
+    pub text_encoder_2: ClipConfig,
+    pub scheduler: SchedulerConfig,
+    /// An absent negative prompt is embedded as zeros rather than as the empty text.
+    pub force_zeros_for_empty_prompt: bool,
+    /// The micro-conditioning ends with an aesthetic score, as the refiner's does.
+    pub requires_aesthetics_score: bool,
+    /// Tokenizer of the first text encoder.
+    pub tokenizer: Option<Tokenizer>,
+    pub tokenizer_2: Tokenizer,
+    files: Vec<(PathBuf, u64)>,
+    sources: Sources,
+}
+
+/// The tensors of each part.
+struct Sources {
+    text_encoder: Arc<dyn TensorSource>,
+    text_encoder_2: Arc<dyn TensorSource>,
+    unet: Arc<dyn TensorSource>,
+    vae: Arc<dyn TensorSource>,
+}
+
+impl Sources {
+    fn new(
+        text_encoder: Option<Arc<dyn TensorSource>>,
+        text_encoder_2: Arc<dyn TensorSource>,
+        unet: Arc<dyn TensorSource>,
+        vae: Arc<dyn TensorSource>,
+    ) -> Self {
+        Self {
+            text_encoder: text_encoder.unwrap_or_else(|| Arc::new(Absent)),
+            text_encoder_2,
+            unet,
+            vae,
+        }
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("name", &self.name)
+            .field("layout", &self.layout)
+            .field("refiner", &self.is_refiner())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Names that are no paths.
+const BUILT_IN: &str = "`demo`, `demo-refiner`, `random:sdxl-base`, `random:sdxl-refiner`";
+
+impl Checkpoint {
+    /// Opens a checkpoint: a diffusers folder, a `.safetensors` file in the
+    /// original SDXL layout, or one of the built-in names `demo`,
+    /// `demo-refiner`, `random:sdxl-base` and `random:sdxl-refiner`.
+    /// Configurations and headers are checked, values are not read.
+    pub fn open(spec: &str) -> Result<Self> {
+        let name = spec.to_string();
+        match spec {
+            "demo" => folder::open(&demo::base(), name, Layout::Embedded),
+            "demo-refiner" => folder::open(&demo::refiner(), name, Layout::Embedded),
+            "random:sdxl-base" => builtin::random_base(),
+            "random:sdxl-refiner" => builtin::random_refiner(),
+            _ if spec.starts_with("random:") => {
+                let allowed = format!("a folder, a .safetensors file, or one of {BUILT_IN}");
+                Err(Error::invalid("--model", spec, allowed))
+            }
+            path => open_path(Path::new(path)),
+        }
+    }
+
+    /// Whether this is a refiner: it has the second text encoder alone.
+    pub fn is_refiner(&self) -> bool {
+        self.text_encoder.is_none()
+    }
+
+    /// The tensors of one part. The refiner's [`Part::TextEncoder`] has none.
+    pub fn source(&self, part: Part) -> &dyn TensorSource {
+        match part {
+            Part::TextEncoder => self.sources.text_encoder.as_ref(),
+            Part::TextEncoder2 => self.sources.text_encoder_2.as_ref(),
+            Part::UNet => self.sources.unet.as_ref(),
+            Part::Vae => self.sources.vae.as_ref(),
+        }
+    }
+
+    /// Picture pixels along one latent pixel: 8.
+    pub fn vae_scale(&self) -> usize {
+        1 << self.vae.block_out_channels.len().saturating_sub(1)
+    }
+
+    /// Width and height of the pictures that the checkpoint was trained for.
+    pub fn native_size(&self) -> usize {
+        self.unet.sample_size * self.vae_scale()
+    }
+
+    /// Checks that the parts fit one another; `place` is the checkpoint in messages.
+    fn check(&self, place: &Path) -> Result<()> {
+        let wrong = |problem: String| {
+            Err(Error::file(
+                place,
+                problem,
+                "use the parts of one SDXL checkpoint",
+            ))
+        };
+        let (first, second) = (self.text_encoder.as_ref(), &self.text_encoder_2);
+        let width = first.map_or(0, |c| c.hidden_size) + second.hidden_size;
+        if self.unet.cross_attention_dim != width {
+            let have = self.unet.cross_attention_dim;
+            return wrong(format!(
+                "unet: `cross_attention_dim` is {have}, the text encoders give {width}"
+            ));
+        }
+        let numbers = if self.requires_aesthetics_score { 5 } else { 6 };
+        let pooled = second.projection_dim.unwrap_or(0);
+        let want = pooled + numbers * self.unet.addition_time_embed_dim;
+        let have = self.unet.projection_class_embeddings_input_dim;
+        if have != want {
+            return wrong(format!(
+                "unet: `projection_class_embeddings_input_dim` is {have}, the pooled text and {numbers} numbers give {want}"
+            ));
+        }
+        if self.unet.out_channels != self.vae.latent_channels {
+            let (a, b) = (self.unet.out_channels, self.vae.latent_channels);
+            return wrong(format!(
+                "unet: `out_channels` is {a}, the VAE has {b} latent channels"
+            ));
+        }
+        let pairs = [
+            (self.tokenizer.as_ref(), first),
+            (Some(&self.tokenizer_2), Some(second)),
+        ];
+        for (tokenizer, encoder) in pairs.iter().filter_map(|(t, e)| Some(((*t)?, (*e)?))) {
+            let (id, size) = (tokenizer.largest_id() as usize, encoder.vocab_size);
+            if id >= size {
+                return wrong(format!(
+                    "a tokenizer has id {id}, its text encoder {size} embeddings"
+                ));
+            }
+            let (length, most) = (tokenizer.max_length(), encoder.max_position_embeddings);
+            if length > most || length != self.tokenizer_2.max_length() {
+                return wrong(format!(
+                    "a tokenizer's `model_max_length` is {length}, its text encoder has {most} positions and both tokenizers must agree"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_path(path: &Path) -> Result<Checkpoint> {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let name = name.to_string_lossy().into_owned();
+    if path.is_dir() {
+        return folder::open(&folder::on_disk(path)?, name, Layout::DiffusersFolder);
+    }
+    if !path.exists() {
+        let remedy = format!(
+            "point --model at a diffusers folder or a .safetensors file, or use one of {BUILT_IN}"
+        );
+        return Err(Error::file(path, "no such file or folder", remedy));
+    }
+    single::open(path, name)
+}
+
+/// A part that the checkpoint does not have.
+struct Absent;
+
+impl TensorSource for Absent {
+    fn contains(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn check(&self, name: &str, _shape: &[usize]) -> Result<()> {
+        Err(absent(name))
+    }
+
+    fn read(&self, name: &str, _shape: &[usize]) -> Result<TensorView<'_>> {
+        Err(absent(name))
+    }
+}
+
+fn absent(name: &str) -> Error {
+    let problem = format!("{name} asked for, but there is no first text encoder");
+    Error::file("refiner", problem, "use the base checkpoint for this part")
+}

@@ -11,6 +11,25 @@ pub enum DType {
     BF16,
 }
 
+impl DType {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 | DType::BF16 => 2,
+        }
+    }
+
+    /// The name as people write it: `f32`, `f16`, `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+        }
+    }
+}
+
 /// The parts of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
@@ -18,6 +37,21 @@ pub enum Part {
     TextEncoder2,
     UNet,
     Vae,
+}
+
+impl Part {
+    /// Every part, in the order of the work.
+    pub const ALL: [Part; 4] = [Part::TextEncoder, Part::TextEncoder2, Part::UNet, Part::Vae];
+
+    /// The part's folder in a diffusers checkpoint.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Part::TextEncoder => "text_encoder",
+            Part::TextEncoder2 => "text_encoder_2",
+            Part::UNet => "unet",
+            Part::Vae => "vae",
+        }
+    }
 }
 
 /// One tensor: little-endian values, row-major, in the checkpoint's own shape
@@ -41,4 +75,9 @@ pub trait TensorSource: Send + Sync {
 
     /// The values of `name`, which must have `shape`.
     fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>>;
+
+    /// The precision that `read` would give, where it can be told without reading.
+    fn dtype(&self, _name: &str) -> Option<DType> {
+        None
+    }
 }

@@ -145,7 +145,7 @@ pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
 }
 
 /// What to install on this platform so that there is an adapter.
-fn install_hint() -> &'static str {
+pub fn install_hint() -> &'static str {
     if cfg!(target_os = "windows") {
         "install the graphics driver of your GPU's vendor (DirectX 12 or Vulkan)"
     } else if cfg!(target_os = "macos") {

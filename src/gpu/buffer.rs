@@ -77,10 +77,13 @@ impl Gpu {
             mapped_at_creation: false,
         });
         if pollster::block_on(scope.pop()).is_some() {
-            return Err(self.error(
-                format!("out of memory: no room for {size} bytes of {label}"),
-                "use a smaller --width and --height, --dtype f16, or another --adapter",
-            ));
+            return Err(crate::Error::OutOfMemory {
+                adapter: self.info.name.clone(),
+                what: label.into(),
+                bytes: size,
+                remedy: "use a smaller --width and --height, --dtype f16, or another --adapter"
+                    .into(),
+            });
         }
         self.counters.allocate(size);
         Ok(Buffer {

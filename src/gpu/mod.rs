@@ -7,7 +7,7 @@ mod pipeline;
 mod timestamps;
 mod wgsl;
 
-pub use adapter::{AdapterChoice, AdapterReport, Capabilities, adapters, report};
+pub use adapter::{AdapterChoice, AdapterReport, Capabilities, adapters, install_hint, report};
 pub use buffer::Buffer;
 pub use pipeline::{Access, Pipeline, PipelineKey};
 pub use timestamps::Timestamps;

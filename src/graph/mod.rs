@@ -1,1 +1,298 @@
-//! (being built)
+//! Typed ops with shape inference ([`Graph`]), fusion ([`Graph::optimise`]), a
+//! memory plan by lifetimes, and an executor. Knows nothing of models.
+
+mod executor;
+mod fuse;
+mod params;
+mod plan;
+mod print;
+mod runner;
+
+pub use executor::{Executor, Weights};
+pub use params::{Kernel, Norm, Product};
+pub use runner::Runner;
+
+use crate::kernel::product::Conv;
+use crate::kernel::sinusoid::Sinusoid;
+use crate::kernel::{Activation, Storage, Tuning};
+
+/// A value of the graph: the output of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Value(usize);
+
+/// `[n, h, w, c]`; tokens are `[n, tokens, 1, c]`.
+pub type Shape = [usize; 4];
+
+/// What a node computes. Inputs come in the order given here.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// Activations given from outside.
+    Input { name: String },
+    /// Scalars given from outside (a buffer of f32), embedded: no inputs.
+    Sinusoid {
+        source: String,
+        sinusoid: Sinusoid,
+        /// Every value is the first of the buffer.
+        broadcast: bool,
+    },
+    /// A linear layer or a convolution: x, then what is fused in: channel, residual.
+    Product {
+        product: Product,
+        conv: Option<Conv>,
+        channel: bool,
+        activation: Activation,
+        residual: bool,
+    },
+    /// x.
+    GroupNorm {
+        norm: Norm,
+        groups: usize,
+        activation: Activation,
+    },
+    /// x.
+    LayerNorm { norm: Norm },
+    /// q, k, v.
+    Attention { heads: usize, causal: bool },
+    /// x.
+    Activate(Activation),
+    /// Two of one shape.
+    Add,
+    /// `[n, h, w, c]` and `[n, 1, 1, c]`.
+    AddChannel,
+    /// Two that differ in their last dimension only.
+    Concat,
+    /// A range of the columns of x: a view, nothing is copied.
+    Columns { first: usize },
+    /// The same memory under another shape.
+    Reshape,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub op: Op,
+    pub inputs: Vec<Value>,
+    pub shape: Shape,
+    /// The same in every run: computed once, before the first (see [`Graph::input_once`]).
+    pub once: bool,
+}
+
+/// A directed acyclic graph in the order of its making.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) outputs: Vec<Value>,
+}
+
+impl Graph {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn shape(&self, x: Value) -> Shape {
+        self.nodes[x.0].shape
+    }
+
+    fn node(&self, x: Value) -> &Node {
+        &self.nodes[x.0]
+    }
+
+    fn push(&mut self, op: Op, inputs: Vec<Value>, shape: Shape) -> Value {
+        let once = match op {
+            Op::Input { .. } | Op::Sinusoid { .. } => false,
+            _ => inputs.iter().all(|x| self.node(*x).once),
+        };
+        self.push_timed(op, inputs, shape, once)
+    }
+
+    fn push_timed(&mut self, op: Op, inputs: Vec<Value>, shape: Shape, once: bool) -> Value {
+        self.nodes.push(Node {
+            op,
+            inputs,
+            shape,
+            once,
+        });
+        Value(self.nodes.len() - 1)
+    }
+
+    /// Activations that change from run to run.
+    pub fn input(&mut self, name: &str, shape: Shape) -> Value {
+        self.push(Op::Input { name: name.into() }, vec![], shape)
+    }
+
+    /// Activations that stay the same over many runs. What follows from such
+    /// inputs alone is computed once, before the runs.
+    pub fn input_once(&mut self, name: &str, shape: Shape) -> Value {
+        self.push_timed(Op::Input { name: name.into() }, vec![], shape, true)
+    }
+
+    /// `count` scalars of the buffer `source` as rows of `[rows, 1, 1, c]`; `once`
+    /// as for [`Self::input_once`].
+    pub fn sinusoid(
+        &mut self,
+        source: &str,
+        sinusoid: Sinusoid,
+        [rows, per_row]: [usize; 2],
+        broadcast: bool,
+        once: bool,
+    ) -> Value {
+        let op = Op::Sinusoid {
+            source: source.into(),
+            sinusoid,
+            broadcast,
+        };
+        self.push_timed(op, vec![], [rows, 1, 1, per_row * sinusoid.dim], once)
+    }
+
+    /// `x W + b` over the last dimension.
+    pub fn linear(&mut self, x: Value, product: Product) -> Value {
+        let [n, h, w, c] = self.shape(x);
+        debug_assert_eq!(c, product.k, "{:?}", product.parts);
+        let shape = [n, h, w, product.columns()];
+        self.product(x, product, None, shape)
+    }
+
+    /// A convolution. Its output is `size` (height, width), with as many zeros
+    /// below and to the right as that asks for, or else what `conv.pad` on all
+    /// sides gives.
+    pub fn conv2d(
+        &mut self,
+        x: Value,
+        product: Product,
+        conv: Conv,
+        size: Option<[usize; 2]>,
+    ) -> Value {
+        let [n, h, w, c] = self.shape(x);
+        debug_assert_eq!(c, product.k, "{:?}", product.parts);
+        let up = usize::from(conv.upsample);
+        let side = product.kernel.side();
+        let even = |x: usize| ((x << up) + 2 * conv.pad - side) / conv.stride + 1;
+        let [oh, ow] = size.unwrap_or([even(h), even(w)]);
+        let shape = [n, oh, ow, product.columns()];
+        self.product(x, product, Some(conv), shape)
+    }
+
+    fn product(&mut self, x: Value, product: Product, conv: Option<Conv>, shape: Shape) -> Value {
+        let op = Op::Product {
+            product,
+            conv,
+            channel: false,
+            activation: Activation::None,
+            residual: false,
+        };
+        self.push(op, vec![x], shape)
+    }
+
+    pub fn group_norm(&mut self, x: Value, norm: Norm, groups: usize) -> Value {
+        let shape = self.shape(x);
+        debug_assert_eq!(shape[3] % groups, 0);
+        let op = Op::GroupNorm {
+            norm,
+            groups,
+            activation: Activation::None,
+        };
+        self.push(op, vec![x], shape)
+    }
+
+    pub fn layer_norm(&mut self, x: Value, norm: Norm) -> Value {
+        let shape = self.shape(x);
+        self.push(Op::LayerNorm { norm }, vec![x], shape)
+    }
+
+    /// q `[n, queries, 1, heads * d]`, k and v `[n, keys, 1, heads * d]`.
+    pub fn attention(&mut self, [q, k, v]: [Value; 3], heads: usize, causal: bool) -> Value {
+        let shape = self.shape(q);
+        debug_assert_eq!(self.shape(k), self.shape(v));
+        debug_assert_eq!(shape[3] % heads, 0);
+        self.push(Op::Attention { heads, causal }, vec![q, k, v], shape)
+    }
+
+    pub fn activate(&mut self, x: Value, activation: Activation) -> Value {
+        let shape = self.shape(x);
+        self.push(Op::Activate(activation), vec![x], shape)
+    }
+
+    pub fn silu(&mut self, x: Value) -> Value {
+        self.activate(x, Activation::Silu)
+    }
+
+    pub fn add(&mut self, a: Value, b: Value) -> Value {
+        let shape = self.shape(a);
+        debug_assert_eq!(shape, self.shape(b));
+        self.push(Op::Add, vec![a, b], shape)
+    }
+
+    /// Adds one value a channel, `[n, 1, 1, c]`, to every pixel of `x`.
+    pub fn add_channel(&mut self, x: Value, channel: Value) -> Value {
+        let shape = self.shape(x);
+        debug_assert_eq!(self.shape(channel), [shape[0], 1, 1, shape[3]]);
+        self.push(Op::AddChannel, vec![x, channel], shape)
+    }
+
+    /// Side by side along the channels; the first has a multiple of 4 of them.
+    pub fn concat(&mut self, a: Value, b: Value) -> Value {
+        let ([n, h, w, c], [.., d]) = (self.shape(a), self.shape(b));
+        debug_assert_eq!(c % 4, 0);
+        self.push(Op::Concat, vec![a, b], [n, h, w, c + d])
+    }
+
+    /// Columns `first .. first + count`; `first` is a multiple of 4.
+    pub fn columns(&mut self, x: Value, first: usize, count: usize) -> Value {
+        let [n, h, w, _] = self.shape(x);
+        self.push(Op::Columns { first }, vec![x], [n, h, w, count])
+    }
+
+    /// The same rows under another picture shape (pixels as tokens and back).
+    pub fn reshape(&mut self, x: Value, [n, h, w]: [usize; 3]) -> Value {
+        let shape = self.shape(x);
+        debug_assert_eq!(n * h * w, shape[0] * shape[1] * shape[2]);
+        self.push(Op::Reshape, vec![x], [n, h, w, shape[3]])
+    }
+
+    /// Marks `x` as wanted after a run.
+    pub fn output(&mut self, x: Value) {
+        self.outputs.push(x);
+    }
+
+    /// Multiply-adds of one run, the part that is computed once left out.
+    pub fn multiply_adds(&self) -> u64 {
+        let all = self.nodes.iter().filter(|n| !n.once);
+        all.map(|n| self.node_multiply_adds(n)).sum()
+    }
+
+    fn node_multiply_adds(&self, node: &Node) -> u64 {
+        let [n, h, w, c] = node.shape;
+        match &node.op {
+            Op::Product { product, .. } => {
+                let taps = product.kernel.taps();
+                (n * h * w) as u64 * (product.k * taps * product.n) as u64
+            }
+            Op::Attention { .. } => {
+                let keys = self.shape(node.inputs[1])[1];
+                2 * (n * h * keys * c) as u64
+            }
+            _ => 0,
+        }
+    }
+
+    /// Bytes of all activations, and of the largest, as the memory plan has them.
+    pub fn planned_bytes(&self, tuning: Tuning, storage: Storage) -> (u64, u64) {
+        let plan = plan::Plan::new(self, tuning, storage);
+        (plan.bytes(), plan.slots.iter().copied().max().unwrap_or(0))
+    }
+
+    /// Every set of weights that the graph reads.
+    pub fn products(&self) -> impl Iterator<Item = &Product> {
+        self.nodes.iter().filter_map(|n| match &n.op {
+            Op::Product { product, .. } => Some(product),
+            _ => None,
+        })
+    }
+
+    /// Every norm that the graph reads.
+    pub fn norms(&self) -> impl Iterator<Item = &Norm> {
+        self.nodes.iter().filter_map(|n| match &n.op {
+            Op::GroupNorm { norm, .. } | Op::LayerNorm { norm } => Some(norm),
+            _ => None,
+        })
+    }
+}

@@ -82,7 +82,7 @@ impl Weight {
     /// Activations `[n, rows, 1, c]` as a right operand; their columns must lie
     /// in groups of 8.
     pub fn of(tensor: &Tensor) -> Self {
-        debug_assert!(tensor.pitch % 2 == 0 && tensor.offset % 2 == 0);
+        debug_assert!(tensor.pitch.is_multiple_of(2) && tensor.offset.is_multiple_of(2));
         Self {
             view: tensor.view.clone(),
             storage: WeightStorage::of(tensor.storage),
@@ -130,8 +130,20 @@ pub struct Conv {
     pub stride: usize,
     /// Zeros before the first row and column (those after follow from the output's size).
     pub pad: usize,
-    /// The input is seen at twice its size (nearest neighbour).
+    /// The input is seen at twice its size (nearest neighbour), or one less where
+    /// the output is odd, as diffusers does for sizes that do not halve evenly.
     pub upsample: bool,
+}
+
+impl Conv {
+    /// Size of the picture that the taps see, from those of input and output.
+    fn seen(self, input: usize, out: usize) -> usize {
+        if self.upsample {
+            out.min(2 * input)
+        } else {
+            input
+        }
+    }
 }
 
 /// What happens between the sum and the store, in this order.
@@ -232,7 +244,7 @@ pub fn dispatches(
 fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize>>> {
     let limit = gpu.capabilities().max_binding;
     if weight.view.size <= limit {
-        return Ok(vec![0..weight.n8]);
+        return Ok(std::iter::once(0..weight.n8).collect());
     }
     let panel = weight.panel as u64 * weight.storage.bytes8();
     let panels = (limit / panel.max(1)) as usize;
@@ -343,7 +355,7 @@ fn conv_bands(
         return Err(too_wide(gpu, "one line of a picture", bytes));
     }
     let up = usize::from(conv.upsample);
-    let seen = a.h << up;
+    let seen = conv.seen(a.h, out.h);
     let mut bands = Vec::new();
     for n in 0..out.n {
         for y in (0..out.h).step_by(lines) {
@@ -492,7 +504,11 @@ fn dispatch(
         } else {
             0
         },
+        geometry.seen(a.h, out.h) as u32,
+        geometry.seen(a.w, out.w) as u32,
         r_pitch,
+        0,
+        0,
         0,
     ];
     let z = blocks.batches * blocks.heads;
@@ -601,7 +617,7 @@ pub fn twin_conv(
         for tap in 0..taps {
             let iy = (y * conv.stride + tap / side).wrapping_sub(conv.pad);
             let ix = (x * conv.stride + tap % side).wrapping_sub(conv.pad);
-            if iy >= h << up || ix >= w << up {
+            if iy >= conv.seen(h, oh) || ix >= conv.seen(w, ow) {
                 continue;
             }
             let at = ((b * h + (iy >> up)) * w + (ix >> up)) * c;

@@ -1,1 +1,10 @@
-//! (being built)
+//! SDXL's models written as graphs, layer for layer as the checkpoint names
+//! them, and their weights on the device.
+
+mod blocks;
+pub mod clip;
+pub mod unet;
+pub mod vae;
+mod weights;
+
+pub use weights::{DeviceWeights, Loaded, check};

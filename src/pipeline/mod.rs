@@ -1,1 +1,18 @@
-//! (being built)
+//! A validated request to pictures: conditioning, the denoising loop, decoding.
+
+mod condition;
+mod denoise;
+mod devices;
+pub mod event;
+mod load;
+mod output;
+pub mod request;
+pub mod trace;
+pub mod vae;
+
+pub use devices::devices;
+pub use event::{Cancel, Event};
+pub use load::{LoadOptions, Pipeline, Tiling};
+pub use output::{LoopStats, Observer, Output, Seconds};
+pub use request::{Dtype, RawRequest, Request};
+pub use trace::Trace;

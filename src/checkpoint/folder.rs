@@ -1,0 +1,91 @@
+//! A diffusers folder: `model_index.json` and one folder a component.
+
+use super::architecture;
+use super::fields::Fields;
+use super::scheduler::SchedulerConfig;
+use super::tensor::Part;
+use super::tree::Tree;
+use super::weights::Weights;
+use super::{Checkpoint, Layout, Sources};
+use crate::{Error, Result};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Reads configurations and tokenizers, and opens the weights without reading values.
+pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoint> {
+    let index = tree.fields("model_index.json")?;
+    let base = has_component(tree, &index, "text_encoder");
+    let config = |part: Part| tree.fields(&format!("{}/config.json", part.folder()));
+    let weights = |part: Part| open_weights(tree, part);
+    let first = |part| {
+        Ok((
+            architecture::clip(&config(part)?, false)?,
+            weights(part)?,
+            tree.tokenizer("tokenizer")?,
+        ))
+    };
+    let first = match base {
+        true => Some(first(Part::TextEncoder)?),
+        false => None,
+    };
+    let unet = architecture::unet(&config(Part::UNet)?)?;
+    let vae = architecture::vae(&config(Part::Vae)?)?;
+    let text_encoder_2 = architecture::clip(&config(Part::TextEncoder2)?, true)?;
+    let scheduler = SchedulerConfig::read(&tree.fields("scheduler/scheduler_config.json")?)?;
+    let aesthetics = index.optional_flag("requires_aesthetics_score")?;
+    let second = weights(Part::TextEncoder2)?;
+    let (unet_weights, vae_weights) = (weights(Part::UNet)?, weights(Part::Vae)?);
+    let (text_encoder, first, tokenizer) = match first {
+        Some((config, weights, tokenizer)) => (Some(config), Some(weights), Some(tokenizer)),
+        None => (None, None, None),
+    };
+    let all = first.iter().chain([&second, &unet_weights, &vae_weights]);
+    let checkpoint = Checkpoint {
+        name,
+        layout,
+        unet,
+        vae,
+        text_encoder,
+        text_encoder_2,
+        scheduler,
+        force_zeros_for_empty_prompt: index.flag("force_zeros_for_empty_prompt", true)?,
+        requires_aesthetics_score: aesthetics.unwrap_or(!base),
+        tokenizer,
+        tokenizer_2: tree.tokenizer("tokenizer_2")?,
+        files: all.flat_map(|weights| weights.sizes()).collect(),
+        sources: Sources::new(first.map(|w| w as _), second, unet_weights, vae_weights),
+    };
+    checkpoint.check(&tree.path(""))?;
+    Ok(checkpoint)
+}
+
+/// Whether `model_index.json` names a component; where it is silent, whether its folder is there.
+fn has_component(tree: &Tree, index: &Fields, name: &str) -> bool {
+    match index.map().get(name) {
+        Some(Value::Array(pair)) => pair.iter().any(|v| !v.is_null()),
+        Some(_) => false,
+        None => tree.has(name),
+    }
+}
+
+fn open_weights(tree: &Tree, part: Part) -> Result<Arc<Weights>> {
+    let stem = match part {
+        Part::TextEncoder | Part::TextEncoder2 => "model",
+        Part::UNet | Part::Vae => "diffusion_pytorch_model",
+    };
+    tree.weights(part.folder(), stem).map(Arc::new)
+}
+
+/// The folder at `path`, which must have a `model_index.json`.
+pub(super) fn on_disk(path: &Path) -> Result<Tree> {
+    if path.join("model_index.json").is_file() {
+        return Ok(Tree::Disk(path.to_path_buf()));
+    }
+    let remedy = "point --model at a diffusers folder, which has one, or at a .safetensors file";
+    Err(Error::file(
+        path,
+        "the folder holds no model_index.json",
+        remedy,
+    ))
+}

@@ -1,0 +1,244 @@
+//! What a checkpoint is, from its configuration and headers alone.
+
+use super::tensor::Part;
+use super::{Checkpoint, Layout, PredictionType, expected};
+use crate::Result;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Problems listed one by one; more are counted.
+const MOST_PROBLEMS: usize = 20;
+
+/// What [`Checkpoint::inspect`] finds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub name: String,
+    pub kind: Kind,
+    pub layout: Layout,
+    /// Weight files on disk; none for checkpoints inside the program.
+    pub files: Vec<FileReport>,
+    pub parts: Vec<PartReport>,
+    /// Parameters of all parts.
+    pub parameters: u64,
+    pub unet: UNetReport,
+    pub prediction_type: PredictionType,
+    /// Width and height of the pictures it was trained for, in pixels.
+    pub native_size: usize,
+    /// Tensors that are missing or not as the configuration says; none in a
+    /// checkpoint that can be used.
+    pub problems: Vec<String>,
+}
+
+/// Base or refiner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Base,
+    Refiner,
+}
+
+/// One weight file.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileReport {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+/// One part.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartReport {
+    /// `text_encoder`, `text_encoder_2`, `unet` or `vae`.
+    pub part: &'static str,
+    pub tensors: usize,
+    pub parameters: u64,
+    /// `f32`, `f16`, `bf16`; several where a part mixes them.
+    pub precision: Vec<&'static str>,
+}
+
+/// The UNet's key sizes, highest resolution first.
+#[derive(Debug, Clone, Serialize)]
+pub struct UNetReport {
+    pub in_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    pub layers_per_block: Vec<usize>,
+    /// Transformer blocks of each level; 0 where a level has no attention.
+    pub transformer_layers: Vec<usize>,
+    pub num_attention_heads: Vec<usize>,
+    pub cross_attention_dim: usize,
+}
+
+impl Checkpoint {
+    /// Says what a checkpoint is: opens it as [`Checkpoint::open`] does and
+    /// checks the presence, shape and type of every tensor. Reads no values.
+    pub fn inspect(spec: &str) -> Result<Report> {
+        Ok(Self::open(spec)?.report())
+    }
+
+    /// The same for a checkpoint that is open.
+    pub fn report(&self) -> Report {
+        let mut problems = Vec::new();
+        let parts: Vec<PartReport> = Part::ALL
+            .into_iter()
+            .filter(|part| !(self.is_refiner() && *part == Part::TextEncoder))
+            .map(|part| self.part_report(part, &mut problems))
+            .collect();
+        if problems.len() > MOST_PROBLEMS {
+            let more = problems.len() - MOST_PROBLEMS;
+            problems.truncate(MOST_PROBLEMS);
+            problems.push(format!("{more} more"));
+        }
+        let files = self.files.iter().cloned();
+        Report {
+            name: self.name.clone(),
+            kind: if self.is_refiner() {
+                Kind::Refiner
+            } else {
+                Kind::Base
+            },
+            layout: self.layout,
+            files: match self.layout {
+                Layout::Embedded | Layout::Random => Vec::new(),
+                _ => files
+                    .map(|(path, bytes)| FileReport { path, bytes })
+                    .collect(),
+            },
+            parameters: parts.iter().map(|p| p.parameters).sum(),
+            parts,
+            unet: self.unet_report(),
+            prediction_type: self.scheduler.prediction_type,
+            native_size: self.native_size(),
+            problems,
+        }
+    }
+
+    fn part_report(&self, part: Part, problems: &mut Vec<String>) -> PartReport {
+        let source = self.source(part);
+        let mut precision = BTreeSet::new();
+        let (mut tensors, mut parameters) = (0, 0);
+        for (name, shape) in self.expected(part) {
+            match source.check(&name, &shape) {
+                Err(e) => problems.push(e.to_string()),
+                Ok(()) => {
+                    tensors += 1;
+                    parameters += shape.iter().map(|n| *n as u64).product::<u64>();
+                    precision.extend(source.dtype(&name).map(|d| d.name()));
+                }
+            }
+        }
+        PartReport {
+            part: part.folder(),
+            tensors,
+            parameters,
+            precision: precision.into_iter().collect(),
+        }
+    }
+
+    /// Every tensor that a part must have by its configuration, with its shape.
+    pub fn expected(&self, part: Part) -> Vec<(String, Vec<usize>)> {
+        match part {
+            Part::TextEncoder => self
+                .text_encoder
+                .as_ref()
+                .map(expected::clip)
+                .unwrap_or_default(),
+            Part::TextEncoder2 => expected::clip(&self.text_encoder_2),
+            Part::UNet => expected::unet(&self.unet),
+            Part::Vae => expected::vae(&self.vae),
+        }
+    }
+
+    fn unet_report(&self) -> UNetReport {
+        let c = &self.unet;
+        let attends = c
+            .down_cross_attention
+            .iter()
+            .zip(c.up_cross_attention.iter().rev());
+        let depths = c.transformer_layers_per_block.iter().zip(attends);
+        UNetReport {
+            in_channels: c.in_channels,
+            block_out_channels: c.block_out_channels.clone(),
+            layers_per_block: c.layers_per_block.clone(),
+            transformer_layers: depths
+                .map(|(n, (down, up))| if *down || *up { *n } else { 0 })
+                .collect(),
+            num_attention_heads: c.num_attention_heads.clone(),
+            cross_attention_dim: c.cross_attention_dim,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Base => "SDXL base",
+            Kind::Refiner => "SDXL refiner",
+        };
+        let layout = match self.layout {
+            Layout::DiffusersFolder => "diffusers folder",
+            Layout::SingleFile => "single file",
+            Layout::Embedded => "embedded in the program",
+            Layout::Random => "weights made on the spot",
+        };
+        let prediction = match self.prediction_type {
+            PredictionType::Epsilon => "epsilon",
+            PredictionType::VPrediction => "v_prediction",
+            PredictionType::Sample => "sample",
+        };
+        writeln!(f, "{}: {kind}, {layout}", self.name)?;
+        writeln!(
+            f,
+            "  made for {0}x{0} pixels, predicts {prediction}",
+            self.native_size
+        )?;
+        for p in &self.parts {
+            let (count, precision) = (grouped(p.parameters), p.precision.join(" "));
+            writeln!(
+                f,
+                "  {:<15}{count:>15} parameters in {:>4} tensors, {precision}",
+                p.part, p.tensors
+            )?;
+        }
+        writeln!(
+            f,
+            "  {:<15}{:>15} parameters",
+            "total",
+            grouped(self.parameters)
+        )?;
+        let u = &self.unet;
+        writeln!(
+            f,
+            "  unet channels {:?}, transformer layers {:?}, heads {:?}, text width {}",
+            u.block_out_channels,
+            u.transformer_layers,
+            u.num_attention_heads,
+            u.cross_attention_dim
+        )?;
+        for file in &self.files {
+            writeln!(
+                f,
+                "  {} ({} bytes)",
+                file.path.display(),
+                grouped(file.bytes)
+            )?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "  problem: {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A number with a comma between thousands.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

@@ -1,0 +1,77 @@
+//! The command line: one file a subcommand. Results go to stdout, everything
+//! else to stderr. Exit codes: 0, 2 for a wrong request, 130 when interrupted,
+//! 1 for anything else.
+
+mod devices;
+mod error;
+mod generate;
+mod inspect;
+mod interrupt;
+mod output;
+mod progress;
+mod usage;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Draws pictures from words with SDXL, on any GPU.
+#[derive(Parser)]
+#[command(name = "calotype", version, arg_required_else_help = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(Box<generate::Args>),
+    Devices(devices::Args),
+    Inspect(inspect::Args),
+}
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::report(&error),
+    };
+    start_log();
+    let result = match cli.command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Devices(args) => devices::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error::report(&error),
+    }
+}
+
+/// The log on stderr. `CALOTYPE_LOG` or `RUST_LOG` say what it holds; by default
+/// this program's own warnings, because a driver's would stand between the user
+/// and the one line that matters.
+fn start_log() {
+    let filter = ["CALOTYPE_LOG", "RUST_LOG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        .unwrap_or_else(|| "off,calotype=warn".to_owned());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::builder().parse_lossy(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    // Fails only where a log was started before.
+    let _ = subscriber.try_init();
+}
+
+/// Refuses an empty name, which a forgotten shell variable leaves behind.
+fn checked_model(model: &str) -> calotype::Result<&str> {
+    match model.is_empty() {
+        true => Err(calotype::Error::invalid(
+            "model",
+            "empty",
+            "must be a folder, a .safetensors file, demo or random:sdxl-base",
+        )),
+        false => Ok(model),
+    }
+}

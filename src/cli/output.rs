@@ -1,0 +1,23 @@
+//! What goes to stdout.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// Writes `text` and a line end to stdout. A reader that has gone is no error.
+pub fn line(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("stdout cannot be written; redirect it elsewhere"),
+    }
+}
+
+/// Writes one JSON value on one line of stdout.
+pub fn json(value: &impl Serialize) -> Result<()> {
+    line(&serde_json::to_string(value).context("the result has no JSON form")?)
+}

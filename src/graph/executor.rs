@@ -1,0 +1,315 @@
+//! A graph made ready for a device: slots allocated, dispatches bound.
+
+use super::plan::Plan;
+use super::{Graph, Norm, Op, Product, Value};
+use crate::Result;
+use crate::gpu::{Buffer, Gpu};
+use crate::kernel::attention::Attention;
+use crate::kernel::norm::{GroupNorm, layer_norm};
+use crate::kernel::product::{self, Epilogue, Weight};
+use crate::kernel::{Activation, Dispatch, Program, Storage, Tensor, Tuning, View, map, sinusoid};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Where a graph's weights come from, on the device.
+pub trait Weights {
+    /// Packed weights and the bias (f32, padded to panels of 64).
+    fn product(&self, product: &Product) -> Result<(Weight, Option<View>)>;
+    /// gamma and beta, f32, padded to vec4s.
+    fn norm(&self, norm: &Norm) -> Result<[View; 2]>;
+}
+
+/// A graph on a device. Running it allocates nothing.
+pub struct Executor {
+    once: Program,
+    step: Program,
+    inputs: HashMap<String, Tensor>,
+    outputs: Vec<Tensor>,
+    bytes: u64,
+}
+
+impl Executor {
+    /// Plans, allocates, and binds. `sources` are the buffers that the graph's
+    /// sinusoids read.
+    ///
+    /// # Errors
+    /// Out of memory, a limit that no banding can meet, or missing weights.
+    pub fn new(
+        gpu: &Gpu,
+        tuning: Tuning,
+        storage: Storage,
+        graph: &Graph,
+        weights: &dyn Weights,
+        sources: &HashMap<String, View>,
+    ) -> Result<Self> {
+        let plan = Plan::new(graph, tuning, storage);
+        let slots = plan
+            .slots
+            .iter()
+            .map(|bytes| Ok(Arc::new(gpu.buffer("activations", *bytes)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut lowering = Lowering {
+            gpu,
+            tuning,
+            graph,
+            weights,
+            sources,
+            none: Arc::new(gpu.buffer("none", 256)?),
+            tensors: Vec::new(),
+            scratch: Vec::new(),
+        };
+        lowering.tensors = tensors(graph, &plan, &slots, storage);
+        lowering.scratch = plan
+            .scratch
+            .iter()
+            .map(|taken| taken.iter().map(|s| View::whole(&slots[*s])).collect())
+            .collect();
+        let lower = |range: std::ops::Range<usize>| -> Result<Program> {
+            let mut dispatches = Vec::new();
+            for x in &plan.order[range] {
+                dispatches.extend(lowering.node(*x)?);
+            }
+            Program::new(gpu, dispatches)
+        };
+        let once = lower(0..plan.once)?;
+        let step = lower(plan.once..plan.order.len())?;
+        let inputs = graph
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(i, n)| match &n.op {
+                Op::Input { name } => Some((name.clone(), lowering.tensors[i].clone())),
+                _ => None,
+            });
+        Ok(Self {
+            once,
+            step,
+            inputs: inputs.collect(),
+            outputs: graph
+                .outputs
+                .iter()
+                .map(|x| lowering.tensors[x.0].clone())
+                .collect(),
+            bytes: plan.bytes(),
+        })
+    }
+
+    /// What must run before the first step, and again when a `once` input changes.
+    pub fn once(&self) -> &Program {
+        &self.once
+    }
+
+    pub fn step(&self) -> &Program {
+        &self.step
+    }
+
+    /// Where the input `name` is written; `None` if no output depends on it.
+    pub fn input(&self, name: &str) -> Option<&Tensor> {
+        self.inputs.get(name)
+    }
+
+    pub fn output(&self, i: usize) -> &Tensor {
+        &self.outputs[i]
+    }
+
+    /// Bytes of activations.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Writes rows of `c` values to the input `name`.
+    pub fn write(&self, gpu: &Gpu, name: &str, values: &[f32]) -> Result<()> {
+        let Some(tensor) = self.input(name) else {
+            return Ok(());
+        };
+        let (c, pitch) = (tensor.c, tensor.pitch * 4);
+        debug_assert_eq!(values.len(), tensor.rows() * c);
+        let mut padded = vec![0f32; tensor.rows() * pitch];
+        for (to, from) in padded.chunks_mut(pitch).zip(values.chunks(c)) {
+            to[..c].copy_from_slice(from);
+        }
+        gpu.upload(&tensor.view.buffer, &tensor.storage.encode(&padded))
+    }
+
+    /// The output `i` as rows of `c` values.
+    pub fn read(&self, gpu: &Gpu, i: usize) -> Result<Vec<f32>> {
+        let tensor = self.output(i);
+        let bytes = tensor.rows() as u64 * tensor.row_bytes();
+        let data = gpu.download(&tensor.view.buffer, tensor.view.offset, bytes)?;
+        let values = tensor.storage.decode(&data);
+        let first = tensor.offset * 4;
+        Ok(values
+            .chunks(tensor.pitch * 4)
+            .flat_map(|row| &row[first..first + tensor.c])
+            .copied()
+            .collect())
+    }
+}
+
+/// The tensor of every value.
+fn tensors(graph: &Graph, plan: &Plan, slots: &[Arc<Buffer>], storage: Storage) -> Vec<Tensor> {
+    let mut all: Vec<Tensor> = Vec::with_capacity(graph.nodes.len());
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let [n, h, w, c] = node.shape;
+        all.push(match node.op {
+            Op::Columns { first } => all[node.inputs[0].0].columns(first, c),
+            Op::Reshape => Tensor {
+                n,
+                h,
+                w,
+                ..all[node.inputs[0].0].clone()
+            },
+            _ => {
+                let view = View {
+                    buffer: slots[plan.value[i]].clone(),
+                    offset: 0,
+                    size: Tensor::bytes_of(storage, node.shape).next_multiple_of(16),
+                };
+                Tensor::new(view, storage, node.shape)
+            }
+        });
+    }
+    all
+}
+
+struct Lowering<'a> {
+    gpu: &'a Gpu,
+    tuning: Tuning,
+    graph: &'a Graph,
+    weights: &'a dyn Weights,
+    sources: &'a HashMap<String, View>,
+    /// Bound where a kernel has an operand that a node has not.
+    none: Arc<Buffer>,
+    tensors: Vec<Tensor>,
+    scratch: Vec<Vec<View>>,
+}
+
+impl Lowering<'_> {
+    fn tensor(&self, x: Value) -> &Tensor {
+        &self.tensors[x.0]
+    }
+
+    fn node(&self, x: Value) -> Result<Vec<Dispatch>> {
+        let node = self.graph.node(x);
+        let out = self.tensor(x);
+        let input = |i: usize| self.tensor(node.inputs[i]);
+        match &node.op {
+            Op::Input { .. } | Op::Columns { .. } | Op::Reshape => Ok(vec![]),
+            Op::Sinusoid {
+                source,
+                sinusoid,
+                broadcast,
+            } => {
+                let values = self.sources.get(source).ok_or_else(|| {
+                    self.gpu.error(
+                        format!("no buffer {source} for the graph"),
+                        "report this bug",
+                    )
+                })?;
+                let count = out.n * out.c / sinusoid.dim;
+                let dispatch = sinusoid::dispatch(values, out, *sinusoid, count, *broadcast);
+                Ok(vec![dispatch])
+            }
+            Op::Product { .. } => self.product(x),
+            Op::GroupNorm {
+                norm,
+                groups,
+                activation,
+            } => {
+                let [gamma, beta] = self.weights.norm(norm)?;
+                let [stats, affine] = &self.scratch[x.0][..] else {
+                    return Err(self
+                        .gpu
+                        .error("a group norm has no scratch", "report this bug"));
+                };
+                GroupNorm {
+                    x: input(0),
+                    y: out,
+                    gamma: &gamma,
+                    beta: &beta,
+                    groups: *groups,
+                    eps: norm.eps,
+                    activation: *activation,
+                    stats,
+                    affine,
+                }
+                .dispatches(self.gpu, self.tuning)
+            }
+            Op::LayerNorm { norm } => {
+                let [gamma, beta] = self.weights.norm(norm)?;
+                let dispatch = layer_norm(self.tuning, input(0), &gamma, &beta, out, norm.eps);
+                Ok(vec![dispatch])
+            }
+            Op::Attention { heads, causal } => {
+                let scratch = match &self.scratch[x.0][..] {
+                    [turned, scores] => Some([turned, scores]),
+                    _ => None,
+                };
+                Attention {
+                    q: input(0),
+                    k: input(1),
+                    v: input(2),
+                    out,
+                    heads: *heads,
+                    causal: *causal,
+                    scratch,
+                }
+                .dispatches(self.gpu, self.tuning, &self.none)
+            }
+            Op::Activate(kind) => Ok(self.map(input(0), *kind, None, out)),
+            Op::Add | Op::AddChannel => {
+                Ok(self.map(input(0), Activation::None, Some(input(1)), out))
+            }
+            Op::Concat => {
+                let (a, b) = (input(0), input(1));
+                let mut both = self.map(a, Activation::None, None, &out.columns(0, a.c));
+                both.extend(self.map(b, Activation::None, None, &out.columns(a.c, b.c)));
+                Ok(both)
+            }
+        }
+    }
+
+    fn map(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        b: Option<&Tensor>,
+        y: &Tensor,
+    ) -> Vec<Dispatch> {
+        map::dispatches(self.gpu, self.tuning, &self.none, x, activation, b, y)
+    }
+
+    fn product(&self, x: Value) -> Result<Vec<Dispatch>> {
+        let node = self.graph.node(x);
+        let Op::Product {
+            product,
+            conv,
+            channel,
+            activation,
+            residual,
+        } = &node.op
+        else {
+            return Ok(vec![]);
+        };
+        let (weight, bias) = self.weights.product(product)?;
+        let mut extras = node.inputs[1..].iter().map(|x| self.tensor(*x).clone());
+        let epilogue = Epilogue {
+            scale: None,
+            bias,
+            channel: if *channel { extras.next() } else { None },
+            geglu: product.geglu,
+            activation: *activation,
+            residual: if *residual { extras.next() } else { None },
+        };
+        let product = product::Product {
+            a: self.tensor(node.inputs[0]),
+            weight: &weight,
+            out: self.tensor(x),
+            conv: *conv,
+            blocks: None,
+            epilogue,
+            rows: None,
+        };
+        product::dispatches(self.gpu, self.tuning, &self.none, &product)
+    }
+}

@@ -1,0 +1,208 @@
+//! The memory plan: every value gets a slot of device memory for as long as it
+//! is wanted. A slot is a buffer of its own, since a buffer cannot be read and
+//! written by one dispatch in wgpu.
+
+use super::{Graph, Op, Shape, Value};
+use crate::kernel::{Storage, Tensor, Tuning, attention, norm};
+
+/// Where values lie. Slot numbers index `slots`.
+pub(crate) struct Plan {
+    /// Bytes of each slot.
+    pub slots: Vec<u64>,
+    /// The slot of each node's value; views share their source's.
+    pub value: Vec<usize>,
+    /// Slots that a node uses while it runs.
+    pub scratch: Vec<Vec<usize>>,
+    /// Nodes in the order of execution: those computed once, then the others.
+    pub order: Vec<Value>,
+    /// How many of them are computed once.
+    pub once: usize,
+}
+
+/// Never freed.
+const FOREVER: usize = usize::MAX;
+
+struct Allocator {
+    slots: Vec<u64>,
+    free: Vec<usize>,
+}
+
+impl Allocator {
+    /// The smallest free slot that is large enough; otherwise the largest free
+    /// one, grown; otherwise a new one.
+    fn take(&mut self, bytes: u64) -> usize {
+        let bytes = bytes.max(16).next_multiple_of(256);
+        let fitting = (0..self.free.len())
+            .filter(|i| self.slots[self.free[*i]] >= bytes)
+            .min_by_key(|i| self.slots[self.free[*i]]);
+        let best =
+            fitting.or_else(|| (0..self.free.len()).max_by_key(|i| self.slots[self.free[*i]]));
+        match best {
+            Some(i) => {
+                let slot = self.free.swap_remove(i);
+                self.slots[slot] = self.slots[slot].max(bytes);
+                slot
+            }
+            None => {
+                self.slots.push(bytes);
+                self.slots.len() - 1
+            }
+        }
+    }
+}
+
+/// Bytes that a node needs beside its inputs and output.
+pub(crate) fn scratch_bytes(
+    graph: &Graph,
+    node: &super::Node,
+    tuning: Tuning,
+    storage: Storage,
+) -> Vec<u64> {
+    match &node.op {
+        Op::GroupNorm { .. } => norm::scratch_bytes(node.shape).to_vec(),
+        Op::Attention { heads, .. } => {
+            let [n, queries, _, c] = node.shape;
+            let keys = graph.shape(node.inputs[1])[1];
+            let shape = [n, queries, keys];
+            attention::scratch_bytes(tuning, storage, shape, [*heads, c / heads])
+                .map(|b| b.to_vec())
+                .unwrap_or_default()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The node whose memory `x` is a view of.
+fn root(graph: &Graph, x: Value) -> Value {
+    match graph.node(x).op {
+        Op::Columns { .. } | Op::Reshape => root(graph, graph.node(x).inputs[0]),
+        _ => x,
+    }
+}
+
+fn bytes(storage: Storage, shape: Shape) -> u64 {
+    Tensor::bytes_of(storage, shape)
+}
+
+impl Plan {
+    pub fn new(graph: &Graph, tuning: Tuning, storage: Storage) -> Self {
+        let all = (0..graph.nodes.len()).map(Value);
+        let (first, rest): (Vec<_>, Vec<_>) = all.partition(|x| graph.node(*x).once);
+        let once = first.len();
+        let order: Vec<Value> = first.into_iter().chain(rest).collect();
+        let last_use = last_uses(graph, &order, once);
+        let mut allocator = Allocator {
+            slots: Vec::new(),
+            free: Vec::new(),
+        };
+        let mut value = vec![0; graph.nodes.len()];
+        let mut scratch = vec![Vec::new(); graph.nodes.len()];
+        // Inputs are written before their phase begins, so they are there from
+        // its start.
+        for (phase, range) in [(true, 0..once), (false, once..order.len())] {
+            for x in &order[range.clone()] {
+                let node = graph.node(*x);
+                if matches!(node.op, Op::Input { .. }) && node.once == phase {
+                    value[x.0] = allocator.take(bytes(storage, node.shape));
+                }
+            }
+            for at in range {
+                let x = order[at];
+                let node = graph.node(x);
+                match node.op {
+                    Op::Input { .. } => {}
+                    Op::Columns { .. } | Op::Reshape => value[x.0] = value[root(graph, x).0],
+                    _ => {
+                        value[x.0] = allocator.take(bytes(storage, node.shape));
+                        let wanted = scratch_bytes(graph, node, tuning, storage);
+                        let taken: Vec<_> = wanted.iter().map(|b| allocator.take(*b)).collect();
+                        allocator.free.extend(&taken);
+                        scratch[x.0] = taken;
+                    }
+                }
+                for (i, last) in last_use.iter().enumerate() {
+                    if *last == at {
+                        allocator.free.push(value[i]);
+                    }
+                }
+            }
+        }
+        Self {
+            slots: allocator.slots,
+            value,
+            scratch,
+            order,
+            once,
+        }
+    }
+
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().sum()
+    }
+}
+
+/// For every root value the place in `order` of its last use; views and values
+/// that outlive the run have none.
+fn last_uses(graph: &Graph, order: &[Value], once: usize) -> Vec<usize> {
+    let mut last = vec![FOREVER; graph.nodes.len()];
+    for (at, x) in order.iter().enumerate() {
+        if root(graph, *x) == *x {
+            last[x.0] = at;
+        }
+        for input in &graph.node(*x).inputs {
+            last[root(graph, *input).0] = at;
+        }
+    }
+    for x in 0..graph.nodes.len() {
+        // What is computed once and used in every run must survive them all.
+        if graph.nodes[x].once && last[x] != FOREVER && last[x] >= once {
+            last[x] = FOREVER;
+        }
+    }
+    for x in &graph.outputs {
+        last[root(graph, *x).0] = FOREVER;
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Graph, Product};
+    use super::*;
+
+    /// Values that are alive at the same time must not share a slot.
+    #[test]
+    fn live_values_have_slots_of_their_own() {
+        let mut g = Graph::new();
+        let once = g.input_once("context", [1, 7, 1, 16]);
+        let k = g.linear(once, Product::linear("k", [16, 8]));
+        let mut x = g.input("x", [1, 9, 1, 8]);
+        let skip = x;
+        for i in 0..6 {
+            x = g.linear(x, Product::linear(format!("l{i}"), [8, 8]));
+            x = g.attention([x, k, k], 1, false);
+        }
+        let x = g.concat(x, skip);
+        g.output(x);
+        let g = g.optimise();
+        let plan = Plan::new(&g, Tuning { direct: true }, Storage::F32);
+        let last = last_uses(&g, &plan.order, plan.once);
+        for (at, x) in plan.order.iter().enumerate() {
+            for (earlier, y) in plan.order[..at].iter().enumerate() {
+                let alive = last[y.0] >= at || (g.node(*y).once && last[y.0] == FOREVER);
+                if alive && root(&g, *y) == *y && root(&g, *x) == *x {
+                    assert_ne!(plan.value[x.0], plan.value[y.0], "{at} over {earlier}");
+                }
+            }
+            for slot in &plan.scratch[x.0] {
+                assert_ne!(*slot, plan.value[x.0]);
+                for input in &g.node(*x).inputs {
+                    assert_ne!(*slot, plan.value[root(&g, *input).0]);
+                }
+            }
+        }
+        // Six layers reuse what they leave behind.
+        assert!(plan.slots.len() <= 8, "{} slots", plan.slots.len());
+    }
+}

@@ -1,0 +1,162 @@
+//! Submits programs in pieces that are bounded in time: operating systems reset a
+//! GPU that is busy for about two seconds, and a cancelled run should stop soon.
+
+use crate::gpu::{Gpu, Timestamps};
+use crate::kernel::Program;
+use crate::{Error, Result};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a submission should take.
+const TARGET: Duration = Duration::from_millis(150);
+/// Submissions that may be under way while the next is recorded.
+const IN_FLIGHT: usize = 2;
+/// Operations that a dispatch costs at the least, so that many small ones count.
+const LEAST: u64 = 1 << 20;
+
+/// Runs programs one after another.
+pub struct Runner {
+    gpu: Arc<Gpu>,
+    timestamps: Option<Timestamps>,
+    /// Operations of a submission; follows the measured speed.
+    budget: u64,
+    flying: VecDeque<(wgpu::SubmissionIndex, u64)>,
+    last_done: Instant,
+    busy: f64,
+}
+
+impl Runner {
+    /// `timed` asks for [`Self::busy_seconds`], where the adapter has timestamps.
+    pub fn new(gpu: &Arc<Gpu>, timed: bool) -> Result<Self> {
+        let timestamps = if timed {
+            Timestamps::new(gpu, 2048)?
+        } else {
+            None
+        };
+        let cpu = gpu.capabilities().is_cpu;
+        Ok(Self {
+            gpu: gpu.clone(),
+            timestamps,
+            budget: if cpu { 1 << 30 } else { 1 << 36 },
+            flying: VecDeque::new(),
+            last_done: Instant::now(),
+            busy: 0.0,
+        })
+    }
+
+    /// Runs `programs` in their order after `before` (copies). Returns once all
+    /// but the last submissions are done; see [`Self::finish`].
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] soon after `cancelled` says so; device errors.
+    pub fn run(
+        &mut self,
+        before: impl FnOnce(&mut wgpu::CommandEncoder),
+        programs: &[&Program],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let mut encoder = self.encoder();
+        before(&mut encoder);
+        // Ranges of dispatches that make up one submission.
+        let mut pending: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
+        let mut cost = 0;
+        for (which, program) in programs.iter().enumerate() {
+            let mut start = 0;
+            for i in 0..program.len() {
+                cost += program.flops(i).max(LEAST);
+                if cost >= self.budget {
+                    pending.push((which, start..i + 1));
+                    start = i + 1;
+                    let full = std::mem::replace(&mut encoder, self.encoder());
+                    self.submit(full, programs, &std::mem::take(&mut pending), cost)?;
+                    cost = 0;
+                    if cancelled() {
+                        self.finish()?;
+                        return Err(Error::Cancelled);
+                    }
+                }
+            }
+            pending.push((which, start..program.len()));
+        }
+        self.submit(encoder, programs, &pending, cost)?;
+        if cancelled() {
+            self.finish()?;
+            return Err(Error::Cancelled);
+        }
+        Ok(())
+    }
+
+    /// Waits for everything that was submitted.
+    pub fn finish(&mut self) -> Result<()> {
+        while let Some((index, _)) = self.flying.pop_front() {
+            self.gpu.wait_for(Some(index))?;
+        }
+        Ok(())
+    }
+
+    /// Seconds inside compute passes since the last call, by the device's clock.
+    /// Waits for what is under way.
+    pub fn busy_seconds(&mut self) -> Result<Option<f64>> {
+        self.finish()?;
+        self.collect()?;
+        let busy = std::mem::take(&mut self.busy);
+        Ok(self.timestamps.is_some().then_some(busy))
+    }
+
+    fn collect(&mut self) -> Result<()> {
+        if let Some(timestamps) = &mut self.timestamps {
+            self.busy += timestamps.seconds(&self.gpu)?.iter().sum::<f64>();
+            timestamps.reset();
+        }
+        Ok(())
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        let descriptor = wgpu::CommandEncoderDescriptor { label: None };
+        self.gpu.device().create_command_encoder(&descriptor)
+    }
+
+    fn submit(
+        &mut self,
+        mut encoder: wgpu::CommandEncoder,
+        programs: &[&Program],
+        pieces: &[(usize, std::ops::Range<usize>)],
+        cost: u64,
+    ) -> Result<()> {
+        {
+            let timestamp_writes = self.timestamps.as_mut().and_then(|t| t.next());
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes,
+            });
+            for (which, range) in pieces {
+                programs[*which].record(&mut pass, range.clone());
+            }
+        }
+        if self.flying.is_empty() {
+            self.last_done = Instant::now();
+        }
+        let index = self.gpu.queue().submit([encoder.finish()]);
+        self.flying.push_back((index, cost));
+        while self.flying.len() >= IN_FLIGHT {
+            self.wait_for_oldest()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest submission and learns from how long it took.
+    fn wait_for_oldest(&mut self) -> Result<()> {
+        let Some((index, cost)) = self.flying.pop_front() else {
+            return Ok(());
+        };
+        self.gpu.wait_for(Some(index))?;
+        let took = self.last_done.elapsed().as_secs_f64().max(1e-4);
+        self.last_done = Instant::now();
+        if cost * 4 >= self.budget {
+            let fitting = (cost as f64 / took * TARGET.as_secs_f64()) as u64;
+            self.budget = fitting.clamp(self.budget / 4, self.budget * 2).max(1 << 28);
+        }
+        Ok(())
+    }
+}

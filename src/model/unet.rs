@@ -1,0 +1,304 @@
+//! SDXL's UNet (`UNet2DConditionModel` with `text_time` conditioning), base and
+//! refiner, of any depth, width and block list.
+
+use super::blocks::{self, Norms, conv3x3, resnet};
+use crate::checkpoint::UNetConfig;
+use crate::graph::{Graph, Kernel, Norm, Product, Value};
+use crate::kernel::sinusoid::Sinusoid;
+
+/// What a UNet graph is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Size {
+    pub batch: usize,
+    /// Of the latents.
+    pub height: usize,
+    pub width: usize,
+    /// Of the text.
+    pub tokens: usize,
+}
+
+/// Names of the graph's inputs. `SAMPLE` changes with every step; the others
+/// stay. `TIMESTEP` and `TIME_IDS` are buffers of f32: one value, and those of
+/// every picture of the batch.
+pub const SAMPLE: &str = "sample";
+pub const CONTEXT: &str = "encoder_hidden_states";
+pub const TEXT_EMBEDS: &str = "text_embeds";
+pub const TIMESTEP: &str = "timestep";
+pub const TIME_IDS: &str = "time_ids";
+
+/// The norm inside transformers; diffusers fixes it.
+const TRANSFORMER_EPS: f32 = 1e-6;
+/// Layer norms' default.
+const LAYER_EPS: f32 = 1e-5;
+
+/// The graph: sample `[batch, h, w, in]`, context `[batch, tokens, 1, cross]`,
+/// text_embeds `[batch, 1, 1, pooled]`, and `ids` numbers of micro-conditioning
+/// (6; the refiner's 5) to the prediction `[batch, h, w, out]`.
+pub fn graph(config: &UNetConfig, ids: usize, size: Size) -> Graph {
+    let mut builder = Builder {
+        g: Graph::new(),
+        config,
+        ids,
+        size,
+        norms: Norms {
+            groups: config.norm_num_groups,
+            eps: config.norm_eps,
+        },
+        context: Value::default(),
+        times: Vec::new().into_iter(),
+    };
+    let out = builder.build();
+    builder.g.output(out);
+    builder.g
+}
+
+struct Builder<'a> {
+    g: Graph,
+    config: &'a UNetConfig,
+    ids: usize,
+    size: Size,
+    norms: Norms,
+    context: Value,
+    /// The time embedding's share of every residual block, in their order.
+    times: std::vec::IntoIter<Value>,
+}
+
+impl Builder<'_> {
+    fn build(&mut self) -> Value {
+        let config = self.config;
+        let Size {
+            batch,
+            height,
+            width,
+            tokens,
+        } = self.size;
+        let sample = self
+            .g
+            .input(SAMPLE, [batch, height, width, config.in_channels]);
+        self.context = self
+            .g
+            .input_once(CONTEXT, [batch, tokens, 1, config.cross_attention_dim]);
+        let time = self.time_embedding();
+        self.times = self.time_projections(time).into_iter();
+        let mut x = conv3x3(&mut self.g, "conv_in", sample, config.block_out_channels[0]);
+        let mut skips = vec![x];
+        for level in 0..config.block_out_channels.len() {
+            x = self.down_block(level, x, &mut skips);
+        }
+        x = self.mid_block(x);
+        for block in 0..config.block_out_channels.len() {
+            x = self.up_block(block, x, &mut skips);
+        }
+        let x = self.norms.silu(&mut self.g, "conv_norm_out", x);
+        conv3x3(&mut self.g, "conv_out", x, config.out_channels)
+    }
+
+    fn sinusoid(&self, dim: usize) -> Sinusoid {
+        Sinusoid {
+            dim,
+            cos_first: self.config.flip_sin_to_cos,
+            shift: self.config.freq_shift,
+        }
+    }
+
+    /// `silu(time_embedding(t) + add_embedding(text, ids))`, as all blocks want it.
+    fn time_embedding(&mut self) -> Value {
+        let config = self.config;
+        let batch = self.size.batch;
+        let c = config.block_out_channels[0];
+        let t = self
+            .g
+            .sinusoid(TIMESTEP, self.sinusoid(c), [batch, 1], true, false);
+        let t = self.mlp("time_embedding", t, 4 * c);
+        let dim = config.addition_time_embed_dim;
+        let ids = self.ids;
+        let pooled = config.projection_class_embeddings_input_dim - ids * dim;
+        let text = self.g.input_once(TEXT_EMBEDS, [batch, 1, 1, pooled]);
+        let ids = self
+            .g
+            .sinusoid(TIME_IDS, self.sinusoid(dim), [batch, ids], false, true);
+        let both = self.g.concat(text, ids);
+        let added = self.mlp("add_embedding", both, 4 * c);
+        let sum = self.g.add(t, added);
+        self.g.silu(sum)
+    }
+
+    fn mlp(&mut self, name: &str, x: Value, n: usize) -> Value {
+        let k = self.g.shape(x)[3];
+        let h = self
+            .g
+            .linear(x, Product::linear(format!("{name}.linear_1"), [k, n]));
+        let h = self.g.silu(h);
+        self.g
+            .linear(h, Product::linear(format!("{name}.linear_2"), [n, n]))
+    }
+
+    /// One product for the time projections of all residual blocks.
+    fn time_projections(&mut self, time: Value) -> Vec<Value> {
+        let blocks = resnets(self.config);
+        let k = self.g.shape(time)[3];
+        let product = Product {
+            parts: blocks
+                .iter()
+                .map(|(name, n)| (format!("{name}.time_emb_proj"), *n))
+                .collect(),
+            kernel: Kernel::Linear,
+            k,
+            n: blocks.iter().map(|b| b.1).sum(),
+            bias: true,
+            geglu: false,
+        };
+        let all = self.g.linear(time, product);
+        let mut first = 0;
+        blocks
+            .iter()
+            .map(|(_, n)| {
+                let part = self.g.columns(all, first, *n);
+                first += n;
+                part
+            })
+            .collect()
+    }
+
+    fn resnet(&mut self, name: &str, x: Value, n: usize) -> Value {
+        let time = self.times.next();
+        resnet(&mut self.g, name, x, n, time, self.norms)
+    }
+
+    fn down_block(&mut self, level: usize, mut x: Value, skips: &mut Vec<Value>) -> Value {
+        let config = self.config;
+        let name = format!("down_blocks.{level}");
+        for i in 0..config.layers_per_block[level] {
+            let n = config.block_out_channels[level];
+            x = self.resnet(&format!("{name}.resnets.{i}"), x, n);
+            if config.down_cross_attention[level] {
+                x = self.transformer(&format!("{name}.attentions.{i}"), x, level);
+            }
+            skips.push(x);
+        }
+        if level + 1 < config.block_out_channels.len() {
+            x = blocks::downsample(&mut self.g, &format!("{name}.downsamplers.0"), x, 1);
+            skips.push(x);
+        }
+        x
+    }
+
+    fn mid_block(&mut self, x: Value) -> Value {
+        let last = self.config.block_out_channels.len() - 1;
+        let n = self.config.block_out_channels[last];
+        let x = self.resnet("mid_block.resnets.0", x, n);
+        let x = self.transformer("mid_block.attentions.0", x, last);
+        self.resnet("mid_block.resnets.1", x, n)
+    }
+
+    fn up_block(&mut self, block: usize, mut x: Value, skips: &mut Vec<Value>) -> Value {
+        let config = self.config;
+        let level = config.block_out_channels.len() - 1 - block;
+        let name = format!("up_blocks.{block}");
+        for i in 0..config.layers_per_block[level] + 1 {
+            if let Some(skip) = skips.pop() {
+                x = self.g.concat(x, skip);
+            }
+            let n = config.block_out_channels[level];
+            x = self.resnet(&format!("{name}.resnets.{i}"), x, n);
+            if config.up_cross_attention[block] {
+                x = self.transformer(&format!("{name}.attentions.{i}"), x, level);
+            }
+        }
+        if level > 0 {
+            // Sizes that do not halve evenly come back as they were.
+            let [_, h, w, _] = skips.last().map_or([0; 4], |s| self.g.shape(*s));
+            x = blocks::upsample(&mut self.g, &format!("{name}.upsamplers.0"), x, [h, w]);
+        }
+        x
+    }
+
+    /// `Transformer2DModel`.
+    fn transformer(&mut self, name: &str, x: Value, level: usize) -> Value {
+        let config = self.config;
+        let heads = config.num_attention_heads[level];
+        let [n, h, w, c] = self.g.shape(x);
+        let kernel = if config.use_linear_projection {
+            Kernel::Linear
+        } else {
+            Kernel::Conv1x1
+        };
+        let norms = Norms {
+            eps: TRANSFORMER_EPS,
+            ..self.norms
+        };
+        let y = norms.plain(&mut self.g, &format!("{name}.norm"), x);
+        let y = self.g.reshape(y, [n, h * w, 1]);
+        let product = Product::new(format!("{name}.proj_in"), kernel, [c, c], true);
+        let mut y = self.g.linear(y, product);
+        for i in 0..config.transformer_layers_per_block[level] {
+            y = self.transformer_block(&format!("{name}.transformer_blocks.{i}"), y, heads);
+        }
+        let product = Product::new(format!("{name}.proj_out"), kernel, [c, c], true);
+        let y = self.g.linear(y, product);
+        let tokens = self.g.reshape(x, [n, h * w, 1]);
+        let y = self.g.add(y, tokens);
+        self.g.reshape(y, [n, h, w])
+    }
+
+    /// `BasicTransformerBlock`: self attention, cross attention, gated feed-forward.
+    fn transformer_block(&mut self, name: &str, x: Value, heads: usize) -> Value {
+        let g = &mut self.g;
+        let c = g.shape(x)[3];
+        let cross = g.shape(self.context)[3];
+        let norm = |i: usize| Norm::new(format!("{name}.norm{i}"), c, LAYER_EPS);
+        let layer = |part: &str| format!("{name}.{part}");
+
+        let h = g.layer_norm(x, norm(1));
+        let parts = ["to_q", "to_k", "to_v"].map(|p| layer(&format!("attn1.{p}")));
+        let qkv = g.linear(h, Product::side_by_side(&parts, [c, c], false));
+        let qkv = [0, c, 2 * c].map(|first| g.columns(qkv, first, c));
+        let h = g.attention(qkv, heads, false);
+        let h = g.linear(h, Product::linear(layer("attn1.to_out.0"), [c, c]));
+        let x = g.add(h, x);
+
+        let h = g.layer_norm(x, norm(2));
+        let q = g.linear(
+            h,
+            Product::side_by_side(&[layer("attn2.to_q")], [c, c], false),
+        );
+        let parts = ["to_k", "to_v"].map(|p| layer(&format!("attn2.{p}")));
+        let kv = g.linear(
+            self.context,
+            Product::side_by_side(&parts, [cross, c], false),
+        );
+        let [k, v] = [0, c].map(|first| g.columns(kv, first, c));
+        let h = g.attention([q, k, v], heads, false);
+        let h = g.linear(h, Product::linear(layer("attn2.to_out.0"), [c, c]));
+        let x = g.add(h, x);
+
+        let h = g.layer_norm(x, norm(3));
+        let product = Product::linear(layer("ff.net.0.proj"), [c, 8 * c]).with_geglu();
+        let h = g.linear(h, product);
+        let h = g.linear(h, Product::linear(layer("ff.net.2"), [4 * c, c]));
+        g.add(h, x)
+    }
+}
+
+/// Names and output channels of all residual blocks, in the order of execution.
+fn resnets(config: &UNetConfig) -> Vec<(String, usize)> {
+    let levels = config.block_out_channels.len();
+    let mut all = Vec::new();
+    for level in 0..levels {
+        for i in 0..config.layers_per_block[level] {
+            let name = format!("down_blocks.{level}.resnets.{i}");
+            all.push((name, config.block_out_channels[level]));
+        }
+    }
+    let last = config.block_out_channels[levels - 1];
+    all.push(("mid_block.resnets.0".into(), last));
+    all.push(("mid_block.resnets.1".into(), last));
+    for block in 0..levels {
+        let level = levels - 1 - block;
+        for i in 0..config.layers_per_block[level] + 1 {
+            let name = format!("up_blocks.{block}.resnets.{i}");
+            all.push((name, config.block_out_channels[level]));
+        }
+    }
+    all
+}

@@ -1,0 +1,283 @@
+//! Weights on the device: read from the checkpoint tensor by tensor, repacked
+//! once into the layout of the product kernel, uploaded in pieces.
+
+use crate::Result;
+use crate::checkpoint::{DType, TensorSource, TensorView};
+use crate::gpu::Gpu;
+use crate::graph::{Graph, Norm, Product, Weights};
+use crate::kernel::View;
+use crate::kernel::product::{Weight, WeightStorage};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// Checks that `source` has every tensor that `graph` reads. Nothing is read.
+pub fn check(graph: &Graph, source: &dyn TensorSource) -> Result<()> {
+    for product in graph.products() {
+        for (name, shape) in product.tensors() {
+            source.check(&name, &shape)?;
+        }
+    }
+    for norm in graph.norms() {
+        for end in ["weight", "bias"] {
+            source.check(&format!("{}.{end}", norm.name), &[norm.channels])?;
+        }
+    }
+    Ok(())
+}
+
+/// The weights of one part on one device. Graphs of different sizes share them.
+pub struct DeviceWeights<'a> {
+    gpu: &'a Gpu,
+    source: &'a dyn TensorSource,
+    storage: WeightStorage,
+    loaded: &'a Loaded,
+}
+
+/// What has been uploaded.
+#[derive(Default)]
+pub struct Loaded {
+    products: Mutex<HashMap<String, (Weight, Option<View>)>>,
+    norms: Mutex<HashMap<String, [View; 2]>>,
+}
+
+impl<'a> DeviceWeights<'a> {
+    pub fn new(
+        gpu: &'a Gpu,
+        source: &'a dyn TensorSource,
+        storage: WeightStorage,
+        loaded: &'a Loaded,
+    ) -> Self {
+        Self {
+            gpu,
+            source,
+            storage,
+            loaded,
+        }
+    }
+
+    fn upload(&self, label: &str, bytes: &[u8]) -> Result<View> {
+        let buffer = Arc::new(self.gpu.buffer(label, bytes.len() as u64)?);
+        self.gpu.upload(&buffer, bytes)?;
+        Ok(View::whole(&buffer))
+    }
+
+    /// f32 values padded with zeros to a multiple of `multiple`.
+    fn vector(&self, name: &str, values: Vec<f32>, multiple: usize) -> Result<View> {
+        let mut values = values;
+        values.resize(values.len().next_multiple_of(multiple), 0.0);
+        self.upload(name, bytemuck::cast_slice(&values))
+    }
+
+    fn load_product(&self, product: &Product) -> Result<(Weight, Option<View>)> {
+        let mut parts = Vec::new();
+        let mut bias = Vec::new();
+        for (name, shape) in product.tensors() {
+            let view = self.source.read(&name, &shape)?;
+            match shape[..] {
+                [n] => bias.extend(view.values(0..n)),
+                [n, ..] => parts.push((view, n)),
+                [] => {}
+            }
+        }
+        let layout = Layout::new(product);
+        let label = &product.parts[0].0;
+        // Values that are f16 in the file lose nothing by staying f16.
+        let all_f16 = parts.iter().all(|(view, _)| view.dtype == DType::F16);
+        let storage = if all_f16 {
+            WeightStorage::F16
+        } else {
+            self.storage
+        };
+        let view = match storage {
+            WeightStorage::F32 => {
+                self.upload(label, bytemuck::cast_slice(&pack::<f32>(&layout, &parts)))?
+            }
+            WeightStorage::F16 => {
+                self.upload(label, bytemuck::cast_slice(&pack::<f16>(&layout, &parts)))?
+            }
+        };
+        let (taps, k) = (layout.taps, product.k);
+        let weight = Weight::packed(view, storage, taps, k, layout.columns);
+        let bias = if product.bias {
+            let ordered = (0..layout.columns)
+                .map(|j| layout.source(j).map_or(0.0, |from| bias[from]))
+                .collect();
+            Some(self.vector(label, ordered, 64)?)
+        } else {
+            None
+        };
+        Ok((weight, bias))
+    }
+}
+
+impl Weights for DeviceWeights<'_> {
+    fn product(&self, product: &Product) -> Result<(Weight, Option<View>)> {
+        let key = &product.parts[0].0;
+        if let Some(found) = lock(&self.loaded.products).get(key) {
+            return Ok(found.clone());
+        }
+        let made = self.load_product(product)?;
+        lock(&self.loaded.products).insert(key.clone(), made.clone());
+        Ok(made)
+    }
+
+    fn norm(&self, norm: &Norm) -> Result<[View; 2]> {
+        if let Some(found) = lock(&self.loaded.norms).get(&norm.name) {
+            return Ok(found.clone());
+        }
+        let load = |end: &str| {
+            let name = format!("{}.{end}", norm.name);
+            let values = self.source.read(&name, &[norm.channels])?;
+            self.vector(&name, values.values(0..norm.channels), 4)
+        };
+        let made = [load("weight")?, load("bias")?];
+        lock(&self.loaded.norms).insert(norm.name.clone(), made.clone());
+        Ok(made)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Where a packed column comes from.
+struct Layout {
+    taps: usize,
+    k: usize,
+    /// Columns of the source, gates included.
+    n: usize,
+    /// Packed columns.
+    columns: usize,
+    geglu: bool,
+}
+
+impl Layout {
+    fn new(product: &Product) -> Self {
+        let half = (product.n / 2).next_multiple_of(4);
+        Self {
+            taps: product.kernel.taps(),
+            k: product.k,
+            n: product.n,
+            columns: if product.geglu { 2 * half } else { product.n },
+            geglu: product.geglu,
+        }
+    }
+
+    /// The source column of packed column `j`; `None` for padding. Gated layers
+    /// alternate four values and four gates, so that both meet in one invocation.
+    fn source(&self, j: usize) -> Option<usize> {
+        if !self.geglu {
+            return (j < self.n).then_some(j);
+        }
+        let half = self.n / 2;
+        let column = j / 8 * 4 + j % 4;
+        (column < half).then_some(if j % 8 < 4 { column } else { half + column })
+    }
+}
+
+/// A value that weights are packed as.
+trait Value: bytemuck::Pod + Send + Sync {
+    fn from_f32(x: f32) -> Self;
+    /// The tensor's values where no conversion is needed.
+    fn borrow<'a>(view: &'a TensorView<'_>) -> Option<&'a [Self]>;
+}
+
+impl Value for f32 {
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn borrow<'a>(view: &'a TensorView<'_>) -> Option<&'a [Self]> {
+        (view.dtype == DType::F32)
+            .then(|| bytemuck::try_cast_slice(&view.data).ok())
+            .flatten()
+    }
+}
+
+impl Value for f16 {
+    fn from_f32(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+
+    fn borrow<'a>(view: &'a TensorView<'_>) -> Option<&'a [Self]> {
+        (view.dtype == DType::F16)
+            .then(|| bytemuck::try_cast_slice(&view.data).ok())
+            .flatten()
+    }
+}
+
+/// Packs tensors `[n, k, taps]`, side by side, into panels of 64 columns
+/// `[columns / 64, taps, k rounded up to 4, 64]` (see `kernel::product`).
+fn pack<T: Value>(layout: &Layout, parts: &[(TensorView<'_>, usize)]) -> Vec<T> {
+    let converted: Vec<std::borrow::Cow<'_, [T]>> = parts
+        .iter()
+        .map(|(view, n)| match T::borrow(view) {
+            Some(values) => values.into(),
+            None => {
+                let count = n * layout.k * layout.taps;
+                let values: Vec<f32> = view.values(0..count);
+                values
+                    .into_par_iter()
+                    .map(T::from_f32)
+                    .collect::<Vec<_>>()
+                    .into()
+            }
+        })
+        .collect();
+    // The row of every source column.
+    let row = layout.k * layout.taps;
+    let rows: Vec<&[T]> = parts
+        .iter()
+        .zip(&converted)
+        .flat_map(|((_, n), values)| (0..*n).map(move |i| &values[i * row..(i + 1) * row]))
+        .collect();
+    let k4 = layout.k.next_multiple_of(4);
+    let panel = layout.taps * k4 * 64;
+    let mut packed = vec![T::zeroed(); layout.columns.div_ceil(64) * panel];
+    packed
+        .par_chunks_mut(panel)
+        .enumerate()
+        .for_each(|(p, out)| pack_panel(layout, &rows, p, out));
+    packed
+}
+
+/// Packs the panel `p`, a few rows of the output at a time, so that what is
+/// written stays in the processor's first cache.
+fn pack_panel<T: Value>(layout: &Layout, rows: &[&[T]], p: usize, out: &mut [T]) {
+    let k4 = layout.k.next_multiple_of(4);
+    let taps = layout.taps;
+    for start in (0..layout.k).step_by(16) {
+        let end = (start + 16).min(layout.k);
+        for column in 0..64 {
+            let place = p * 64 + column;
+            if place >= layout.columns {
+                break;
+            }
+            let Some(source) = layout.source(place) else {
+                continue;
+            };
+            let values = &rows[source][start * taps..end * taps];
+            for (k, values) in values.chunks_exact(taps).enumerate() {
+                for (tap, value) in values.iter().enumerate() {
+                    out[(tap * k4 + start + k) * 64 + column] = *value;
+                }
+            }
+        }
+    }
+}
+
+impl TensorView<'_> {
+    /// The values `range` (counted in values) as f32.
+    pub fn values(&self, range: std::ops::Range<usize>) -> Vec<f32> {
+        let size = self.dtype.size();
+        let bytes = &self.data[range.start * size..range.end * size];
+        let halves = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        match self.dtype {
+            DType::F32 => bytemuck::pod_collect_to_vec(bytes),
+            DType::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            DType::BF16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! The denoising loop. Everything is recorded beforehand: a step copies its
+//! numbers into place and runs the same dispatches as every other.
+
+use super::condition::{Conditioning, Prompt, time_id_count};
+use super::vae::to_planes;
+use super::{Event, LoopStats, Observer, Pipeline, Request};
+use crate::checkpoint::Part;
+use crate::gpu::{Buffer, Gpu};
+use crate::graph::{Executor, Runner};
+use crate::kernel::latent::{self, StepValues};
+use crate::kernel::{Program, Storage, Tensor, View};
+use crate::model::unet::{self, CONTEXT, SAMPLE, TEXT_EMBEDS, TIME_IDS, TIMESTEP};
+use crate::model::{DeviceWeights, Loaded};
+use crate::schedule::{self, NoiseGenerator, Plan, TorchCpuGenerator};
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Bytes from one step's numbers to the next in the table.
+const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
+
+/// Latents of one picture, channels last: `[h, w, c]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latents {
+    pub h: usize,
+    pub w: usize,
+    pub values: Vec<f32>,
+}
+
+/// A UNet call with the prompts of its batch.
+struct Call {
+    /// One prompt a picture of the batch.
+    prompts: Vec<Prompt>,
+    /// Where this call's prediction is kept for guidance.
+    keep: Option<Arc<Buffer>>,
+}
+
+/// The UNet, bound for one request.
+pub struct Denoiser<'a> {
+    pipeline: &'a Pipeline,
+    plan: Plan,
+    unet: Executor,
+    calls: Vec<Call>,
+    before: Program,
+    after: Program,
+    latents: Arc<Buffer>,
+    prediction: Arc<Buffer>,
+    step: Arc<Buffer>,
+    table: Arc<Buffer>,
+    time_ids: Arc<Buffer>,
+    shape: Shape,
+}
+
+/// Of the latents.
+#[derive(Clone, Copy)]
+struct Shape {
+    h: usize,
+    w: usize,
+    c: usize,
+}
+
+impl Shape {
+    fn bytes(self) -> u64 {
+        Tensor::bytes_of(Storage::F32, [1, self.h, self.w, self.c])
+    }
+}
+
+impl<'a> Denoiser<'a> {
+    /// Plans the loop. `batched`: a guided step is one UNet call of two pictures
+    /// rather than two calls, which need half the memory for activations.
+    pub fn new(
+        pipeline: &'a Pipeline,
+        loaded: &Loaded,
+        request: &Request,
+        conditioning: &Conditioning,
+        batched: bool,
+    ) -> Result<Self> {
+        let Pipeline {
+            gpu,
+            tuning,
+            checkpoint,
+            precision,
+            ..
+        } = pipeline;
+        let scheduler = schedule::create(
+            request.scheduler,
+            &schedule::Config::from_json(
+                "scheduler_config.json",
+                &serde_json::to_value(&checkpoint.scheduler).unwrap_or_default(),
+            )?,
+        )?;
+        let plan = scheduler.plan(request.steps)?;
+        let scale = checkpoint.vae_scale();
+        let shape = Shape {
+            h: request.height / scale,
+            w: request.width / scale,
+            c: checkpoint.unet.in_channels,
+        };
+        let prompts = conditioning.negative.iter().chain([&conditioning.positive]);
+        let mut calls: Vec<Call> = Vec::new();
+        let guided = conditioning.negative.is_some();
+        for prompt in prompts.cloned() {
+            match calls.last_mut() {
+                Some(call) if batched => call.prompts.push(prompt),
+                _ => calls.push(Call {
+                    prompts: vec![prompt],
+                    keep: None,
+                }),
+            }
+        }
+        let size = unet::Size {
+            batch: calls[0].prompts.len(),
+            height: shape.h,
+            width: shape.w,
+            tokens: conditioning.tokens,
+        };
+        let ids = time_id_count(checkpoint);
+        let make = |label: &str, bytes: u64| Ok::<_, Error>(Arc::new(gpu.buffer(label, bytes)?));
+        let latents = make("latents", shape.bytes())?;
+        let prediction = make("prediction", shape.bytes())?;
+        let step = make("step", STEP_BYTES)?;
+        let table = make("steps", STEP_BYTES * plan.steps.len() as u64)?;
+        let time_ids = make("time ids", (size.batch * ids * 4) as u64)?;
+        let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
+        tracing::debug!("UNet\n{graph}");
+        let sources = HashMap::from([
+            (TIMESTEP.to_string(), View::whole(&step)),
+            (TIME_IDS.to_string(), View::whole(&time_ids)),
+        ]);
+        let source = checkpoint.source(Part::UNet);
+        let weights = DeviceWeights::new(gpu, source, precision.weights, loaded);
+        let storage = precision.activations;
+        let unet = Executor::new(gpu, *tuning, storage, &graph, &weights, &sources)?;
+        gpu.check()?;
+
+        let step_view = View::whole(&step);
+        let sample = unet.input(SAMPLE).cloned();
+        let sample = sample.ok_or_else(|| gpu.error("the UNet has no input", "report this bug"))?;
+        let input = latent::input(*tuning, &View::whole(&latents), &step_view, &sample);
+        let before = Program::new(gpu, vec![input])?;
+        let out = unet.output(0).clone();
+        let kept = if calls.len() > 1 {
+            let bytes = out.view.size;
+            calls[0].keep = Some(make("negative prediction", bytes)?);
+            calls[0].keep.as_ref().map(|buffer| Tensor {
+                view: View::whole(buffer),
+                ..out.clone()
+            })
+        } else {
+            None
+        };
+        let negative = match &kept {
+            Some(kept) => Some((kept, 0)),
+            None => guided.then_some((&out, 0)),
+        };
+        let positive = (&out, size.batch - 1);
+        let prediction_view = View::whole(&prediction);
+        let count = (shape.bytes() / 16) as usize;
+        let after = Program::new(
+            gpu,
+            vec![
+                latent::guidance(*tuning, negative, positive, &step_view, &prediction_view),
+                latent::update(
+                    *tuning,
+                    &View::whole(&latents),
+                    &prediction_view,
+                    &step_view,
+                    count,
+                ),
+            ],
+        )?;
+        upload_steps(gpu, &table, &plan, request)?;
+        Ok(Self {
+            pipeline,
+            plan,
+            unet,
+            calls,
+            before,
+            after,
+            latents,
+            prediction,
+            step,
+            table,
+            time_ids,
+            shape,
+        })
+    }
+
+    /// Runs every picture of the request, one after another, so that each is the
+    /// same whatever its company.
+    pub fn run(
+        &mut self,
+        request: &Request,
+        observer: &mut Observer<'_>,
+    ) -> Result<(Vec<Latents>, LoopStats)> {
+        let gpu = &self.pipeline.gpu;
+        let mut runner = Runner::new(gpu, true)?;
+        self.condition(&mut runner, 0)?;
+        let mut gathered = Gathered::default();
+        let steps = self.plan.steps.len();
+        let total = steps * request.samples;
+        (observer.events)(Event::Step { index: 0, total });
+        let mut all = Vec::new();
+        let mut wall = 0.0;
+        let mut busy = Some(0.0);
+        let mut stats = LoopStats::default();
+        for (picture, seed) in request.seeds().into_iter().enumerate() {
+            let first = self.first_latents(seed);
+            gpu.upload(&self.latents, &Storage::F32.encode(&self.padded(&first)))?;
+            gpu.wait()?;
+            runner.busy_seconds()?;
+            if observer.trace.is_some() {
+                gathered.put("latents.000", &self.planes(&first));
+            }
+            let counters = gpu.counters();
+            let buffers = counters.buffers_created.load(Ordering::Relaxed);
+            let pipelines = counters.pipelines_created.load(Ordering::Relaxed);
+            let start = Instant::now();
+            for k in 0..steps {
+                self.step(&mut runner, k, observer)?;
+                if observer.trace.is_some() {
+                    runner.finish()?;
+                    let prediction = self.read(&self.prediction)?;
+                    gathered.put(&format!("noise_pred.{k:03}"), &self.planes(&prediction));
+                    let latents = self.read(&self.latents)?;
+                    gathered.put(&format!("latents.{:03}", k + 1), &self.planes(&latents));
+                }
+                (observer.events)(Event::Step {
+                    index: picture * steps + k + 1,
+                    total,
+                });
+            }
+            runner.finish()?;
+            wall += start.elapsed().as_secs_f64();
+            stats.loop_buffers_created +=
+                counters.buffers_created.load(Ordering::Relaxed) - buffers;
+            stats.loop_pipelines_created +=
+                counters.pipelines_created.load(Ordering::Relaxed) - pipelines;
+            busy = busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
+            let values = self.read(&self.latents)?;
+            all.push(Latents {
+                h: self.shape.h,
+                w: self.shape.w,
+                values,
+            });
+        }
+        stats.gpu_busy = busy.filter(|_| wall > 0.0).map(|b| b / wall);
+        if let Some(trace) = &mut observer.trace {
+            self.record(&gathered, request.samples, trace);
+        }
+        Ok((all, stats))
+    }
+
+    /// Writes a call's prompts to the UNet's inputs and runs what follows from
+    /// them alone.
+    fn condition(&self, runner: &mut Runner, call: usize) -> Result<()> {
+        let gpu = &self.pipeline.gpu;
+        runner.finish()?;
+        let prompts = &self.calls[call].prompts;
+        let join = |part: fn(&Prompt) -> &Vec<f32>| -> Vec<f32> {
+            prompts.iter().flat_map(|p| part(p).clone()).collect()
+        };
+        self.unet.write(gpu, CONTEXT, &join(|p| &p.embeds))?;
+        self.unet.write(gpu, TEXT_EMBEDS, &join(|p| &p.pooled))?;
+        let ids = join(|p| &p.time_ids);
+        gpu.upload(&self.time_ids, bytemuck::cast_slice(&ids))?;
+        runner.run(|_| {}, &[self.unet.once()], &|| false)
+    }
+
+    fn step(&self, runner: &mut Runner, k: usize, observer: &Observer<'_>) -> Result<()> {
+        let cancelled = || observer.cancel.is_cancelled();
+        let numbers = |encoder: &mut wgpu::CommandEncoder| {
+            let (from, to) = (self.table.raw(), self.step.raw());
+            encoder.copy_buffer_to_buffer(from, k as u64 * STEP_BYTES, to, 0, STEP_BYTES);
+        };
+        if self.calls.len() == 1 {
+            let programs = [&self.before, self.unet.step(), &self.after];
+            return runner.run(numbers, &programs, &cancelled);
+        }
+        let out = &self.unet.output(0).view;
+        for (i, call) in self.calls.iter().enumerate() {
+            self.condition(runner, i)?;
+            runner.run(numbers, &[&self.before, self.unet.step()], &cancelled)?;
+            if let Some(keep) = &call.keep {
+                let copy = |encoder: &mut wgpu::CommandEncoder| {
+                    let from = out.buffer.raw();
+                    encoder.copy_buffer_to_buffer(from, out.offset, keep.raw(), 0, out.size);
+                };
+                runner.run(copy, &[], &cancelled)?;
+            }
+        }
+        runner.run(|_| {}, &[&self.after], &cancelled)
+    }
+
+    /// The first latents: torch's noise `[c, h, w]`, channels last, times the
+    /// scheduler's first deviation.
+    fn first_latents(&self, seed: u64) -> Vec<f32> {
+        let Shape { h, w, c } = self.shape;
+        let noise = TorchCpuGenerator::new(seed).randn(c * h * w);
+        let sigma = self.plan.grid.init_noise_sigma;
+        (0..h * w)
+            .flat_map(|i| (0..c).map(move |j| (i, j)))
+            .map(|(i, j)| noise[j * h * w + i] * sigma)
+            .collect()
+    }
+
+    /// Rows of c values, padded to vec4s.
+    fn padded(&self, values: &[f32]) -> Vec<f32> {
+        let c = self.shape.c;
+        let pitch = c.next_multiple_of(4);
+        values
+            .chunks(c)
+            .flat_map(|row| (0..pitch).map(|i| row.get(i).copied().unwrap_or(0.0)))
+            .collect()
+    }
+
+    fn read(&self, buffer: &Buffer) -> Result<Vec<f32>> {
+        let bytes = self.pipeline.gpu.download(buffer, 0, self.shape.bytes())?;
+        let values = Storage::F32.decode(&bytes);
+        let c = self.shape.c;
+        Ok(values
+            .chunks(c.next_multiple_of(4))
+            .flat_map(|row| row[..c].to_vec())
+            .collect())
+    }
+
+    fn planes(&self, values: &[f32]) -> Vec<f32> {
+        to_planes(values, self.shape.c)
+    }
+
+    fn record(&self, gathered: &Gathered, samples: usize, trace: &mut super::Trace) {
+        let Shape { h, w, c } = self.shape;
+        for (name, values) in &gathered.0 {
+            trace.put_f32(name, &[samples, c, h, w], values);
+        }
+        let steps = self.plan.steps.len();
+        let last = format!("latents.{steps:03}");
+        if let Some(values) = gathered.0.get(&last) {
+            trace.put_f32("base_latents", &[samples, c, h, w], values);
+        }
+        let grid = &self.plan.grid;
+        trace.put_f32("timesteps", &[grid.timesteps.len()], &grid.timesteps);
+        trace.put_f32("sigmas", &[grid.sigmas.len()], &grid.sigmas);
+    }
+}
+
+/// Tensors of every picture, one after another, by name.
+#[derive(Default)]
+struct Gathered(BTreeMap<String, Vec<f32>>);
+
+impl Gathered {
+    fn put(&mut self, name: &str, values: &[f32]) {
+        self.0
+            .entry(name.to_string())
+            .or_default()
+            .extend_from_slice(values);
+    }
+}
+
+/// The numbers of every step, in a table on the device.
+fn upload_steps(gpu: &Gpu, table: &Buffer, plan: &Plan, request: &Request) -> Result<()> {
+    let rows = plan
+        .steps
+        .iter()
+        .map(|step| {
+            if step.draws_noise || !step.store.is_empty() || !step.update.history.is_empty() {
+                let allowed = "only solvers without history and noise run yet";
+                return Err(Error::invalid("scheduler", request.scheduler, allowed));
+            }
+            Ok(StepValues {
+                timestep: step.timestep,
+                input_scale: step.input_scale as f32,
+                guidance_scale: request.guidance_scale as f32,
+                a: step.update.sample as f32,
+                b: step.update.output as f32,
+                unused: [0.0; 3],
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    gpu.upload(table, bytemuck::cast_slice(&rows))
+}

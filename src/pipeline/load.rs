@@ -1,0 +1,306 @@
+//! A checkpoint and a device, ready to draw.
+
+use super::condition;
+use super::denoise::{Denoiser, Latents};
+use super::vae::{self, Vae};
+use super::{Dtype, Event, LoopStats, Observer, Output, Request, Seconds, Trace};
+use crate::checkpoint::{Checkpoint, Part};
+use crate::gpu::{AdapterChoice, Gpu};
+use crate::graph::Graph;
+use crate::kernel::product::WeightStorage;
+use crate::kernel::{Storage, Tuning};
+use crate::model::{self, Loaded, clip, unet};
+use crate::picture::Picture;
+use crate::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Whether the VAE works on tiles with blended seams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tiling {
+    /// Where memory or the adapter's largest buffer asks for it.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Which model on which device.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LoadOptions {
+    /// A folder, a `.safetensors` file, `demo`, or `random:NAME`.
+    pub model: String,
+    /// An index or a part of an adapter's name.
+    pub adapter: Option<String>,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: Option<String>,
+    pub dtype: Dtype,
+    /// Precision of the UNet's activations; `Auto` follows `dtype`, but keeps f32
+    /// on CPU adapters, where f16 saves nothing.
+    pub activations: Dtype,
+    /// Two UNet calls a guided step instead of one of twice the batch.
+    pub low_memory: bool,
+    pub vae_tiling: Tiling,
+}
+
+/// The precisions in use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Precision {
+    pub weights: WeightStorage,
+    pub activations: Storage,
+    pub vae: Storage,
+}
+
+impl Precision {
+    fn choose(options: &LoadOptions, gpu: &Gpu, force_upcast: bool) -> Result<Self> {
+        let c = gpu.capabilities();
+        let dtype = match options.dtype {
+            Dtype::Auto if c.shader_f16 && !c.is_cpu => Dtype::F16,
+            Dtype::Auto => Dtype::F32,
+            given => given,
+        };
+        let activations = match (options.activations, dtype) {
+            (Dtype::Auto, Dtype::F16) if c.shader_f16 && !c.is_cpu => Storage::F16,
+            (Dtype::Auto | Dtype::F32, _) => Storage::F32,
+            (Dtype::F16, _) if c.shader_f16 => Storage::F16,
+            (Dtype::F16, _) => {
+                return Err(gpu.error(
+                    "has no 16-bit floats in shaders (SHADER_F16)",
+                    "use --activations f32; weights may still be f16",
+                ));
+            }
+        };
+        Ok(Self {
+            weights: match dtype {
+                Dtype::F16 => WeightStorage::F16,
+                _ => WeightStorage::F32,
+            },
+            activations,
+            vae: if force_upcast {
+                Storage::F32
+            } else {
+                activations
+            },
+        })
+    }
+}
+
+/// A loaded model.
+pub struct Pipeline {
+    pub(super) gpu: Arc<Gpu>,
+    pub(super) tuning: Tuning,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) precision: Precision,
+    options: LoadOptions,
+    unet: Loaded,
+    vae: Loaded,
+    load_seconds: f64,
+}
+
+impl Pipeline {
+    /// Opens the checkpoint, checks every tensor that will be wanted, and only
+    /// then opens the device. Weights follow when they are first needed.
+    pub fn load(options: &LoadOptions, observer: &mut Observer<'_>) -> Result<Self> {
+        let start = Instant::now();
+        (observer.events)(Event::Loading {
+            part: "checkpoint".into(),
+        });
+        observer.cancel.check()?;
+        let checkpoint = Checkpoint::open(&options.model)?;
+        check(&checkpoint)?;
+        observer.cancel.check()?;
+        let gpu = Gpu::open(&AdapterChoice {
+            adapter: options.adapter.clone(),
+            backend: options.backend.clone(),
+            ..Default::default()
+        })?;
+        let precision = Precision::choose(options, &gpu, checkpoint.vae.force_upcast)?;
+        Ok(Self {
+            tuning: Tuning::of(gpu.capabilities()),
+            gpu,
+            checkpoint,
+            precision,
+            options: options.clone(),
+            unet: Loaded::default(),
+            vae: Loaded::default(),
+            load_seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Width and height in pixels that the model was trained for.
+    pub fn native_size(&self) -> (usize, usize) {
+        let side = self.checkpoint.native_size();
+        (side, side)
+    }
+
+    /// Carries out a request.
+    pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
+        let scale = self.checkpoint.vae_scale();
+        for (field, value) in [("width", request.width), ("height", request.height)] {
+            if value % scale != 0 {
+                let allowed = format!("this model's sizes are multiples of {scale} pixels");
+                return Err(Error::invalid(field, value, allowed));
+            }
+        }
+        let mut seconds = Seconds {
+            load: self.load_seconds,
+            ..Default::default()
+        };
+        let mut watch = Stopwatch(Instant::now());
+        let mut warnings = Vec::new();
+        (observer.events)(Event::Encoding);
+        let conditioning = condition::encode(self, request, observer, &mut warnings)?;
+        seconds.encode = watch.lap();
+
+        let (latents, stats) = {
+            (observer.events)(Event::Loading {
+                part: "unet".into(),
+            });
+            let mut denoiser = self.denoiser(request, &conditioning)?;
+            observer.cancel.check()?;
+            seconds.load += watch.lap();
+            let done = denoiser.run(request, observer)?;
+            seconds.denoise = watch.lap();
+            done
+        };
+        (observer.events)(Event::Loading { part: "vae".into() });
+        let pictures = self.decode(request, &latents, observer, &mut watch, &mut seconds)?;
+        self.gpu.save_pipeline_cache();
+        Ok(self.output(request, pictures, seconds, stats, warnings))
+    }
+
+    fn denoiser(
+        &self,
+        request: &Request,
+        conditioning: &condition::Conditioning,
+    ) -> Result<Denoiser<'_>> {
+        let batched = !self.options.low_memory;
+        match Denoiser::new(self, &self.unet, request, conditioning, batched) {
+            // Memory may suffice for two calls of half the batch.
+            Err(e) if batched && request.guided() && e.is_out_of_memory() => {
+                tracing::warn!("{e}: trying two UNet calls a step");
+                Denoiser::new(self, &self.unet, request, conditioning, false)
+            }
+            other => other,
+        }
+    }
+
+    fn decode(
+        &self,
+        request: &Request,
+        latents: &[Latents],
+        observer: &mut Observer<'_>,
+        watch: &mut Stopwatch,
+        seconds: &mut Seconds,
+    ) -> Result<Vec<Picture>> {
+        let vae = Vae::new(self, &self.vae, self.options.vae_tiling);
+        let decoder = vae.decoder(latents.first().map_or([1, 1], |l| [l.h, l.w]))?;
+        seconds.load += watch.lap();
+        let total = latents.len();
+        let mut pictures = Vec::new();
+        let mut decoded = Vec::new();
+        for (index, latents) in latents.iter().enumerate() {
+            (observer.events)(Event::Decoding { index, total });
+            let pixels = decoder.decode(&latents.values, observer.cancel)?;
+            if observer.trace.is_some() {
+                decoded.extend(vae::to_planes(&pixels, self.checkpoint.vae.out_channels));
+            }
+            pictures.push(self.picture(request, &pixels)?);
+        }
+        if let Some(trace) = &mut observer.trace {
+            let (c, h, w) = (
+                self.checkpoint.vae.out_channels,
+                request.height,
+                request.width,
+            );
+            trace.put_f32("decoded", &[total, c, h, w], &decoded);
+        }
+        seconds.decode = watch.lap();
+        Ok(pictures)
+    }
+
+    /// RGB from the VAE's channels; a model of one channel is grey.
+    fn picture(&self, request: &Request, pixels: &[f32]) -> Result<Picture> {
+        let c = self.checkpoint.vae.out_channels;
+        let rgb: Vec<f32> = pixels
+            .chunks(c)
+            .flat_map(|p| [p[0], p[1.min(c - 1)], p[2.min(c - 1)]])
+            .collect();
+        Picture::from_interleaved(request.width, request.height, &rgb)
+    }
+
+    fn output(
+        &self,
+        request: &Request,
+        pictures: Vec<Picture>,
+        seconds: Seconds,
+        stats: LoopStats,
+        warnings: Vec<String>,
+    ) -> Output {
+        let info = self.gpu.info();
+        let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
+        Output {
+            pictures,
+            seeds: request.seeds(),
+            seconds,
+            adapter: info.name.clone(),
+            backend: info.backend.to_string(),
+            dtype: name(self.precision.weights == WeightStorage::F16),
+            activations: name(self.precision.activations == Storage::F16),
+            peak_device_bytes: self
+                .gpu
+                .counters()
+                .peak_device_bytes
+                .load(Ordering::Relaxed),
+            stats,
+            warnings,
+        }
+    }
+}
+
+/// Checks that every part has every tensor of its graph, in the right shape.
+fn check(checkpoint: &Checkpoint) -> Result<()> {
+    let has = |part: Part, graph: Graph| model::check(&graph, checkpoint.source(part));
+    let encoders = [
+        (Part::TextEncoder, checkpoint.text_encoder.as_ref()),
+        (Part::TextEncoder2, Some(&checkpoint.text_encoder_2)),
+    ];
+    for (part, config) in encoders {
+        if let Some(config) = config {
+            has(part, clip::graph(config, 1, 0).optimise())?;
+            for (name, shape) in clip::embedding_tensors(config) {
+                checkpoint.source(part).check(&name, &shape)?;
+            }
+        }
+    }
+    let size = unet::Size {
+        batch: 1,
+        height: 64,
+        width: 64,
+        tokens: 1,
+    };
+    let ids = condition::time_id_count(checkpoint);
+    has(Part::UNet, unet::graph(&checkpoint.unet, ids, size))?;
+    let vae = &checkpoint.vae;
+    has(Part::Vae, crate::model::vae::decoder(vae, [8, 8]))?;
+    has(Part::Vae, crate::model::vae::encoder(vae, [64, 64]))
+}
+
+/// Seconds between calls.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        let seconds = now.duration_since(self.0).as_secs_f64();
+        self.0 = now;
+        seconds
+    }
+}
+
+/// Adds `values` as one more row of the tensor `name` of a trace.
+pub(super) fn trace_tokens(trace: &mut Trace, name: &str, ids: &[u32]) {
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    trace.put_i32(name, &[1, ids.len()], &ids);
+}

@@ -1,0 +1,54 @@
+//! Who watches a run, and what it returns.
+
+use super::{Cancel, Event, Trace};
+use crate::picture::Picture;
+use serde::Serialize;
+
+/// Who watches a run.
+pub struct Observer<'a> {
+    /// Hears every event.
+    pub events: &'a mut dyn FnMut(Event),
+    /// Stops the run.
+    pub cancel: &'a Cancel,
+    /// Where the tensors of every stage go, if anywhere.
+    pub trace: Option<&'a mut Trace>,
+}
+
+/// Wall time of each stage, in seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Seconds {
+    /// Opening checkpoint and device; the UNet's and VAE's weights and pipelines.
+    pub load: f64,
+    /// Text encoders, their loading included.
+    pub encode: f64,
+    pub denoise: f64,
+    pub decode: f64,
+}
+
+/// What the denoising loop did to the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct LoopStats {
+    /// Share of the loop's wall time inside compute passes, by the device's
+    /// timestamps; `None` without them.
+    pub gpu_busy: Option<f64>,
+    pub loop_buffers_created: u64,
+    pub loop_pipelines_created: u64,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// In the order of `seeds`.
+    pub pictures: Vec<Picture>,
+    pub seeds: Vec<u64>,
+    pub seconds: Seconds,
+    pub adapter: String,
+    pub backend: String,
+    /// The precision of the weights in use, `f32` or `f16`.
+    pub dtype: String,
+    /// The precision of the activations, `f32` or `f16`.
+    pub activations: String,
+    pub peak_device_bytes: u64,
+    pub stats: LoopStats,
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,348 @@
+//! The program as a user meets it: exit codes, what goes where, what is left behind.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn calotype(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
+    command
+        .args(args)
+        .current_dir(folder)
+        .env_remove("CALOTYPE_MODEL")
+        .env_remove("CALOTYPE_LOG")
+        .env_remove("RUST_LOG");
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    calotype(folder, args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Runs in an empty folder and checks: the exit code, nothing on stdout, one line
+/// on stderr that holds `named`, no file left behind.
+fn refuses(code: i32, args: &[&str], named: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), args);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    assert!(message.starts_with("error: "), "{args:?}: {message}");
+    assert_eq!(message.lines().count(), 1, "{args:?}: {message}");
+    for part in named {
+        assert!(message.contains(part), "{args:?}: {message}");
+    }
+    assert!(names(folder.path()).is_empty(), "{args:?}");
+}
+
+fn refuses_request(extra: &[&str], named: &[&str]) {
+    let mut args = vec!["generate", "a red circle"];
+    args.extend(extra);
+    refuses(2, &args, named);
+}
+
+#[test]
+fn wrong_values_are_named_with_what_is_allowed() {
+    refuses_request(
+        &["--width", "130"],
+        &["--width is 130", "multiple of 8", "128"],
+    );
+    refuses_request(&["--height", "-8"], &["--height is -8"]);
+    refuses_request(&["--height", "99999999"], &["--height is 99999999", "8192"]);
+    refuses_request(&["--steps", "0"], &["--steps is 0", "from 1 to 1000"]);
+    refuses_request(
+        &["--guidance-scale", "nan"],
+        &["--guidance-scale is NaN", "from 0 to 100"],
+    );
+    refuses_request(&["--guidance-scale=inf"], &["--guidance-scale is inf"]);
+    refuses_request(&["--guidance-scale", "-1"], &["--guidance-scale is -1"]);
+    refuses_request(&["--seed", "-2"], &["--seed is -2", "-1"]);
+    refuses_request(&["--samples", "0"], &["--samples is 0"]);
+    refuses_request(
+        &["--scheduler", "Eula"],
+        &["--scheduler is \"Eula\"", "Euler"],
+    );
+}
+
+#[test]
+fn wrong_arguments_are_one_line() {
+    refuses(2, &[], &["generate", "--help"]);
+    refuses(2, &["develop"], &["develop"]);
+    refuses(2, &["generate"], &["prompt is missing"]);
+    refuses(2, &["inspect"], &["<CHECKPOINT>"]);
+    refuses_request(&["--widht", "64"], &["--widht", "--width"]);
+    refuses_request(&["--width", "many"], &["many", "--width", "whole number"]);
+    refuses_request(
+        &["--seed", "9223372036854775808"],
+        &["--seed", "below 2^63"],
+    );
+    refuses_request(&["--dtype", "f64"], &["f64", "auto, f32, f16"]);
+    refuses_request(&["--backend", "opengl"], &["opengl", "vulkan, metal, dx12"]);
+    refuses_request(&["--steps", "5", "--steps", "6"], &["--steps"]);
+}
+
+#[test]
+fn output_names_are_checked_before_any_work() {
+    refuses_request(&["--out", "x.gif"], &["--out is x.gif", ".png"]);
+    refuses_request(&["--out", "x"], &["--out is x", ".webp"]);
+    refuses(
+        1,
+        &["generate", "x", "--out", "none/x.png"],
+        &["none: ", "make the folder first"],
+    );
+    refuses(1, &["generate", "x", "--out", "."], &["is a folder"]);
+    refuses(
+        1,
+        &["generate", "x", "--trace", "none/t.safetensors"],
+        &["none: "],
+    );
+    refuses(1, &["generate", "x", "--trace", "."], &["is a folder"]);
+}
+
+#[test]
+fn a_missing_model_is_named() {
+    refuses(
+        1,
+        &["generate", "x", "--model", "no/such/model"],
+        &["no/such/model"],
+    );
+    refuses_request(&["--model", ""], &["--model is empty"]);
+    refuses(1, &["inspect", "no/such/model"], &["no/such/model"]);
+}
+
+#[test]
+fn the_model_may_come_from_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = calotype(folder.path(), &["generate", "x"])
+        .env("CALOTYPE_MODEL", "from/the/environment")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("from/the/environment"));
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let folder = tempfile::tempdir().unwrap();
+    for (args, holds) in [
+        (&["--help"][..], "generate"),
+        (&["generate", "--help"][..], "--guidance-scale"),
+        (&["--version"][..], env!("CARGO_PKG_VERSION")),
+    ] {
+        let output = run(folder.path(), args);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains(holds), "{args:?}");
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_takes_no_files_is_named() {
+    // Nobody, root neither, can make files there.
+    let named = ["/proc: cannot write to this folder", "choose a folder"];
+    refuses(1, &["generate", "x", "--out", "/proc/x.png"], &named);
+    refuses(
+        1,
+        &["generate", "x", "--trace", "/proc/x.safetensors"],
+        &named,
+    );
+}
+
+/// The smallest run there is.
+const SMALL: [&str; 8] = [
+    "generate",
+    "a red circle",
+    "--width",
+    "64",
+    "--height",
+    "64",
+    "--steps",
+    "1",
+];
+
+fn draw(folder: &Path, extra: &[&str]) -> Output {
+    let output = run(folder, &[&SMALL, extra].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    output
+}
+
+#[test]
+fn default_names_never_replace_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    for expected in [
+        "calotype-7.png\n",
+        "calotype-7-1.png\n",
+        "calotype-7-2.png\n",
+    ] {
+        assert_eq!(
+            text(&draw(folder.path(), &["--seed", "7"]).stdout),
+            expected
+        );
+    }
+    assert_eq!(names(folder.path()).len(), 3);
+    let bytes = fs::read(folder.path().join("calotype-7.png")).unwrap();
+    let reader = png::Decoder::new(std::io::Cursor::new(bytes))
+        .read_info()
+        .unwrap();
+    let chunk = &reader.info().uncompressed_latin1_text[0];
+    assert_eq!(chunk.keyword, "parameters");
+    let expected = "a red circle\nSteps: 1, Sampler: Euler, CFG scale: 7.5, Seed: 7, Size: 64x64, Model: demo, ";
+    assert!(chunk.text.starts_with(expected), "{}", chunk.text);
+}
+
+#[test]
+fn json_is_one_object_and_all_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = ["--trace", "t.safetensors"];
+    let extra = ["--seed", "5", "--samples", "2", "--out", "x.webp", "--json"];
+    let output = draw(folder.path(), &[&extra[..], &trace].concat());
+    assert!(output.stderr.is_empty());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["files"], serde_json::json!(["x-0.webp", "x-1.webp"]));
+    assert_eq!(json["seeds"], serde_json::json!([5, 6]));
+    assert_eq!(json["settings"]["width"], 64);
+    assert_eq!(json["settings"]["negative_prompt"], serde_json::Value::Null);
+    for key in [
+        "adapter",
+        "dtype",
+        "peak_device_bytes",
+        "gpu_busy",
+        "loop_buffers_created",
+    ] {
+        assert!(json.get(key).is_some(), "{key}");
+    }
+    for stage in ["load", "encode", "denoise", "decode", "write"] {
+        assert!(json["seconds"][stage].is_number(), "{stage}");
+    }
+    assert_eq!(
+        names(folder.path()),
+        ["t.safetensors", "x-0.webp", "x-1.webp"]
+    );
+}
+
+#[test]
+fn a_prompt_may_come_from_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = calotype(
+        folder.path(),
+        &["generate", "-", "--steps", "1", "--json", "--seed", "1"],
+    )
+    .stdin(Stdio::piped())
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all("a blue square\n".as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["settings"]["prompt"], "a blue square");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = calotype(
+        folder.path(),
+        &[
+            "generate",
+            "x",
+            "--steps",
+            "1000",
+            "--trace",
+            "t.safetensors",
+        ],
+    )
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stderr).lines().count(), 1);
+    assert!(output.stdout.is_empty());
+    assert!(names(folder.path()).is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_may_not_grow_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "ulimit -f 1; exec \"$0\" generate x --steps 1 --seed 1";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_calotype")])
+        .env_remove("CALOTYPE_MODEL")
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.starts_with("error: calotype-1.png: cannot be written"),
+        "{message}"
+    );
+    assert_eq!(message.lines().count(), 1);
+    assert!(names(folder.path()).is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = calotype(folder.path(), &[&SMALL[..], &["--seed", "1"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty());
+    assert_eq!(names(folder.path()), ["calotype-1.png"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_output_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = calotype(folder.path(), &SMALL)
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(
+        message.starts_with("error: stdout cannot be written"),
+        "{message}"
+    );
+    assert_eq!(message.lines().count(), 1);
+}
