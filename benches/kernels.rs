@@ -290,7 +290,7 @@ impl Case {
                 Work::Flops(2 * pixels * (taps * c * co) as u64)
             }
             Op::Linear { k, n, geglu } => {
-                Work::Flops(2 * rows * ((k * n) as u64) << u32::from(geglu))
+                Work::Flops((rows * (k * n) as u64) << (1 + u32::from(geglu)))
             }
             Op::Attention { heads, d, keys, .. } => {
                 let keys = keys.unwrap_or(self.rows() / self.n);

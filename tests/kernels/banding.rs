@@ -76,13 +76,13 @@ fn convolutions(taps: usize, conv: Conv) {
     for (i, parts) in parts.into_iter().enumerate() {
         let shape = [
             1 + i % 2,
-            random.size(40, 60) * conv.stride,
-            random.size(20, 30) * conv.stride,
+            random.size(50, 60) * conv.stride,
+            random.size(20, 30),
             random.size(2, 4),
         ];
         let problem = Problem {
             shape,
-            co: random.size(17, 30),
+            co: random.size(21, 30),
             taps,
             conv: Some(conv),
             parts,
