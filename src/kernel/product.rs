@@ -352,7 +352,7 @@ fn conv_bands(
         .min(most / out.w.max(1));
     if lines == 0 {
         let bytes = line.max(in_line * side as u64);
-        return Err(too_wide(gpu, "one line of a picture", bytes));
+        return Err(too_wide(gpu, "what one line of a picture needs", bytes));
     }
     let up = usize::from(conv.upsample);
     let seen = conv.seen(a.h, out.h);

@@ -21,13 +21,15 @@ impl Shape {
         self.heads * self.d
     }
 
-    /// Queries, keys, values. Queries are enlarged, so that weights differ.
+    /// Queries, keys, values. Queries are enlarged, by turns more, so that a few
+    /// keys get most of the weight.
     fn numbers(&self, seed: u64) -> [Vec<f32>; 3] {
         let mut random = Random::new(seed);
         let c = self.width();
+        let scale = if seed % 2 == 0 { 3.0 } else { 12.0 };
         let q = random.values(self.n * self.queries * c);
         [
-            q.iter().map(|x| 3.0 * x).collect(),
+            q.iter().map(|x| scale * x).collect(),
             random.values(self.n * self.keys * c),
             random.values(self.n * self.keys * c),
         ]

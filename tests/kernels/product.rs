@@ -324,6 +324,7 @@ fn linear_layers() {
         [2, 130, 36, 260],
         [1, 3, 320, 640],
         [1, 200, 9, 13],
+        [1, 3, 5120, 16],
     ];
     let mut random = Random::new(1);
     let drawn = (0..24).map(|_| {
@@ -377,6 +378,7 @@ fn convolutions(name: &'static str, taps: usize, conv: Conv) {
         ([3, 2, 2, 2], 9),
         ([1, 17, 13, 20], 130),
         ([2, 12, 12, 4], 4),
+        ([1, 3, 2, 2560], 9),
     ];
     let mut random = Random::new(taps as u64 * 10 + conv.stride as u64);
     let drawn = (0..22).map(|_| {
