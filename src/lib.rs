@@ -8,10 +8,10 @@
 //! |---|---|
 //! | [`pipeline`] | a validated request to pictures |
 //! | [`schedule`] | schedulers and noise generators |
-//! | [`text`] | tokenizers |
 //! | [`picture`] | encoding, metadata, atomic writing |
 //! | [`model`] | CLIP, UNet and VAE written as graphs |
 //! | [`checkpoint`] | files to named tensors and configurations |
+//! | [`text`] | tokenizers: prompts to token ids |
 //! | [`graph`] | ops, shape inference, fusion, memory plan, executor |
 //! | [`kernel`] | one file an op, paired with a shader and a CPU twin |
 //! | [`gpu`] | adapter, buffers, pipelines, timestamps |

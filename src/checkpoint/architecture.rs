@@ -258,7 +258,10 @@ pub(super) fn clip(f: &Fields, projected: bool) -> Result<ClipConfig> {
         },
         eos_token_id: f.count_in("eos_token_id", 49407, 0..=(1 << 20))? as u32,
     };
-    if config.hidden_size % config.num_attention_heads != 0 {
+    if !config
+        .hidden_size
+        .is_multiple_of(config.num_attention_heads)
+    {
         let allowed = format!("a divisor of hidden_size {}", config.hidden_size);
         return Err(f.error("num_attention_heads", &allowed));
     }

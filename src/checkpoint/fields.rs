@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Widths, counts and sizes beyond this are no model's.
 const LARGEST: usize = 1 << 20;
 
+/// Characters of a wrong value that a message shows.
+const LONGEST_VALUE: usize = 80;
+
 /// The object of one configuration file.
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
@@ -56,7 +59,11 @@ impl Fields {
 
     /// The error for `key`: `allowed` says what it may be.
     pub fn error(&self, key: &str, allowed: &str) -> Error {
-        let value = self.map.get(key).unwrap_or(&Value::Null);
+        let value = self.map.get(key).unwrap_or(&Value::Null).to_string();
+        let value: String = match value.char_indices().nth(LONGEST_VALUE) {
+            Some((at, _)) => format!("{}...", value.get(..at).unwrap_or_default()),
+            None => value,
+        };
         let problem = format!("`{key}` is {value}, allowed: {allowed}");
         Error::file(
             &self.path,

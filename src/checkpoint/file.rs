@@ -55,8 +55,8 @@ impl SafeFile {
     /// Maps the file and checks it: length, header, offsets. Reads no values.
     pub fn open(path: &Path) -> Result<Self> {
         let remedy = "point --model at a .safetensors file or a diffusers folder";
-        let file = File::open(path).map_err(|e| Error::file(path, e, remedy))?;
-        let about = file.metadata().map_err(|e| Error::file(path, e, remedy))?;
+        // Before opening: a pipe would never open.
+        let about = std::fs::metadata(path).map_err(|e| Error::file(path, e, remedy))?;
         if !about.is_file() {
             return Err(Error::file(path, "not a file", remedy));
         }
@@ -64,6 +64,7 @@ impl SafeFile {
             let problem = format!("{} bytes, too short for safetensors", about.len());
             return Err(Error::file(path, problem, AGAIN));
         }
+        let file = File::open(path).map_err(|e| Error::file(path, e, remedy))?;
         // SAFETY: the mapping is read-only and private to this process. Rust
         // asks that the file does not change below it: no program rewrites
         // published weights in place, and reading is through plain bytes, so
@@ -167,9 +168,7 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<(usize, Metadata)> {
 /// What the matter is with a file whose header length cannot be.
 fn bad_length(path: &Path, bytes: &[u8], claimed: u64) -> Error {
     let head = bytes.get(..bytes.len().min(512)).unwrap_or_default();
-    let text = head
-        .iter()
-        .all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 32..=126 | 128..));
+    let text = is_text(head);
     if head.starts_with(b"version https://git-lfs") {
         let problem = "a git-lfs pointer, not the weights themselves";
         return Error::file(path, problem, "run `git lfs pull` in its folder");
@@ -201,4 +200,16 @@ fn bad_length(path: &Path, bytes: &[u8], claimed: u64) -> Error {
         )
     };
     Error::file(path, problem, AGAIN)
+}
+
+/// Whether the bytes are UTF-8 without control characters; the last character may be cut.
+fn is_text(bytes: &[u8]) -> bool {
+    let whole = match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len(),
+        Err(e) if e.error_len().is_none() => e.valid_up_to(),
+        Err(_) => return false,
+    };
+    let text = bytes.get(..whole).unwrap_or_default();
+    text.iter()
+        .all(|b| matches!(b, b'\t' | b'\n' | b'\r' | 32..=126 | 128..))
 }

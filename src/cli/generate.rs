@@ -66,6 +66,10 @@ pub struct Args {
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
     activations: String,
 
+    /// Which kernels: direct (no shared memory, for CPU adapters) or tiled
+    #[arg(long, default_value = "auto", value_parser = ["auto", "direct", "tiled"])]
+    kernels: String,
+
     /// Take two UNet calls a guided step, for half the activations' memory
     #[arg(long)]
     low_memory: bool,
@@ -101,8 +105,17 @@ pub struct Args {
     quiet: bool,
 }
 
+/// What `--kernels` asks for.
+pub fn kernels(name: &str) -> Option<bool> {
+    match name {
+        "direct" => Some(true),
+        "tiled" => Some(false),
+        _ => None,
+    }
+}
+
 /// A whole number, for clap.
-fn whole(text: &str) -> Result<i64, String> {
+pub fn whole(text: &str) -> Result<i64, String> {
     text.trim()
         .parse()
         .map_err(|_| "must be a whole number below 2^63".to_owned())
@@ -184,6 +197,7 @@ impl Args {
             backend: self.backend.as_ref().map(|name| name.to_lowercase()),
             dtype: self.dtype.parse::<Dtype>()?,
             activations: self.activations.parse::<Dtype>()?,
+            direct_kernels: kernels(&self.kernels),
             low_memory: self.low_memory,
             vae_tiling: match self.vae_tiling.as_str() {
                 "on" => Tiling::Always,

@@ -2,6 +2,7 @@
 //! else to stderr. Exit codes: 0, 2 for a wrong request, 130 when interrupted,
 //! 1 for anything else.
 
+mod bench;
 mod devices;
 mod error;
 mod generate;
@@ -26,6 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(Box<generate::Args>),
+    Bench(bench::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
 }
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
     start_log();
     let result = match cli.command {
         Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     };

@@ -39,6 +39,8 @@ pub struct LoadOptions {
     /// Precision of the UNet's activations; `Auto` follows `dtype`, but keeps f32
     /// on CPU adapters, where f16 saves nothing.
     pub activations: Dtype,
+    /// Which kernels; `None` follows the adapter. For benches and tests.
+    pub direct_kernels: Option<bool>,
     /// Two UNet calls a guided step instead of one of twice the batch.
     pub low_memory: bool,
     pub vae_tiling: Tiling,
@@ -93,7 +95,7 @@ pub struct Pipeline {
     pub(super) checkpoint: Checkpoint,
     pub(super) precision: Precision,
     options: LoadOptions,
-    unet: Loaded,
+    pub(super) unet: Loaded,
     vae: Loaded,
     load_seconds: f64,
 }
@@ -117,7 +119,10 @@ impl Pipeline {
         })?;
         let precision = Precision::choose(options, &gpu, checkpoint.vae.force_upcast)?;
         Ok(Self {
-            tuning: Tuning::of(gpu.capabilities()),
+            tuning: match options.direct_kernels {
+                Some(direct) => Tuning { direct },
+                None => Tuning::of(gpu.capabilities()),
+            },
             gpu,
             checkpoint,
             precision,

@@ -1,5 +1,6 @@
 //! A validated request to pictures: conditioning, the denoising loop, decoding.
 
+pub mod bench;
 mod condition;
 mod denoise;
 mod devices;

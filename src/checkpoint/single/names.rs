@@ -143,27 +143,25 @@ impl UNetNumbers {
 /// `LEVEL.KIND.INDEX.REST` of a block's tensor.
 fn block(name: &str) -> Option<(usize, &str, usize, &str)> {
     let mut parts = name.splitn(4, '.');
-    let level = parts.next()?.parse().ok()?;
+    let level = number(parts.next()?)?;
     let kind = parts.next()?;
-    let index = parts.next()?.parse().ok()?;
+    let index = number(parts.next()?)?;
     Some((level, kind, index, parts.next()?))
+}
+
+/// A block's number, too small for any sum of numbers to overflow.
+fn number(text: &str) -> Option<usize> {
+    text.parse::<u16>().ok().map(usize::from)
 }
 
 /// Residual blocks and attentions of the middle take turns.
 fn middle(name: &str) -> Option<String> {
     let (kind, rest) = name.split_once('.')?;
     let (index, rest) = rest.split_once('.')?;
-    let index: usize = index.parse().ok()?;
+    let index = number(index)?;
     match kind {
-        "resnets" => Some(format!(
-            "middle_block.{}.{}",
-            index.checked_mul(2)?,
-            resnet(rest)?
-        )),
-        "attentions" => Some(format!(
-            "middle_block.{}.{rest}",
-            index.checked_mul(2)?.checked_add(1)?
-        )),
+        "resnets" => Some(format!("middle_block.{}.{}", 2 * index, resnet(rest)?)),
+        "attentions" => Some(format!("middle_block.{}.{rest}", 2 * index + 1)),
         _ => None,
     }
 }
@@ -213,7 +211,7 @@ fn vae(name: &str, levels: usize) -> Option<String> {
 fn vae_middle(name: &str) -> Option<String> {
     let (kind, rest) = name.split_once('.')?;
     let (index, rest) = rest.split_once('.')?;
-    let number = index.parse::<usize>().ok()?.checked_add(1)?;
+    let number = number(index)? + 1;
     match kind {
         "resnets" => Some(format!("mid.block_{number}.{}", vae_resnet(rest))),
         "attentions" => {
@@ -234,7 +232,7 @@ fn vae_middle(name: &str) -> Option<String> {
 fn vae_block(up: bool, name: &str, levels: usize) -> Option<String> {
     let (level, kind, index, rest) = block(name)?;
     let (way, level) = match up {
-        true => ("up", levels.checked_sub(level.checked_add(1)?)?),
+        true => ("up", levels.checked_sub(level + 1)?),
         false => ("down", level),
     };
     match kind {
