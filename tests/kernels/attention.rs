@@ -26,7 +26,7 @@ impl Shape {
     fn numbers(&self, seed: u64) -> [Vec<f32>; 3] {
         let mut random = Random::new(seed);
         let c = self.width();
-        let scale = if seed % 2 == 0 { 3.0 } else { 12.0 };
+        let scale = [3.0, 12.0][seed as usize % 2];
         let q = random.values(self.n * self.queries * c);
         [
             q.iter().map(|x| scale * x).collect(),
