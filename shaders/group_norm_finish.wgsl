@@ -40,14 +40,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let first = (which - batch * p.per_batch) * p.channels;
     let entries = p.slabs * p.channels;
     let share = 1.0 / (f32(p.rows) * f32(p.channels));
+    // Sums run over differences to one channel's mean, so that a group far from
+    // zero keeps its digits.
+    let shift = stats[(batch * p.slabs * p.c4 + first / 4u) * 8u + first % 4u];
     var sum = 0.0;
     for (var i = lane; i < entries; i += LANES) {
         let slab = i / p.channels;
         let c = first + i % p.channels;
         let n = f32(min(p.slab, p.rows - slab * p.slab));
-        sum += n * stats[((batch * p.slabs + slab) * p.c4 + c / 4u) * 8u + c % 4u];
+        sum += n * (stats[((batch * p.slabs + slab) * p.c4 + c / 4u) * 8u + c % 4u] - shift);
     }
-    let mean = reduce_sum(lane, sum) * share;
+    let mean = shift + reduce_sum(lane, sum) * share;
     var squares = 0.0;
     for (var i = lane; i < entries; i += LANES) {
         let slab = i / p.channels;

@@ -20,8 +20,8 @@ struct Params {
     b_offset: u32,
     rows_per_b: u32,
     flags: u32,     // 1: add b; activation << 8
-    unused_0: u32,
-    unused_1: u32,
+    shared_rows: u32, // rows before row 0 that share its row of b
+    unused: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Act>;
@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let c = i - row * p.c4;
     var value = activate(p.flags >> 8u, widen(x[p.x_offset + row * p.x_pitch + c]));
     if (p.flags & 1u) != 0u {
-        value += widen(b[p.b_offset + row / p.rows_per_b * p.b_pitch + c]);
+        value += widen(b[p.b_offset + (row + p.shared_rows) / p.rows_per_b * p.b_pitch + c]);
     }
     y[p.y_offset + row * p.y_pitch + c] = narrow(value);
 }

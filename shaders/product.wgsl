@@ -11,7 +11,7 @@
 //   out      activations [rows, N]
 //   bias     f32 [N]
 //   channel  activations [batch, N], added to every row of a picture
-//   residual activations [rows, N], as laid out as out
+//   residual activations [rows, N]
 // Constraints: K a multiple of 4 and N of 8 by padding; padded weights are
 // zero, so padded columns of out become zero. Weight rows beyond k_rows are not
 // read. With GEGLU the columns of w alternate, four values and four gates, and
@@ -57,6 +57,10 @@ struct Params {
     a_first: u32,     // pixels of the input before the bound window
     seen_h: u32,      // size of the picture that the taps see, upsampling done
     seen_w: u32,
+    r_pitch: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
 }
 
 @group(0) @binding(0) var<storage, read> a: array<Act>;
@@ -139,9 +143,10 @@ fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
             hi += widen(channel[at + 1u]);
         }
     }
-    let base = batch_offset(z, p.o_batch, p.o_head) + row * p.o_pitch;
+    let block = batch_offset(z, p.o_batch, p.o_head);
+    let base = p.o_offset + block + row * p.o_pitch;
     if (p.flags & 8u) != 0u {
-        out[p.o_offset + base + n8] = narrow(lo * gelu(hi));
+        out[base + n8] = narrow(lo * gelu(hi));
         return;
     }
     let kind = p.flags >> 8u;
@@ -150,13 +155,13 @@ fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
         hi = activate(kind, hi);
     }
     if (p.flags & 4u) != 0u {
-        let at = p.r_offset + base + 2u * n8;
+        let at = p.r_offset + block + row * p.r_pitch + 2u * n8;
         lo += widen(residual[at]);
         if second {
             hi += widen(residual[at + 1u]);
         }
     }
-    let at = p.o_offset + base + 2u * n8;
+    let at = base + 2u * n8;
     out[at] = narrow(lo);
     if second {
         out[at + 1u] = narrow(hi);

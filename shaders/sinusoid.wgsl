@@ -2,6 +2,9 @@
 // get_timestep_embedding): half of the columns cosines, half sines, of
 // value * 10000^(-i / (half - shift)).
 //
+// The frequencies come with the parameters: Vulkan allows exp an error that
+// grows with its argument, and a timestep of thousands multiplies it.
+//
 // Bindings: values f32 [count]; y activations [rows, columns], where row r
 // holds values r * per_row .. and each value takes `dim` columns. One
 // invocation a column pair. The range reduction is done here: Vulkan promises
@@ -16,9 +19,10 @@ struct Params {
     dim4: u32,      // dim / 4
     y_pitch: u32,   // vec4s
     cos_first: u32,
-    shift: f32,
     broadcast: u32, // 1: every value is values[0]
-    unused: u32,
+    unused_0: u32,
+    unused_1: u32,
+    frequencies: array<vec4<f32>, 512>,
 }
 
 @group(0) @binding(0) var<storage, read> values: array<f32>;
@@ -51,11 +55,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let value = values[select(which, 0u, p.broadcast != 0u)];
     var sines = vec4(0.0);
     var cosines = vec4(0.0);
+    let angles = value * p.frequencies[i4];
     for (var j = 0u; j < 4u; j++) {
-        let i = f32(4u * i4 + j);
-        // ln(10000) = 9.210340371976184
-        let angle = value * exp(-9.210340371976184 * i / (f32(4u * half4) - p.shift));
-        let sc = sincos(angle);
+        let sc = sincos(angles[j]);
         sines[j] = sc.x;
         cosines[j] = sc.y;
     }

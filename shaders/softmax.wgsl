@@ -16,7 +16,7 @@ struct Params {
     first: u32,
     causal: u32,
     offset: u32,         // vec4s
-    unused: u32,
+    c4: u32,             // of a row, padding included
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<Act>;
@@ -50,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         sum += sum4(exp(max(widen(x[base + i]) - top, vec4(-80.0))) * inside(i, count));
     }
     let scale = 1.0 / reduce_sum(lane, sum);
-    for (var i = lane; i < p.pitch; i += LANES) {
+    for (var i = lane; i < p.c4; i += LANES) {
         let e = exp(clamp(widen(x[base + i]) - top, vec4(-80.0), vec4(0.0))) * scale;
         x[base + i] = narrow(select(vec4(0.0), e, inside(i, count) > vec4(0.0)));
     }

@@ -11,6 +11,9 @@ pub struct AdapterChoice {
     pub adapter: Option<String>,
     /// `vulkan`, `metal` or `dx12`.
     pub backend: Option<String>,
+    /// Caps the bytes that one storage binding may cover: for tests of banding,
+    /// and for machines that are shared.
+    pub max_binding: Option<u64>,
 }
 
 /// What the kernels may use on an adapter, taken from the adapter itself.

@@ -59,11 +59,16 @@ impl Gpu {
     pub fn open(choice: &AdapterChoice) -> Result<Arc<Self>> {
         let adapter = adapter::pick(choice)?;
         let info = adapter.get_info();
-        let capabilities = Capabilities::of(&adapter);
+        let mut capabilities = Capabilities::of(&adapter);
+        let mut limits = adapter.limits();
+        if let Some(cap) = choice.max_binding {
+            capabilities.max_binding = capabilities.max_binding.min(cap);
+            limits.max_storage_buffer_binding_size = capabilities.max_binding;
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("calotype"),
             required_features: capabilities.features,
-            required_limits: adapter.limits(),
+            required_limits: limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };

@@ -39,6 +39,10 @@ impl Timestamps {
     }
 
     /// The next pair for a pass; `None` once all are used.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the pair borrows the query set, which an iterator's items cannot"
+    )]
     pub fn next(&mut self) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         let pair = self.used;
         if pair == self.pairs {

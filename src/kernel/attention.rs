@@ -81,8 +81,12 @@ impl Attention<'_> {
     ) -> Result<Vec<Dispatch>> {
         let d = self.q.c / self.heads;
         match self.scratch {
-            Some(scratch) if !flash(tuning, d) => self.by_products(gpu, tuning, none, d, scratch),
-            _ => Ok(vec![self.one_pass(d)]),
+            _ if flash(tuning, d) => Ok(vec![self.one_pass(d)]),
+            Some(scratch) => self.by_products(gpu, tuning, none, d, scratch),
+            None => Err(gpu.error(
+                format!("attention {d} wide was given no room for its scores"),
+                "this is a bug",
+            )),
         }
     }
 
@@ -138,7 +142,7 @@ impl Attention<'_> {
         let columns = keys.next_multiple_of(8);
         let storage = q.storage;
         let step = chunk(storage, z, queries, keys);
-        let mut all = vec![self.transpose(d, turned, columns)];
+        let mut all = vec![transpose(k, self.heads, turned)];
         let keys_t = Weight::of(&Tensor {
             c: columns,
             ..Tensor::new(turned.clone(), storage, [z, d, 1, columns])
@@ -208,29 +212,43 @@ impl Attention<'_> {
         }
         Ok(all)
     }
+}
 
-    fn transpose(&self, d: usize, turned: &View, columns: usize) -> Dispatch {
-        let k = self.k;
-        let keys = k.rows_per_batch();
-        let z = k.n * self.heads;
-        Dispatch {
-            key: transpose_key(k.storage),
-            views: vec![k.view.clone(), turned.clone()],
-            params: vec![
-                keys as u32,
-                (d / 4) as u32,
-                k.pitch as u32,
-                k.offset as u32,
-                (keys * k.pitch) as u32,
-                self.heads as u32,
-                (columns / 4) as u32,
-                0,
-            ],
-            grid: [(columns / 4).div_ceil(8) as u32, (d / 4) as u32, z as u32],
-            flops: 0,
-            bytes: 2 * (z * d * columns * k.storage.bytes()) as u64,
-        }
+/// Turns `k`, `[n, keys, 1, heads * d]`, into `[n * heads, d, keys rounded up to
+/// 8]`, padding zero: the right operand of `q k^T`.
+pub fn transpose(k: &Tensor, heads: usize, turned: &View) -> Dispatch {
+    let keys = k.rows_per_batch();
+    let (d, z) = (k.c / heads, k.n * heads);
+    let columns = keys.next_multiple_of(8);
+    Dispatch {
+        key: transpose_key(k.storage),
+        views: vec![k.view.clone(), turned.clone()],
+        params: vec![
+            keys as u32,
+            (d / 4) as u32,
+            k.pitch as u32,
+            k.offset as u32,
+            (keys * k.pitch) as u32,
+            heads as u32,
+            (columns / 4) as u32,
+            0,
+        ],
+        grid: [(columns / 4).div_ceil(8) as u32, (d / 4) as u32, z as u32],
+        flops: 0,
+        bytes: 2 * (z * d * columns * k.storage.bytes()) as u64,
     }
+}
+
+/// The CPU twin of [`transpose`]; `k` is `[n, keys, heads * d]`.
+pub fn twin_transpose(k: &[f32], [n, keys]: [usize; 2], [heads, d]: [usize; 2]) -> Vec<f32> {
+    let columns = keys.next_multiple_of(8);
+    let mut turned = vec![0f32; n * heads * d * columns];
+    for (i, value) in k.iter().enumerate() {
+        let (row, c) = (i / (heads * d), i % (heads * d));
+        let (batch, key) = (row / keys, row % keys);
+        turned[((batch * heads * d) + c) * columns + key] = *value;
+    }
+    turned
 }
 
 /// The CPU twin, in f64: q `[n, queries, heads * d]`, k and v `[n, keys, heads * d]`.
@@ -259,16 +277,20 @@ pub fn twin(
                     })
                     .collect();
                 let top = scores.iter().fold(f64::MIN, |a, b| a.max(*b));
-                let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-                for x in 0..d {
-                    let mix: f64 = scores
-                        .iter()
-                        .enumerate()
-                        .map(|(j, s)| {
-                            (s - top).exp() * f64::from(v[(b * keys + j) * c + h * d + x])
-                        })
-                        .sum();
-                    out[(b * queries + i) * c + h * d + x] = (mix / sum) as f32;
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                let mut mix = vec![0f64; d];
+                for (j, weight) in weights.iter().enumerate() {
+                    let value = &v[(b * keys + j) * c + h * d..][..d];
+                    for (m, x) in mix.iter_mut().zip(value) {
+                        *m += weight * f64::from(*x);
+                    }
+                }
+                for (o, m) in out[(b * queries + i) * c + h * d..][..d]
+                    .iter_mut()
+                    .zip(mix)
+                {
+                    *o = (m / sum) as f32;
                 }
             }
         }

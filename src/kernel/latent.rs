@@ -100,6 +100,12 @@ pub fn update(tuning: Tuning, x: &View, e: &View, step: &View, count: usize) -> 
     }
 }
 
+/// The CPU twin of [`input`].
+pub fn twin_input(x: &[f32], scale: f32, copies: usize) -> Vec<f32> {
+    let one: Vec<f32> = x.iter().map(|x| x * scale).collect();
+    one.repeat(copies)
+}
+
 /// The CPU twin of [`guidance`].
 pub fn twin_guidance(u: &[f32], t: &[f32], s: f32) -> Vec<f32> {
     u.iter().zip(t).map(|(u, t)| u + s * (t - u)).collect()

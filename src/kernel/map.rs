@@ -23,28 +23,25 @@ pub fn dispatches(
     y: &Tensor,
 ) -> Vec<Dispatch> {
     let alignment = gpu.capabilities().alignment;
-    let limit = gpu.capabilities().max_binding - 2 * alignment;
+    let limit = gpu.capabilities().max_binding.saturating_sub(2 * alignment);
     let widest = x.row_bytes().max(y.row_bytes());
+    let widest = widest.max(b.map_or(0, Tensor::row_bytes));
     let rows_per_b = match b {
         Some(b) if b.rows() < x.rows() => x.rows() / b.rows(),
         _ => 1,
     };
-    // Bands start where a row of `b` starts.
-    let fit = ((limit / widest) as usize).max(1);
-    let step = if fit >= x.rows() {
-        x.rows()
-    } else {
-        (fit / rows_per_b).max(1) * rows_per_b
-    };
+    let step = ((limit / widest) as usize).max(1);
     (0..x.rows())
-        .step_by(step.max(1))
+        .step_by(step)
         .map(|first| {
             let count = step.min(x.rows() - first);
+            // Rows before the band that share its first row of `b`.
+            let shared = first % rows_per_b;
             let (x_view, x_offset) = x.row_window(first, count, alignment);
             let (y_view, y_offset) = y.row_window(first, count, alignment);
             let (b_view, b_offset, b_pitch) = match b {
                 Some(b) => {
-                    let rows = count.div_ceil(rows_per_b);
+                    let rows = (shared + count).div_ceil(rows_per_b);
                     let (view, offset) = b.row_window(first / rows_per_b, rows, alignment);
                     (view, offset, b.pitch)
                 }
@@ -64,7 +61,7 @@ pub fn dispatches(
                     b_offset,
                     rows_per_b as u32,
                     u32::from(b.is_some()) | (activation as u32) << 8,
-                    0,
+                    shared as u32,
                     0,
                 ],
                 grid: tuning.item_grid(count * x.c4()),

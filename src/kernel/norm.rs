@@ -71,7 +71,10 @@ pub fn scratch_bytes([n, h, w, c]: [usize; 4]) -> [u64; 2] {
 
 /// Ranges of rows of one picture that fit into a binding, in whole slabs.
 fn bands(gpu: &Gpu, x: &Tensor, y: &Tensor, slab: usize) -> Vec<std::ops::Range<usize>> {
-    let limit = gpu.capabilities().max_binding - 2 * gpu.capabilities().alignment;
+    let capabilities = gpu.capabilities();
+    let limit = capabilities
+        .max_binding
+        .saturating_sub(2 * capabilities.alignment);
     let rows = x.rows_per_batch();
     let fit = (limit / x.row_bytes().max(y.row_bytes())) as usize;
     let step = if fit >= rows {
@@ -250,7 +253,7 @@ pub fn softmax(tuning: Tuning, x: &Tensor, mask: Mask) -> Dispatch {
             mask.first as u32,
             u32::from(mask.causal),
             x.offset as u32,
-            0,
+            x.c4() as u32,
         ],
         grid: tuning.row_grid(x.rows()),
         flops: (x.rows() * x.c * 12) as u64,

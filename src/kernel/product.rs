@@ -2,8 +2,9 @@
 //! (`product_direct.wgsl`, `product_tiled.wgsl`), all epilogues.
 
 use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, key};
-use crate::Result;
 use crate::gpu::{Access, Buffer, Gpu, PipelineKey};
+use crate::{Error, Result};
+use std::ops::Range;
 use std::sync::Arc;
 
 const BINDINGS: &[Access] = &[
@@ -81,7 +82,7 @@ impl Weight {
     /// Activations `[n, rows, 1, c]` as a right operand; their columns must lie
     /// in groups of 8.
     pub fn of(tensor: &Tensor) -> Self {
-        debug_assert!(tensor.pitch % 2 == 0 && tensor.offset % 2 == 0);
+        debug_assert!(tensor.pitch.is_multiple_of(2) && tensor.offset.is_multiple_of(2));
         Self {
             view: tensor.view.clone(),
             storage: WeightStorage::of(tensor.storage),
@@ -154,6 +155,7 @@ pub struct Epilogue {
     /// `[n, 1, 1, c]`, added to every row of a picture.
     pub channel: Option<Tensor>,
     /// Columns alternate, four values and four gates: out = value * gelu(gate).
+    /// Goes with a scale and a bias only.
     pub geglu: bool,
     pub activation: Activation,
     pub residual: Option<Tensor>,
@@ -179,8 +181,9 @@ pub struct Product<'a> {
     pub conv: Option<Conv>,
     pub blocks: Option<Blocks>,
     pub epilogue: Epilogue,
-    /// Rows `first .. first + count` of `a` and of `out`, counted in one block.
-    pub rows: Option<std::ops::Range<usize>>,
+    /// Only these rows of `a` and of `out`, counted in one block; not for
+    /// convolutions.
+    pub rows: Option<Range<usize>>,
 }
 
 /// Whether the large or the small tile serves `m` rows and `n8` groups of columns.
@@ -238,10 +241,10 @@ pub fn dispatches(
 }
 
 /// Ranges of groups of 8 columns whose weights fit into a binding.
-fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<std::ops::Range<usize>>> {
+fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize>>> {
     let limit = gpu.capabilities().max_binding;
     if weight.view.size <= limit {
-        return Ok(vec![0..weight.n8]);
+        return Ok(std::iter::once(0..weight.n8).collect());
     }
     let panel = weight.panel as u64 * weight.storage.bytes8();
     let panels = (limit / panel.max(1)) as usize;
@@ -262,62 +265,109 @@ fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<std::ops::Range<usize>
 
 /// Output rows `out` (of the whole output) and the input rows they read.
 struct Band {
-    out: std::ops::Range<usize>,
-    input: std::ops::Range<usize>,
+    out: Range<usize>,
+    input: Range<usize>,
 }
 
 fn row_bands(gpu: &Gpu, product: &Product<'_>) -> Result<Vec<Band>> {
+    let rows = product.rows.clone().unwrap_or(0..product.out.rows());
+    match product.conv {
+        _ if product.blocks.is_some() => Ok(vec![Band {
+            input: rows.clone(),
+            out: rows,
+        }]),
+        None => linear_bands(gpu, product, rows),
+        Some(conv) => conv_bands(gpu, product, conv, rows),
+    }
+}
+
+/// Bytes that the windows of a band may cover, and rows that a dispatch may make.
+fn band_limits(gpu: &Gpu) -> (u64, usize) {
+    let c = gpu.capabilities();
+    let bytes = c.max_binding.saturating_sub(2 * c.alignment);
+    (bytes, c.max_workgroups as usize * 8)
+}
+
+/// Bytes from row to row of the output, or of a residual that is wider.
+fn out_row_bytes(product: &Product<'_>) -> u64 {
+    let residual = product.epilogue.residual.as_ref();
+    product
+        .out
+        .row_bytes()
+        .max(residual.map_or(0, Tensor::row_bytes))
+}
+
+fn too_wide(gpu: &Gpu, what: &str, bytes: u64) -> Error {
+    gpu.error(
+        format!("{what} takes {bytes} bytes, more than its binding limit allows"),
+        "use a smaller --width, or --dtype f16",
+    )
+}
+
+fn linear_bands(gpu: &Gpu, product: &Product<'_>, rows: Range<usize>) -> Result<Vec<Band>> {
+    let (limit, most) = band_limits(gpu);
+    let widest = product.a.row_bytes().max(out_row_bytes(product)).max(1);
+    let step = ((limit / widest) as usize).min(most);
+    if step == 0 {
+        return Err(too_wide(gpu, "one row of a matrix", widest));
+    }
+    Ok(rows
+        .clone()
+        .step_by(step)
+        .map(|first| first..(first + step).min(rows.end))
+        .map(|band| Band {
+            input: band.clone(),
+            out: band,
+        })
+        .collect())
+}
+
+fn conv_bands(
+    gpu: &Gpu,
+    product: &Product<'_>,
+    conv: Conv,
+    rows: Range<usize>,
+) -> Result<Vec<Band>> {
     let (a, out) = (product.a, product.out);
-    let limit = gpu.capabilities().max_binding - 2 * gpu.capabilities().alignment;
-    let whole = product.rows.clone().unwrap_or(0..out.rows());
-    let largest = (a.rows() as u64 * a.row_bytes()).max(out.rows() as u64 * out.row_bytes());
-    let grid_limit = gpu.capabilities().max_workgroups as usize * 8;
-    if product.blocks.is_some() || (largest <= limit && out.rows() <= grid_limit) {
-        let input = match product.conv {
-            Some(_) => 0..a.rows(),
-            None => whole.clone(),
-        };
-        return Ok(vec![Band { out: whole, input }]);
-    }
-    let mut bands = Vec::new();
-    // Lines of the picture (a token is a line of one), as many as fit.
-    let line = out.w as u64 * out.row_bytes();
-    let conv = product.conv.unwrap_or(Conv {
-        stride: 1,
-        pad: 0,
-        upsample: false,
-    });
-    let side = if product.weight.taps == 9 { 3 } else { 1 };
+    let (limit, most) = band_limits(gpu);
+    let line = out.w as u64 * out_row_bytes(product);
     let in_line = a.w as u64 * a.row_bytes();
-    let lines_out = limit / line.max(1);
-    let reach = (limit / in_line.max(1)).saturating_sub(side as u64);
-    let reach = if conv.upsample {
-        2 * reach.saturating_sub(1)
-    } else {
-        reach / conv.stride as u64
-    };
-    let lines = (lines_out.min(reach) as usize).min(grid_limit / out.w.max(1));
-    if lines == 0 {
-        return Err(gpu.error(
-            format!("one line of a picture takes {line} bytes, more than its binding limit"),
-            "use a smaller --width",
-        ));
+    let largest = (in_line * (a.n * a.h) as u64).max(line * (out.n * out.h) as u64);
+    if largest <= limit && rows.len() <= most {
+        return Ok(vec![Band {
+            out: rows,
+            input: 0..a.rows(),
+        }]);
     }
+    // Whole lines of one picture, as many as fit.
+    let side = if product.weight.taps == 9 { 3 } else { 1 };
+    let fit = (limit / in_line.max(1)) as usize;
+    let reach = if conv.upsample {
+        (2 * fit).saturating_sub(side + 1)
+    } else {
+        (fit + conv.stride).saturating_sub(side) / conv.stride
+    };
+    let lines = reach
+        .min((limit / line.max(1)) as usize)
+        .min(most / out.w.max(1));
+    if lines == 0 {
+        let bytes = line.max(in_line * side as u64);
+        return Err(too_wide(gpu, "what one line of a picture needs", bytes));
+    }
+    let up = usize::from(conv.upsample);
+    let seen = conv.seen(a.h, out.h);
+    let mut bands = Vec::new();
     for n in 0..out.n {
         for y in (0..out.h).step_by(lines) {
             let end = (y + lines).min(out.h);
-            let base = n * out.h * out.w;
-            let up = usize::from(conv.upsample);
-            let seen = conv.seen(a.h, out.h);
             let top = (y * conv.stride).saturating_sub(conv.pad).min(seen - 1) >> up;
             let bottom = ((end - 1) * conv.stride + side)
                 .saturating_sub(conv.pad)
                 .clamp(1, seen);
-            let bottom = (bottom - 1 >> up) + 1;
-            let a_base = n * a.h * a.w;
+            let bottom = ((bottom - 1) >> up) + 1;
             bands.push(Band {
-                out: base + y * out.w..base + end * out.w,
-                input: a_base + top * a.w..a_base + bottom * a.w,
+                out: (n * out.h + y) * out.w..(n * out.h + end) * out.w,
+                input: (n * a.h + top) * a.w..(n * a.h + bottom) * a.w,
             });
         }
     }
@@ -330,7 +380,7 @@ fn dispatch(
     none: &Arc<Buffer>,
     product: &Product<'_>,
     band: &Band,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
 ) -> Dispatch {
     let Product {
         a,
@@ -393,15 +443,16 @@ fn dispatch(
         }
         None => (dummy(), 0, 0),
     };
-    let (residual, r_offset) = match &epilogue.residual {
+    let (residual, r_offset, r_pitch) = match &epilogue.residual {
         Some(t) => {
             flags |= 4;
-            debug_assert_eq!(t.pitch, out.pitch);
-            t.row_window(band.out.start, m, alignment)
+            let (view, offset) = t.row_window(band.out.start, m, alignment);
+            (view, offset, t.pitch as u32)
         }
-        None => (dummy(), 0),
+        None => (dummy(), 0, 0),
     };
     if epilogue.geglu {
+        debug_assert_eq!(flags & !1, 0, "geglu goes with a bias only");
         flags |= 8;
     }
     let blocks = blocks.unwrap_or(Blocks {
@@ -455,6 +506,10 @@ fn dispatch(
         },
         geometry.seen(a.h, out.h) as u32,
         geometry.seen(a.w, out.w) as u32,
+        r_pitch,
+        0,
+        0,
+        0,
     ];
     let z = blocks.batches * blocks.heads;
     let shape = tile(gpu, m, n8);
@@ -498,6 +553,48 @@ pub fn twin_linear(a: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
         }
     }
     out
+}
+
+/// The numbers of an [`Epilogue`], for its CPU twin.
+#[derive(Clone, Copy, Default)]
+pub struct TwinEpilogue<'a> {
+    pub scale: Option<f32>,
+    /// `[n]`.
+    pub bias: Option<&'a [f32]>,
+    /// `[batch, n]`, with the rows that share a line of it.
+    pub channel: Option<(&'a [f32], usize)>,
+    pub geglu: bool,
+    pub activation: Activation,
+    /// As the result.
+    pub residual: Option<&'a [f32]>,
+}
+
+/// The CPU twin of an epilogue over sums `[m, n]`. With `geglu` the result has
+/// half of the columns.
+pub fn twin_epilogue(sums: &[f32], n: usize, e: &TwinEpilogue<'_>) -> Vec<f32> {
+    let before = |i: usize, sum: f32| {
+        let bias = e.bias.map_or(0.0, |b| b[i % n]);
+        let channel = e
+            .channel
+            .map_or(0.0, |(c, rows)| c[i / n / rows * n + i % n]);
+        sum * e.scale.unwrap_or(1.0) + bias + channel
+    };
+    let values: Vec<f32> = sums
+        .iter()
+        .enumerate()
+        .map(|(i, s)| before(i, *s))
+        .collect();
+    if e.geglu {
+        return values
+            .chunks_exact(8)
+            .flat_map(|x| (0..4).map(|j| x[j] * Activation::Gelu.apply(x[j + 4])))
+            .collect();
+    }
+    values
+        .iter()
+        .enumerate()
+        .map(|(i, v)| e.activation.apply(*v) + e.residual.map_or(0.0, |r| r[i]))
+        .collect()
 }
 
 /// The CPU twin of a convolution over `[n, h, w, c]`, weights `[taps, c, co]`,

@@ -115,6 +115,7 @@ impl Pipeline {
         let gpu = Gpu::open(&AdapterChoice {
             adapter: options.adapter.clone(),
             backend: options.backend.clone(),
+            ..Default::default()
         })?;
         let precision = Precision::choose(options, &gpu, checkpoint.vae.force_upcast)?;
         Ok(Self {

@@ -1,0 +1,232 @@
+//! Tensors that exceed a binding are worked on in bands: the bits must be those
+//! of one dispatch.
+
+use crate::common::{CAP, Random, capped, device, kinds, relative_error};
+use crate::map::{Added, Map};
+use crate::norm::{ACTIVATIONS, Groups};
+use crate::product::{Parts, Problem, all_parts, storage_pairs};
+use calotype::kernel::product::{Conv, WeightStorage};
+use calotype::kernel::{Activation, Storage, Tuning};
+use std::fmt::Debug;
+
+fn assert_same(banded: &[f32], whole: &[f32], twin: &[f32], storage: Storage, what: &dyn Debug) {
+    let different = banded
+        .iter()
+        .zip(whole)
+        .position(|(a, b)| a.to_bits() != b.to_bits());
+    assert_eq!(different, None, "{what:?} {storage:?}: bits differ");
+    let limit = if storage == Storage::F32 { 1e-5 } else { 5e-3 };
+    let error = relative_error(banded, twin);
+    assert!(error <= limit, "{what:?} {storage:?}: error {error:e}");
+}
+
+fn check_product(problem: &Problem) {
+    for (storage, weights) in storage_pairs() {
+        let twin = problem.twin(storage, weights);
+        for direct in [true, false] {
+            let tuning = Tuning { direct };
+            let whole = problem.on(device(), storage, weights);
+            assert_eq!(whole.run(tuning, None), 1);
+            let banded = problem.on(capped(), storage, weights);
+            let bands = banded.run(tuning, None);
+            assert!(bands > 1, "{problem:?} {storage:?} {weights:?}: one band");
+            assert_same(&banded.read(), &whole.read(), &twin, storage, problem);
+        }
+    }
+}
+
+#[test]
+fn the_cap_is_the_devices_limit() {
+    assert_eq!(capped().gpu.capabilities().max_binding, CAP);
+    let limits = capped().gpu.device().limits();
+    assert_eq!(limits.max_storage_buffer_binding_size, CAP);
+}
+
+/// More rows than a binding holds, and weights wider than one.
+#[test]
+fn linear_layers() {
+    let mut random = Random::new(1);
+    for (i, parts) in all_parts().into_iter().enumerate() {
+        let rows = random.size(200, 300);
+        let tall = Problem::linear([1 + i % 3, rows, 17, 77], parts, i as u64);
+        check_product(&tall);
+        // Four panels of 5 KB in f32, eight of 2.5 KB in f16.
+        let columns = 500 + random.size(0, 40);
+        let wide = Problem::linear([2, 9, 20, columns], parts, i as u64);
+        check_product(&wide);
+    }
+}
+
+#[test]
+fn a_range_of_rows() {
+    let problem = Problem::linear([1, 300, 20, 70], Parts::default(), 7);
+    for (tuning, storage) in kinds() {
+        let banded = problem.on(capped(), storage, WeightStorage::F16);
+        assert!(banded.run(tuning, Some(13..277)) > 1);
+        let values = capped().read_rows(&banded.out, 13..277);
+        let twin = problem.twin(storage, WeightStorage::F16);
+        let twin = &twin[13 * 70..277 * 70];
+        assert_same(&values, &values, twin, storage, &problem);
+    }
+}
+
+fn convolutions(taps: usize, conv: Conv) {
+    let mut random = Random::new(taps as u64 + conv.stride as u64);
+    let parts: Vec<Parts> = all_parts().into_iter().filter(|p| !p.geglu).collect();
+    for (i, parts) in parts.into_iter().enumerate() {
+        let shape = [
+            1 + i % 2,
+            random.size(50, 60) * conv.stride,
+            random.size(20, 30),
+            random.size(2, 4),
+        ];
+        let problem = Problem {
+            shape,
+            co: random.size(21, 30),
+            taps,
+            conv: Some(conv),
+            parts,
+            seed: i as u64,
+        };
+        check_product(&problem);
+    }
+}
+
+const SAME: Conv = Conv {
+    stride: 1,
+    pad: 1,
+    upsample: false,
+};
+
+#[test]
+fn convolutions_3x3() {
+    convolutions(9, SAME);
+}
+
+#[test]
+fn convolutions_3x3_of_stride_2() {
+    convolutions(9, Conv { stride: 2, ..SAME });
+}
+
+#[test]
+fn convolutions_3x3_of_stride_2_with_zeros_after_only() {
+    let conv = Conv {
+        stride: 2,
+        pad: 0,
+        upsample: false,
+    };
+    convolutions(9, conv);
+}
+
+#[test]
+fn convolutions_3x3_of_an_enlarged_picture() {
+    convolutions(
+        9,
+        Conv {
+            upsample: true,
+            ..SAME
+        },
+    );
+}
+
+#[test]
+fn convolutions_1x1() {
+    convolutions(1, Conv { pad: 0, ..SAME });
+}
+
+/// Bands of columns and of lines at once.
+#[test]
+fn convolutions_with_wide_weights() {
+    let parts = Parts {
+        bias: true,
+        channel: true,
+        residual: true,
+        activation: Activation::Silu,
+        ..Default::default()
+    };
+    for (i, conv) in [SAME, Conv { stride: 2, ..SAME }].into_iter().enumerate() {
+        let problem = Problem {
+            shape: [2, 22, 12, 4],
+            co: 241,
+            taps: 9,
+            conv: Some(conv),
+            parts,
+            seed: i as u64,
+        };
+        check_product(&problem);
+    }
+}
+
+#[test]
+fn a_line_wider_than_a_binding_is_an_error() {
+    use calotype::kernel::product::{Epilogue, Product, Weight, dispatches, packed_bytes};
+    let device = capped();
+    let bytes = packed_bytes(WeightStorage::F32, 9, 4, 8);
+    let weight = Weight::packed(device.scratch(bytes), WeightStorage::F32, 9, 4, 8);
+    let margin = crate::common::BELOW;
+    let a = device.blank(Storage::F32, [1, 4, 2000, 4], margin);
+    let out = device.blank(Storage::F32, [1, 4, 2000, 8], margin);
+    let product = Product {
+        a: &a,
+        weight: &weight,
+        out: &out,
+        conv: Some(SAME),
+        blocks: None,
+        epilogue: Epilogue::default(),
+        rows: None,
+    };
+    let result = dispatches(&device.gpu, Tuning { direct: true }, &device.none, &product);
+    let message = result.err().expect("should not fit").to_string();
+    assert!(message.contains("line"), "{message}");
+}
+
+#[test]
+fn group_norms() {
+    let sizes = [
+        ([2, 40, 24], 2, 4),
+        ([3, 12, 12], 4, 5),
+        ([1, 70, 31], 3, 3),
+        ([4, 9, 20], 8, 2),
+        ([2, 33, 65], 1, 6),
+    ];
+    for (i, (size, groups, per)) in sizes.into_iter().enumerate() {
+        let problem = Groups {
+            size,
+            groups,
+            per,
+            activation: ACTIVATIONS[i % 4],
+            seed: i as u64,
+        };
+        for (tuning, storage) in kinds() {
+            let (whole, three) = problem.run(device(), tuning, storage);
+            assert_eq!(three, 3);
+            let (banded, bands) = problem.run(capped(), tuning, storage);
+            assert!(bands > 3 || storage == Storage::F16, "{problem:?}: {bands}");
+            assert_same(&banded, &whole, &problem.twin(storage), storage, &problem);
+        }
+    }
+}
+
+/// Also where the rows that share a row of what is added exceed a binding.
+#[test]
+fn maps() {
+    for (i, activation) in ACTIVATIONS.into_iter().enumerate() {
+        for added in [Added::Nothing, Added::Rows, Added::OneAPicture] {
+            for shape in [[2, 50, 31, 9], [3, 1, 601, 5], [5, 13, 21, 24]] {
+                let map = Map {
+                    shape,
+                    activation,
+                    added,
+                    seed: i as u64,
+                };
+                for (tuning, storage) in kinds() {
+                    let (whole, one) = map.run(device(), tuning, storage);
+                    assert_eq!(one, 1);
+                    let (banded, bands) = map.run(capped(), tuning, storage);
+                    assert!(bands > 1, "{map:?}");
+                    assert_same(&banded, &whole, &map.twin(storage), storage, &map);
+                }
+            }
+        }
+    }
+}
