@@ -464,7 +464,8 @@ impl Bench {
             Op::LayerNorm { c } => {
                 let (gamma, beta) = (self.floats(c)?, self.floats(c)?);
                 let (x, y) = (tokens(c)?, tokens(c)?);
-                Ok(vec![norm::layer_norm(tuning, &x, &gamma, &beta, &y, 1e-5)])
+                let affine = [&gamma, &beta];
+                Ok(norm::layer_norm(&self.gpu, tuning, &x, affine, &y, 1e-5))
             }
             Op::Softmax { columns } => {
                 let mask = Mask {

@@ -237,8 +237,15 @@ impl Lowering<'_> {
             }
             Op::LayerNorm { norm } => {
                 let [gamma, beta] = self.weights.norm(norm)?;
-                let dispatch = layer_norm(self.tuning, input(0), &gamma, &beta, out, norm.eps);
-                Ok(vec![dispatch])
+                let affine = [&gamma, &beta];
+                Ok(layer_norm(
+                    self.gpu,
+                    self.tuning,
+                    input(0),
+                    affine,
+                    out,
+                    norm.eps,
+                ))
             }
             Op::Attention { heads, causal } => {
                 let scratch = match &self.scratch[x.0][..] {

@@ -79,10 +79,47 @@ impl Attention<'_> {
         tuning: Tuning,
         none: &Arc<Buffer>,
     ) -> Result<Vec<Dispatch>> {
+        let sizes = [
+            self.q.n * self.heads,
+            self.q.rows_per_batch(),
+            self.k.rows_per_batch(),
+        ];
+        let step = chunk(self.q.storage, sizes[0], sizes[1], sizes[2]);
+        let largest = [self.q, self.k, self.v, self.out].map(|t| t.view.size);
+        let limit = gpu.capabilities().max_binding;
+        if self.q.n > 1 && largest.iter().any(|size| *size > limit) {
+            // One picture after another, where a binding cannot hold them all.
+            let alignment = gpu.capabilities().alignment;
+            let mut all = Vec::new();
+            for i in 0..self.q.n {
+                let [q, k, v, out] =
+                    [self.q, self.k, self.v, self.out].map(|t| t.picture(i, alignment));
+                let one = Attention {
+                    q: &q,
+                    k: &k,
+                    v: &v,
+                    out: &out,
+                    ..*self
+                };
+                all.extend(one.whole(gpu, tuning, none, step)?);
+            }
+            return Ok(all);
+        }
+        self.whole(gpu, tuning, none, step)
+    }
+
+    /// The dispatches of a batch that bindings can hold, `step` queries at a time.
+    fn whole(
+        &self,
+        gpu: &Gpu,
+        tuning: Tuning,
+        none: &Arc<Buffer>,
+        step: usize,
+    ) -> Result<Vec<Dispatch>> {
         let d = self.q.c / self.heads;
         match self.scratch {
             _ if flash(tuning, d) => Ok(vec![self.one_pass(d)]),
-            Some(scratch) => self.by_products(gpu, tuning, none, d, scratch),
+            Some(scratch) => self.by_products(gpu, tuning, none, step, scratch),
             None => Err(gpu.error(
                 format!("attention {d} wide was given no room for its scores"),
                 "this is a bug",
@@ -133,15 +170,18 @@ impl Attention<'_> {
         gpu: &Gpu,
         tuning: Tuning,
         none: &Arc<Buffer>,
-        d: usize,
+        step: usize,
         [turned, scores]: [&View; 2],
     ) -> Result<Vec<Dispatch>> {
         let (q, k, v, out) = (self.q, self.k, self.v, self.out);
+        let d = q.c / self.heads;
         let (queries, keys) = (q.rows_per_batch(), k.rows_per_batch());
         let z = q.n * self.heads;
         let columns = keys.next_multiple_of(8);
         let storage = q.storage;
-        let step = chunk(storage, z, queries, keys);
+        let row = columns * storage.bytes();
+        let turned = &turned.first((z * d * row) as u64);
+        let scores = &scores.first((z * step * row) as u64);
         let mut all = vec![transpose(k, self.heads, turned)];
         let keys_t = Weight::of(&Tensor {
             c: columns,

@@ -113,8 +113,10 @@ pub struct Tuning {
 
 impl Tuning {
     pub fn of(capabilities: &Capabilities) -> Self {
+        // What the tiled kernels need; attention.wgsl needs the most.
+        let small = capabilities.max_workgroup_storage < 31232 || capabilities.max_invocations < 64;
         Self {
-            direct: capabilities.is_cpu,
+            direct: capabilities.is_cpu || small,
         }
     }
 

@@ -201,30 +201,42 @@ impl GroupNorm<'_> {
 /// Layer norm over the columns of each row of `x`; `gamma` and `beta` are f32
 /// `[c]`, padded with zeros to vec4s.
 pub fn layer_norm(
+    gpu: &Gpu,
     tuning: Tuning,
     x: &Tensor,
-    gamma: &View,
-    beta: &View,
+    [gamma, beta]: [&View; 2],
     y: &Tensor,
     eps: f32,
-) -> Dispatch {
-    Dispatch {
-        key: layer_key(tuning, x.storage),
-        views: vec![x.view.clone(), gamma.clone(), beta.clone(), y.view.clone()],
-        params: vec![
-            x.rows() as u32,
-            x.c as u32,
-            x.pitch as u32,
-            y.pitch as u32,
-            x.offset as u32,
-            y.offset as u32,
-            eps.to_bits(),
-            0,
-        ],
-        grid: tuning.row_grid(x.rows()),
-        flops: (x.rows() * x.c * 8) as u64,
-        bytes: x.rows() as u64 * (x.row_bytes() + y.row_bytes()),
-    }
+) -> Vec<Dispatch> {
+    let alignment = gpu.capabilities().alignment;
+    let limit = gpu.capabilities().max_binding.saturating_sub(2 * alignment);
+    let fit = limit / x.row_bytes().max(y.row_bytes());
+    let step = (fit as usize).clamp(1, x.rows());
+    (0..x.rows())
+        .step_by(step)
+        .map(|first| {
+            let rows = step.min(x.rows() - first);
+            let (x_view, x_offset) = x.row_window(first, rows, alignment);
+            let (y_view, y_offset) = y.row_window(first, rows, alignment);
+            Dispatch {
+                key: layer_key(tuning, x.storage),
+                views: vec![x_view, gamma.clone(), beta.clone(), y_view],
+                params: vec![
+                    rows as u32,
+                    x.c as u32,
+                    x.pitch as u32,
+                    y.pitch as u32,
+                    x_offset,
+                    y_offset,
+                    eps.to_bits(),
+                    0,
+                ],
+                grid: tuning.row_grid(rows),
+                flops: (rows * x.c * 8) as u64,
+                bytes: rows as u64 * (x.row_bytes() + y.row_bytes()),
+            }
+        })
+        .collect()
 }
 
 /// Which scores a softmax keeps.

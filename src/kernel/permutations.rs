@@ -2,7 +2,7 @@
 
 use super::{Storage, Tuning, attention, latent, layout, map, norm, product, sinusoid};
 use crate::gpu::PipelineKey;
-use product::WeightStorage;
+use product::{Variant, WeightStorage};
 
 /// All shader permutations, for tests of their validity.
 pub fn permutations() -> Vec<PipelineKey> {
@@ -14,10 +14,8 @@ pub fn permutations() -> Vec<PipelineKey> {
         for storage in [Storage::F32, Storage::F16] {
             for weights in [WeightStorage::F32, WeightStorage::F16] {
                 for gather in [false, true] {
-                    for tile in [[8, 8], [16, 16]] {
-                        let key = product::pipeline_key(direct, storage, weights, gather, tile);
-                        all.push(key);
-                    }
+                    let keys = Variant::ALL.map(|v| v.key(storage, weights, gather));
+                    all.extend(keys);
                 }
             }
             all.extend([

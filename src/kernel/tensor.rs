@@ -73,6 +73,14 @@ impl View {
         }
     }
 
+    /// The first `bytes` of it.
+    pub fn first(&self, bytes: u64) -> Self {
+        Self {
+            size: bytes.next_multiple_of(16).min(self.size),
+            ..self.clone()
+        }
+    }
+
     /// The smallest aligned window that holds `bytes` from `start` on, and how
     /// far into it `start` lies.
     pub fn around(&self, start: u64, bytes: u64, alignment: u64) -> (Self, u64) {
@@ -154,6 +162,18 @@ impl Tensor {
     /// Bytes from row to row.
     pub fn row_bytes(&self) -> u64 {
         self.pitch as u64 * self.storage.bytes4()
+    }
+
+    /// Picture `i` of the batch by itself.
+    pub fn picture(&self, i: usize, alignment: u64) -> Self {
+        let rows = self.rows_per_batch();
+        let (view, offset) = self.row_window(i * rows, rows, alignment);
+        Self {
+            view,
+            n: 1,
+            offset: offset as usize,
+            ..self.clone()
+        }
     }
 
     /// The window that holds rows `first .. first + count`, and the offset of

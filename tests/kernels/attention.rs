@@ -1,11 +1,13 @@
 //! Attention, in one pass and by products, and the turning of keys.
 
-use crate::common::{BELOW, EVEN, Random, Report, device, kinds, margin, rounded, storages};
+use crate::common::{
+    BELOW, Device, EVEN, Random, Report, device, kinds, margin, rounded, storages,
+};
 use calotype::kernel::attention::{Attention, scratch_bytes, transpose, twin, twin_transpose};
 use calotype::kernel::{Storage, Tensor, Tuning};
 
 #[derive(Debug, Clone, Copy)]
-struct Shape {
+pub struct Shape {
     n: usize,
     queries: usize,
     keys: usize,
@@ -23,7 +25,7 @@ impl Shape {
 
     /// Queries, keys, values. Queries are enlarged, by turns more, so that a few
     /// keys get most of the weight.
-    fn numbers(&self, seed: u64) -> [Vec<f32>; 3] {
+    pub fn numbers(&self, seed: u64) -> [Vec<f32>; 3] {
         let mut random = Random::new(seed);
         let c = self.width();
         let scale = [3.0, 12.0][seed as usize % 2];
@@ -35,33 +37,46 @@ impl Shape {
         ]
     }
 
-    fn upload(&self, storage: Storage, [q, k, v]: &[Vec<f32>; 3], turn: usize) -> [Tensor; 3] {
+    fn upload(
+        &self,
+        device: &Device,
+        storage: Storage,
+        [q, k, v]: &[Vec<f32>; 3],
+        turn: usize,
+    ) -> [Tensor; 3] {
         let (n, c) = (self.n, self.width());
         let shape = |rows: usize| [n, rows, 1, c];
         if !self.fused {
             return [
-                device().tensor(storage, shape(self.queries), q, margin(turn)),
-                device().tensor(storage, shape(self.keys), k, margin(turn + 1)),
-                device().tensor(storage, shape(self.keys), v, EVEN),
+                device.tensor(storage, shape(self.queries), q, margin(turn)),
+                device.tensor(storage, shape(self.keys), k, margin(turn + 1)),
+                device.tensor(storage, shape(self.keys), v, EVEN),
             ];
         }
         let rows = q.chunks(c).zip(k.chunks(c)).zip(v.chunks(c));
         let panel: Vec<f32> = rows.flat_map(|((q, k), v)| [q, k, v].concat()).collect();
-        let panel = device().tensor(storage, [n, self.keys, 1, 3 * c], &panel, EVEN);
+        let panel = device.tensor(storage, [n, self.keys, 1, 3 * c], &panel, EVEN);
         [0, 1, 2].map(|i| panel.columns(i * c, c))
     }
 
-    fn run(&self, tuning: Tuning, storage: Storage, numbers: &[Vec<f32>; 3]) -> Vec<f32> {
+    /// The result and the number of dispatches.
+    pub fn run(
+        &self,
+        device: &Device,
+        tuning: Tuning,
+        storage: Storage,
+        numbers: &[Vec<f32>; 3],
+    ) -> (Vec<f32>, usize) {
         let turn = self.queries + self.keys;
-        let [q, k, v] = self.upload(storage, numbers, turn);
-        let out = device().blank(
+        let [q, k, v] = self.upload(device, storage, numbers, turn);
+        let out = device.blank(
             storage,
             [self.n, self.queries, 1, self.width()],
             margin(turn),
         );
         let sizes = [self.n, self.queries, self.keys];
         let scratch = scratch_bytes(tuning, storage, sizes, [self.heads, self.d])
-            .map(|bytes| bytes.map(|b| device().scratch(b)));
+            .map(|bytes| bytes.map(|b| device.scratch(b)));
         let attention = Attention {
             q: &q,
             k: &k,
@@ -71,9 +86,11 @@ impl Shape {
             causal: self.causal,
             scratch: scratch.as_ref().map(|[turned, scores]| [turned, scores]),
         };
-        let (gpu, none) = (&device().gpu, &device().none);
-        device().run(attention.dispatches(gpu, tuning, none).unwrap());
-        device().read(&out)
+        let (gpu, none) = (&device.gpu, &device.none);
+        let dispatches = attention.dispatches(gpu, tuning, none).unwrap();
+        let count = dispatches.len();
+        device.run(dispatches);
+        (device.read(&out), count)
     }
 
     fn check(&self, report: &mut Report, seed: u64) {
@@ -87,7 +104,7 @@ impl Shape {
                 self.causal,
             );
             for direct in [true, false] {
-                let out = self.run(Tuning { direct }, storage, &numbers);
+                let (out, _) = self.run(device(), Tuning { direct }, storage, &numbers);
                 let variant = if direct { "direct" } else { "tiled" };
                 report.compare(variant, storage, &out, &twin, self);
             }
@@ -95,7 +112,7 @@ impl Shape {
     }
 }
 
-fn shape([n, queries, keys]: [usize; 3], [heads, d]: [usize; 2], causal: bool) -> Shape {
+pub fn shape([n, queries, keys]: [usize; 3], [heads, d]: [usize; 2], causal: bool) -> Shape {
     Shape {
         n,
         queries,
@@ -107,7 +124,7 @@ fn shape([n, queries, keys]: [usize; 3], [heads, d]: [usize; 2], causal: bool) -
     }
 }
 
-fn fused([n, tokens]: [usize; 2], [heads, d]: [usize; 2], causal: bool) -> Shape {
+pub fn fused([n, tokens]: [usize; 2], [heads, d]: [usize; 2], causal: bool) -> Shape {
     Shape {
         fused: true,
         ..shape([n, tokens, tokens], [heads, d], causal)

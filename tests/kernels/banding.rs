@@ -1,10 +1,12 @@
 //! Tensors that exceed a binding are worked on in bands: the bits must be those
 //! of one dispatch.
 
-use crate::common::{CAP, Random, capped, device, kinds, relative_error};
+use crate::attention;
+use crate::common::{CAP, Device, Random, capped, device, kinds, margin, relative_error, rounded};
 use crate::map::{Added, Map};
 use crate::norm::{ACTIVATIONS, Groups};
 use crate::product::{Parts, Problem, all_parts, storage_pairs};
+use calotype::kernel::norm::{layer_norm, twin_layer_norm};
 use calotype::kernel::product::{Conv, WeightStorage};
 use calotype::kernel::{Activation, Storage, Tuning};
 use std::fmt::Debug;
@@ -228,5 +230,50 @@ fn maps() {
                 }
             }
         }
+    }
+}
+
+/// A batch that exceeds a binding: one picture after another.
+#[test]
+fn attentions() {
+    let shapes = [
+        attention::shape([4, 10, 7], [2, 64], false),
+        attention::shape([5, 9, 9], [2, 64], true),
+        attention::fused([6, 9], [1, 64], false),
+        attention::shape([7, 12, 12], [3, 24], false),
+    ];
+    for (seed, shape) in shapes.into_iter().enumerate() {
+        let numbers = shape.numbers(seed as u64);
+        for tuning in [true, false].map(|direct| Tuning { direct }) {
+            let storage = Storage::F32;
+            let (whole, few) = shape.run(device(), tuning, storage, &numbers);
+            let (banded, many) = shape.run(capped(), tuning, storage, &numbers);
+            assert!(many > few, "{shape:?}: {many} dispatches");
+            assert!(banded == whole, "{shape:?}: values differ");
+        }
+    }
+}
+
+#[test]
+fn layer_norms() {
+    let (rows, c) = (300, 77);
+    let mut random = Random::new(3);
+    let (x, gamma, beta) = (random.values(rows * c), random.values(c), random.values(c));
+    for (tuning, storage) in kinds() {
+        let run = |device: &Device| {
+            let shape = [1, rows, 1, c];
+            let tensor = device.tensor(storage, shape, &x, margin(0));
+            let y = device.blank(storage, shape, margin(1));
+            let affine = [device.floats(&gamma, 4), device.floats(&beta, 4)];
+            let affine = [&affine[0], &affine[1]];
+            let all = layer_norm(&device.gpu, tuning, &tensor, affine, &y, 1e-5);
+            let count = all.len();
+            device.run(all);
+            (device.read(&y), count)
+        };
+        let ((whole, one), (banded, bands)) = (run(device()), run(capped()));
+        assert!(one == 1 && bands > 1);
+        let twin = twin_layer_norm(&rounded(storage, &x), c, &gamma, &beta, 1e-5);
+        assert_same(&banded, &whole, &twin, storage, &"layer norm");
     }
 }

@@ -147,7 +147,8 @@ fn layer_norms() {
             let tensor = device().tensor(storage, shape, &x, margin(i));
             let y = device().blank(storage, shape, margin(i + 1));
             let (g, b) = (device().floats(&gamma, 4), device().floats(&beta, 4));
-            device().run(vec![layer_norm(tuning, &tensor, &g, &b, &y, EPS)]);
+            let gpu = &device().gpu;
+            device().run(layer_norm(gpu, tuning, &tensor, [&g, &b], &y, EPS));
             let twin = twin_layer_norm(&rounded(storage, &x), c, &gamma, &beta, EPS);
             report.compare(tuning, storage, &device().read(&y), &twin, &[rows, c]);
         }

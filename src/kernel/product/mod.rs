@@ -2,10 +2,17 @@
 //! (`product_direct.wgsl`, `product_tiled.wgsl`), all epilogues.
 
 use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, key};
+use crate::Result;
 use crate::gpu::{Access, Buffer, Gpu, PipelineKey};
-use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
+
+mod bands;
+mod twin;
+
+pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
+
+use bands::{Band, column_bands, row_bands};
 
 const BINDINGS: &[Access] = &[
     Access::Read,
@@ -186,37 +193,75 @@ pub struct Product<'a> {
     pub rows: Option<Range<usize>>,
 }
 
-/// Whether the large or the small tile serves `m` rows and `n8` groups of columns.
-fn tile(gpu: &Gpu, m: usize, n8: usize) -> [u32; 2] {
-    let c = gpu.capabilities();
-    let fits = c.max_invocations >= 256 && c.max_workgroup_storage >= 16384;
-    let large = m.div_ceil(128) * n8.div_ceil(16);
-    if fits && large >= 192 {
-        [16, 16]
-    } else {
-        [8, 8]
-    }
+/// Which kernel makes a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// No shared memory, invocations side by side along the columns.
+    Direct,
+    /// The same for few columns: invocations along the rows.
+    DirectNarrow,
+    /// Shared memory; invocations of a workgroup along columns and rows.
+    Tiled([u32; 2]),
 }
 
-pub(super) fn pipeline_key(
-    direct: bool,
-    storage: Storage,
-    weights: WeightStorage,
-    gather: bool,
-    tile: [u32; 2],
-) -> PipelineKey {
-    let mut defines = storage.defines();
-    if weights == WeightStorage::F16 {
-        defines.push(("W16".into(), String::new()));
+/// Columns (in groups of 8) up to which the narrow variant serves better.
+const NARROW: usize = 2;
+
+impl Variant {
+    pub(super) const ALL: [Variant; 4] = [
+        Variant::Direct,
+        Variant::DirectNarrow,
+        Variant::Tiled([8, 8]),
+        Variant::Tiled([16, 16]),
+    ];
+
+    /// The variant for `m` rows and `n8` groups of columns.
+    fn choose(gpu: &Gpu, tuning: Tuning, m: usize, n8: usize) -> Self {
+        let c = gpu.capabilities();
+        let fits = c.max_invocations >= 256 && c.max_workgroup_storage >= 16384;
+        // wgpu does not say how many units a GPU has; this many workgroups of
+        // the large tile keep even the largest busy.
+        let large = m.div_ceil(128) * n8.div_ceil(16) >= 192;
+        match tuning.direct {
+            true if n8 <= NARROW && m >= 64 => Variant::DirectNarrow,
+            true => Variant::Direct,
+            false if fits && large => Variant::Tiled([16, 16]),
+            false => Variant::Tiled([8, 8]),
+        }
     }
-    if gather {
-        defines.push(("GATHER".into(), String::new()));
+
+    /// Workgroups for `m` rows, `n8` groups of columns and `z` blocks.
+    fn grid(self, m: usize, n8: usize, z: usize) -> [u32; 3] {
+        let [rows, columns] = match self {
+            Variant::Direct => [8, 8],
+            Variant::DirectNarrow => [64, 1],
+            Variant::Tiled([x, y]) => [8 * y as usize, x as usize],
+        };
+        [m.div_ceil(rows), n8.div_ceil(columns), z].map(|x| x as u32)
     }
-    if direct {
-        key("product_direct", defines, vec![], BINDINGS)
-    } else {
-        let constants = vec![("WX", tile[0]), ("WY", tile[1])];
-        key("product_tiled", defines, constants, BINDINGS)
+
+    pub(super) fn key(self, storage: Storage, weights: WeightStorage, gather: bool) -> PipelineKey {
+        let mut defines = storage.defines();
+        for (name, on) in [
+            ("W16", weights == WeightStorage::F16),
+            ("GATHER", gather),
+            ("NARROW", self == Variant::DirectNarrow),
+        ] {
+            if on {
+                defines.push((name.into(), String::new()));
+            }
+        }
+        match self {
+            Variant::Direct | Variant::DirectNarrow => {
+                key("product_direct", defines, vec![], BINDINGS)
+            }
+            Variant::Tiled([x, y]) => key(
+                "product_tiled",
+                defines,
+                vec![("WX", x), ("WY", y)],
+                BINDINGS,
+            ),
+        }
     }
 }
 
@@ -238,140 +283,6 @@ pub fn dispatches(
         }
     }
     Ok(all)
-}
-
-/// Ranges of groups of 8 columns whose weights fit into a binding.
-fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize>>> {
-    let limit = gpu.capabilities().max_binding;
-    if weight.view.size <= limit {
-        return Ok(std::iter::once(0..weight.n8).collect());
-    }
-    let panel = weight.panel as u64 * weight.storage.bytes8();
-    let panels = (limit / panel.max(1)) as usize;
-    if panels == 0 || weight.pitch != 8 {
-        return Err(gpu.error(
-            format!(
-                "a weight of {} bytes exceeds its binding limit of {limit} bytes",
-                weight.view.size
-            ),
-            "use --dtype f16 or a smaller picture",
-        ));
-    }
-    Ok((0..weight.n8)
-        .step_by(panels * 8)
-        .map(|first| first..(first + panels * 8).min(weight.n8))
-        .collect())
-}
-
-/// Output rows `out` (of the whole output) and the input rows they read.
-struct Band {
-    out: Range<usize>,
-    input: Range<usize>,
-}
-
-fn row_bands(gpu: &Gpu, product: &Product<'_>) -> Result<Vec<Band>> {
-    let rows = product.rows.clone().unwrap_or(0..product.out.rows());
-    match product.conv {
-        _ if product.blocks.is_some() => Ok(vec![Band {
-            input: rows.clone(),
-            out: rows,
-        }]),
-        None => linear_bands(gpu, product, rows),
-        Some(conv) => conv_bands(gpu, product, conv, rows),
-    }
-}
-
-/// Bytes that the windows of a band may cover, and rows that a dispatch may make.
-fn band_limits(gpu: &Gpu) -> (u64, usize) {
-    let c = gpu.capabilities();
-    let bytes = c.max_binding.saturating_sub(2 * c.alignment);
-    (bytes, c.max_workgroups as usize * 8)
-}
-
-/// Bytes from row to row of the output, or of a residual that is wider.
-fn out_row_bytes(product: &Product<'_>) -> u64 {
-    let residual = product.epilogue.residual.as_ref();
-    product
-        .out
-        .row_bytes()
-        .max(residual.map_or(0, Tensor::row_bytes))
-}
-
-fn too_wide(gpu: &Gpu, what: &str, bytes: u64) -> Error {
-    gpu.error(
-        format!("{what} takes {bytes} bytes, more than its binding limit allows"),
-        "use a smaller --width, or --dtype f16",
-    )
-}
-
-fn linear_bands(gpu: &Gpu, product: &Product<'_>, rows: Range<usize>) -> Result<Vec<Band>> {
-    let (limit, most) = band_limits(gpu);
-    let widest = product.a.row_bytes().max(out_row_bytes(product)).max(1);
-    let step = ((limit / widest) as usize).min(most);
-    if step == 0 {
-        return Err(too_wide(gpu, "one row of a matrix", widest));
-    }
-    Ok(rows
-        .clone()
-        .step_by(step)
-        .map(|first| first..(first + step).min(rows.end))
-        .map(|band| Band {
-            input: band.clone(),
-            out: band,
-        })
-        .collect())
-}
-
-fn conv_bands(
-    gpu: &Gpu,
-    product: &Product<'_>,
-    conv: Conv,
-    rows: Range<usize>,
-) -> Result<Vec<Band>> {
-    let (a, out) = (product.a, product.out);
-    let (limit, most) = band_limits(gpu);
-    let line = out.w as u64 * out_row_bytes(product);
-    let in_line = a.w as u64 * a.row_bytes();
-    let largest = (in_line * (a.n * a.h) as u64).max(line * (out.n * out.h) as u64);
-    if largest <= limit && rows.len() <= most {
-        return Ok(vec![Band {
-            out: rows,
-            input: 0..a.rows(),
-        }]);
-    }
-    // Whole lines of one picture, as many as fit.
-    let side = if product.weight.taps == 9 { 3 } else { 1 };
-    let fit = (limit / in_line.max(1)) as usize;
-    let reach = if conv.upsample {
-        (2 * fit).saturating_sub(side + 1)
-    } else {
-        (fit + conv.stride).saturating_sub(side) / conv.stride
-    };
-    let lines = reach
-        .min((limit / line.max(1)) as usize)
-        .min(most / out.w.max(1));
-    if lines == 0 {
-        let bytes = line.max(in_line * side as u64);
-        return Err(too_wide(gpu, "what one line of a picture needs", bytes));
-    }
-    let up = usize::from(conv.upsample);
-    let seen = conv.seen(a.h, out.h);
-    let mut bands = Vec::new();
-    for n in 0..out.n {
-        for y in (0..out.h).step_by(lines) {
-            let end = (y + lines).min(out.h);
-            let top = (y * conv.stride).saturating_sub(conv.pad).min(seen - 1) >> up;
-            let bottom = ((end - 1) * conv.stride + side)
-                .saturating_sub(conv.pad)
-                .clamp(1, seen);
-            let bottom = ((bottom - 1) >> up) + 1;
-            bands.push(Band {
-                out: (n * out.h + y) * out.w..(n * out.h + end) * out.w,
-                input: (n * a.h + top) * a.w..(n * a.h + bottom) * a.w,
-            });
-        }
-    }
-    Ok(bands)
 }
 
 fn dispatch(
@@ -512,126 +423,16 @@ fn dispatch(
         0,
     ];
     let z = blocks.batches * blocks.heads;
-    let shape = tile(gpu, m, n8);
-    let grid = if tuning.direct {
-        [m.div_ceil(8) as u32, n8.div_ceil(8) as u32, z as u32]
-    } else {
-        [
-            m.div_ceil(8 * shape[1] as usize) as u32,
-            n8.div_ceil(shape[0] as usize) as u32,
-            z as u32,
-        ]
-    };
+    let variant = Variant::choose(gpu, tuning, m, n8);
     let flops = 2 * (z * m * n8 * 8) as u64 * (weight.taps * a.c) as u64;
     let bytes = z as u64 * (band.input.len() as u64 * a.row_bytes() + m as u64 * out.row_bytes())
         + weight.view.size;
     Dispatch {
-        key: pipeline_key(
-            tuning.direct,
-            a.storage,
-            weight.storage,
-            conv.is_some(),
-            shape,
-        ),
+        key: variant.key(a.storage, weight.storage, conv.is_some()),
         views: vec![a_view, w_view, o_view, bias, channel, residual],
         params,
-        grid,
+        grid: variant.grid(m, n8, z),
         flops,
         bytes,
     }
-}
-
-/// The CPU twin of a linear layer: `out[m][n] = sum_k a[m][k] w[k][n]`, in f64.
-pub fn twin_linear(a: &[f32], w: &[f32], [m, k, n]: [usize; 3]) -> Vec<f32> {
-    let mut out = vec![0f32; m * n];
-    for i in 0..m {
-        for j in 0..n {
-            let sum: f64 = (0..k)
-                .map(|x| f64::from(a[i * k + x]) * f64::from(w[x * n + j]))
-                .sum();
-            out[i * n + j] = sum as f32;
-        }
-    }
-    out
-}
-
-/// The numbers of an [`Epilogue`], for its CPU twin.
-#[derive(Clone, Copy, Default)]
-pub struct TwinEpilogue<'a> {
-    pub scale: Option<f32>,
-    /// `[n]`.
-    pub bias: Option<&'a [f32]>,
-    /// `[batch, n]`, with the rows that share a line of it.
-    pub channel: Option<(&'a [f32], usize)>,
-    pub geglu: bool,
-    pub activation: Activation,
-    /// As the result.
-    pub residual: Option<&'a [f32]>,
-}
-
-/// The CPU twin of an epilogue over sums `[m, n]`. With `geglu` the result has
-/// half of the columns.
-pub fn twin_epilogue(sums: &[f32], n: usize, e: &TwinEpilogue<'_>) -> Vec<f32> {
-    let before = |i: usize, sum: f32| {
-        let bias = e.bias.map_or(0.0, |b| b[i % n]);
-        let channel = e
-            .channel
-            .map_or(0.0, |(c, rows)| c[i / n / rows * n + i % n]);
-        sum * e.scale.unwrap_or(1.0) + bias + channel
-    };
-    let values: Vec<f32> = sums
-        .iter()
-        .enumerate()
-        .map(|(i, s)| before(i, *s))
-        .collect();
-    if e.geglu {
-        return values
-            .chunks_exact(8)
-            .flat_map(|x| (0..4).map(|j| x[j] * Activation::Gelu.apply(x[j + 4])))
-            .collect();
-    }
-    values
-        .iter()
-        .enumerate()
-        .map(|(i, v)| e.activation.apply(*v) + e.residual.map_or(0.0, |r| r[i]))
-        .collect()
-}
-
-/// The CPU twin of a convolution over `[n, h, w, c]`, weights `[taps, c, co]`,
-/// in f64. Returns `[n, oh, ow, co]`.
-pub fn twin_conv(
-    a: &[f32],
-    [n, h, w, c]: [usize; 4],
-    weights: &[f32],
-    [taps, co]: [usize; 2],
-    conv: Conv,
-    [oh, ow]: [usize; 2],
-) -> Vec<f32> {
-    let side = if taps == 9 { 3 } else { 1 };
-    let up = usize::from(conv.upsample);
-    let mut out = vec![0f32; n * oh * ow * co];
-    let mut sums = vec![0f64; co];
-    for (row, pixel) in out.chunks_exact_mut(co).enumerate() {
-        let (b, y, x) = (row / (oh * ow), row / ow % oh, row % ow);
-        sums.fill(0.0);
-        for tap in 0..taps {
-            let iy = (y * conv.stride + tap / side).wrapping_sub(conv.pad);
-            let ix = (x * conv.stride + tap % side).wrapping_sub(conv.pad);
-            if iy >= conv.seen(h, oh) || ix >= conv.seen(w, ow) {
-                continue;
-            }
-            let at = ((b * h + (iy >> up)) * w + (ix >> up)) * c;
-            for i in 0..c {
-                let value = f64::from(a[at + i]);
-                let line = &weights[(tap * c + i) * co..][..co];
-                for (sum, weight) in sums.iter_mut().zip(line) {
-                    *sum += value * f64::from(*weight);
-                }
-            }
-        }
-        for (o, sum) in pixel.iter_mut().zip(&sums) {
-            *o = *sum as f32;
-        }
-    }
-    out
 }
