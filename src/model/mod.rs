@@ -7,4 +7,4 @@ pub mod unet;
 pub mod vae;
 mod weights;
 
-pub use weights::{DeviceWeights, Loaded, check};
+pub use weights::{DeviceWeights, Loaded, tensors};
