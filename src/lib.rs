@@ -7,10 +7,10 @@
 //! | room | holds |
 //! |---|---|
 //! | [`pipeline`] | a validated request to pictures |
-//! | [`schedule`] | schedulers and noise generators |
 //! | [`picture`] | encoding, metadata, atomic writing |
 //! | [`model`] | CLIP, UNet and VAE written as graphs |
-//! | [`checkpoint`] | files to named tensors and configurations |
+//! | [`checkpoint`] | files to named tensors and configurations, the scheduler's too |
+//! | [`schedule`] | schedulers and their configuration, noise generators; no device |
 //! | [`text`] | tokenizers: prompts to token ids |
 //! | [`graph`] | ops, shape inference, fusion, memory plan, executor |
 //! | [`kernel`] | one file an op, paired with a shader and a CPU twin |

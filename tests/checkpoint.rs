@@ -2,7 +2,8 @@
 
 mod common;
 
-use calotype::checkpoint::{Checkpoint, DType, Layout, Part, TimestepSpacing};
+use calotype::checkpoint::{Checkpoint, DType, Layout, Part};
+use calotype::schedule::Spacing;
 use common::{write_header, write_sparse};
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
@@ -86,8 +87,8 @@ fn the_demo_opens_and_is_complete() {
     assert_eq!(demo.layout, Layout::Embedded);
     assert_eq!((demo.is_refiner(), demo.native_size()), (false, 128));
     assert_eq!(demo.unet.norm_num_groups, 8);
-    assert_eq!(demo.scheduler.timestep_spacing, TimestepSpacing::Leading);
-    assert_eq!(demo.scheduler.set_alpha_to_one, Some(false));
+    assert_eq!(demo.scheduler.timestep_spacing, Spacing::Leading);
+    assert_eq!(demo.scheduler.steps_offset, 1);
     assert!(demo.force_zeros_for_empty_prompt && !demo.requires_aesthetics_score);
     let report = demo.report();
     assert_eq!(report.problems, Vec::<String>::new());

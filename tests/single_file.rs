@@ -2,7 +2,8 @@
 
 mod common;
 
-use calotype::checkpoint::{Checkpoint, Layout, Part, PredictionType};
+use calotype::checkpoint::{Checkpoint, Layout, Part};
+use calotype::schedule::Prediction;
 use common::{Described, write_sparse};
 use half::f16;
 use std::path::Path;
@@ -59,7 +60,7 @@ fn the_metadata_tells_what_shapes_cannot() {
     assert!(!checkpoint.vae.force_upcast);
     assert_eq!(checkpoint.native_size(), 48);
     let prediction = checkpoint.scheduler.prediction_type;
-    assert_eq!(prediction, PredictionType::VPrediction);
+    assert_eq!(prediction, Prediction::V);
     let tokenizer = checkpoint.tokenizer.as_ref().unwrap();
     assert_eq!(
         (tokenizer.bos(), tokenizer.eos(), tokenizer.pad()),
@@ -351,7 +352,7 @@ fn a_v_prediction_mark_is_seen() {
     tensors.push(("ztsnr".to_string(), "F16", vec![0]));
     write_sparse(&path, &tensors);
     let scheduler = Checkpoint::open(path.to_str().unwrap()).unwrap().scheduler;
-    assert_eq!(scheduler.prediction_type, PredictionType::VPrediction);
+    assert_eq!(scheduler.prediction_type, Prediction::V);
     assert!(scheduler.rescale_betas_zero_snr);
 }
 

@@ -3,9 +3,9 @@
 
 use super::config::{Activation, ClipConfig, UNetConfig, VaeConfig};
 use super::random::Random;
-use super::scheduler::SchedulerConfig;
 use super::{Checkpoint, Layout, Sources};
 use crate::Result;
+use crate::schedule;
 use crate::text::Tokenizer;
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ fn random(name: &str, unet: UNetConfig, text_encoder: Option<ClipConfig>) -> Res
         vae: vae(),
         text_encoder,
         text_encoder_2,
-        scheduler: SchedulerConfig::sdxl(),
+        scheduler: schedule::Config::sdxl(),
         force_zeros_for_empty_prompt: base,
         requires_aesthetics_score: !base,
     })

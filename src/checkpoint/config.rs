@@ -1,8 +1,6 @@
 //! What a checkpoint's configuration files say, field for field as diffusers
 //! and transformers name them, resolved to one value per level.
 
-pub use super::scheduler::SchedulerConfig;
-
 /// Activation of a text encoder's feed-forward layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {

@@ -1,5 +1,10 @@
 //! Every tensor that a part has by its configuration, with its shape: what a
 //! complete checkpoint must hold, under diffusers' names.
+//!
+//! The model graphs say the same of what they read, and the pipeline checks that.
+//! This list is the one for `inspect`, which describes files: it knows of no graph
+//! and also counts what no picture needs, such as the last layer of the first text
+//! encoder. A test of the pipeline holds the two together.
 
 use super::config::{ClipConfig, UNetConfig, VaeConfig};
 

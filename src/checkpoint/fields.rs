@@ -52,6 +52,11 @@ impl Fields {
         &self.map
     }
 
+    /// The whole object.
+    pub fn value(&self) -> Value {
+        Value::Object(self.map.clone())
+    }
+
     /// The value of `key`, `None` if absent or null.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|value| !value.is_null())

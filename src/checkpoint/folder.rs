@@ -2,11 +2,11 @@
 
 use super::architecture;
 use super::fields::Fields;
-use super::scheduler::SchedulerConfig;
 use super::tensor::Part;
 use super::tree::Tree;
 use super::weights::Weights;
 use super::{Checkpoint, Layout, Sources};
+use crate::schedule;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
@@ -32,7 +32,8 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
     let unet = architecture::unet(&config(Part::UNet)?)?;
     let vae = architecture::vae(&config(Part::Vae)?)?;
     let text_encoder_2 = architecture::clip(&config(Part::TextEncoder2)?, true)?;
-    let scheduler = SchedulerConfig::read(&tree.fields("scheduler/scheduler_config.json")?)?;
+    let scheduler = tree.fields("scheduler/scheduler_config.json")?;
+    let scheduler = schedule::Config::from_json(scheduler.path(), &scheduler.value())?;
     let aesthetics = index.optional_flag("requires_aesthetics_score")?;
     let second = weights(Part::TextEncoder2)?;
     let (unet_weights, vae_weights) = (weights(Part::UNet)?, weights(Part::Vae)?);

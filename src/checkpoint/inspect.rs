@@ -1,8 +1,9 @@
 //! What a checkpoint is, from its configuration and headers alone.
 
 use super::tensor::Part;
-use super::{Checkpoint, Layout, PredictionType, expected};
+use super::{Checkpoint, Layout, expected};
 use crate::Result;
+use crate::schedule::Prediction;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +24,7 @@ pub struct Report {
     /// Parameters of all parts.
     pub parameters: u64,
     pub unet: UNetReport,
-    pub prediction_type: PredictionType,
+    pub prediction_type: Prediction,
     /// Width and height of the pictures it was trained for, in pixels.
     pub native_size: usize,
     /// Tensors that are missing or not as the configuration says; none in a
@@ -181,11 +182,7 @@ impl fmt::Display for Report {
             Layout::Embedded => "embedded in the program",
             Layout::Random => "weights made on the spot",
         };
-        let prediction = match self.prediction_type {
-            PredictionType::Epsilon => "epsilon",
-            PredictionType::VPrediction => "v_prediction",
-            PredictionType::Sample => "sample",
-        };
+        let prediction = self.prediction_type.name();
         writeln!(f, "{}: {kind}, {layout}", self.name)?;
         writeln!(
             f,

@@ -10,7 +10,6 @@ mod file;
 mod folder;
 pub mod inspect;
 mod random;
-pub mod scheduler;
 mod single;
 pub mod tensor;
 mod tree;
@@ -18,12 +17,9 @@ mod weights;
 
 pub use config::{Activation, ClipConfig, UNetConfig, VaeConfig};
 pub use inspect::Report;
-pub use scheduler::{
-    BetaSchedule, FinalSigmas, InterpolationType, PredictionType, SchedulerConfig, TimestepSpacing,
-    TimestepType,
-};
 pub use tensor::{DType, Part, TensorSource, TensorView};
 
+use crate::schedule;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -55,7 +51,7 @@ pub struct Checkpoint {
     pub text_encoder: Option<ClipConfig>,
     /// The second text encoder, the one with a projection.
     pub text_encoder_2: ClipConfig,
-    pub scheduler: SchedulerConfig,
+    pub scheduler: schedule::Config,
     /// An absent negative prompt is embedded as zeros rather than as the empty text.
     pub force_zeros_for_empty_prompt: bool,
     /// The micro-conditioning ends with an aesthetic score, as the refiner's does.
@@ -181,10 +177,19 @@ impl Checkpoint {
                 "unet: `projection_class_embeddings_input_dim` is {have}, the pooled text and {numbers} numbers give {want}"
             ));
         }
-        if self.unet.out_channels != self.vae.latent_channels {
-            let (a, b) = (self.unet.out_channels, self.vae.latent_channels);
+        let latent = self.vae.latent_channels;
+        let sides = [
+            ("in_channels", self.unet.in_channels),
+            ("out_channels", self.unet.out_channels),
+        ];
+        for (key, have) in sides.into_iter().filter(|(_, n)| *n != latent) {
+            // Inpainting models take the mask and the picture beside the latents.
+            let kind = match (key, have == 2 * latent + 1) {
+                ("in_channels", true) => " (an inpainting model)",
+                _ => "",
+            };
             return wrong(format!(
-                "unet: `out_channels` is {a}, the VAE has {b} latent channels"
+                "unet: `{key}` is {have}{kind}, the VAE has {latent} latent channels"
             ));
         }
         let pairs = [

@@ -9,4 +9,4 @@ pub mod vae;
 mod weights;
 
 pub use describe::{GRAPHS, describe};
-pub use weights::{DeviceWeights, Loaded, check};
+pub use weights::{DeviceWeights, Loaded, tensors};

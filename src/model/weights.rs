@@ -12,19 +12,13 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-/// Checks that `source` has every tensor that `graph` reads. Nothing is read.
-pub fn check(graph: &Graph, source: &dyn TensorSource) -> Result<()> {
-    for product in graph.products() {
-        for (name, shape) in product.tensors() {
-            source.check(&name, &shape)?;
-        }
-    }
-    for norm in graph.norms() {
-        for end in ["weight", "bias"] {
-            source.check(&format!("{}.{end}", norm.name), &[norm.channels])?;
-        }
-    }
-    Ok(())
+/// Names and shapes of every tensor that `graph` reads.
+pub fn tensors(graph: &Graph) -> Vec<(String, Vec<usize>)> {
+    let products = graph.products().flat_map(Product::tensors);
+    let norms = graph.norms().flat_map(|norm| {
+        ["weight", "bias"].map(|end| (format!("{}.{end}", norm.name), vec![norm.channels]))
+    });
+    products.chain(norms).collect()
 }
 
 /// The weights of one part on one device. Graphs of different sizes share them.

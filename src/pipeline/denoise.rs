@@ -3,7 +3,7 @@
 
 use super::condition::{Conditioning, Prompt};
 use super::{Event, LoopStats, Observer, Pipeline, Request};
-use crate::checkpoint::Part;
+use crate::checkpoint::{Checkpoint, Part};
 use crate::gpu::{Buffer, Gpu};
 use crate::graph::{Executor, Runner};
 use crate::kernel::latent::{self, StepValues};
@@ -77,6 +77,7 @@ impl<'a> Denoiser<'a> {
     pub fn new(
         pipeline: &'a Pipeline,
         loaded: &Loaded,
+        plan: &Plan,
         request: &Request,
         conditioning: &Conditioning,
         batched: bool,
@@ -88,14 +89,6 @@ impl<'a> Denoiser<'a> {
             precision,
             ..
         } = pipeline;
-        let scheduler = schedule::create(
-            request.scheduler,
-            &schedule::Config::from_json(
-                "scheduler_config.json",
-                &serde_json::to_value(&checkpoint.scheduler).unwrap_or_default(),
-            )?,
-        )?;
-        let plan = scheduler.plan(request.steps)?;
         let scale = checkpoint.vae_scale();
         let shape = Shape {
             h: request.height / scale,
@@ -183,10 +176,10 @@ impl<'a> Denoiser<'a> {
             Program::new(gpu, vec![dispatch])
         };
         let export = [export(&latents)?, export(&prediction)?];
-        upload_steps(gpu, &table, &plan, request)?;
+        upload_steps(gpu, &table, plan, request)?;
         Ok(Self {
             pipeline,
-            plan,
+            plan: plan.clone(),
             unet,
             calls,
             before,
@@ -341,6 +334,11 @@ impl Gathered {
             .or_default()
             .extend_from_slice(values);
     }
+}
+
+/// The steps of `request`; fails where the checkpoint's scheduler cannot give them.
+pub fn plan(checkpoint: &Checkpoint, request: &Request) -> Result<Plan> {
+    schedule::create(request.scheduler, &checkpoint.scheduler)?.plan(request.steps)
 }
 
 /// The numbers of every step, in a table on the device.

@@ -1,16 +1,16 @@
 //! A checkpoint and a device, ready to draw.
 
 use super::condition;
-use super::denoise::{Denoiser, Latents};
+use super::denoise::{self, Denoiser, Latents};
 use super::vae::Vae;
 use super::{Dtype, Event, LoopStats, Observer, Output, Request, Seconds, Trace};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::gpu::{AdapterChoice, Gpu};
-use crate::graph::Graph;
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Storage, Tuning};
 use crate::model::{self, Loaded, clip, unet};
 use crate::picture::Picture;
+use crate::schedule::Plan;
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -148,6 +148,8 @@ impl Pipeline {
                 return Err(Error::invalid(field, value, allowed));
             }
         }
+        // Before anything goes to the device.
+        let plan = denoise::plan(&self.checkpoint, request)?;
         let mut seconds = Seconds {
             load: self.load_seconds,
             ..Default::default()
@@ -162,7 +164,7 @@ impl Pipeline {
             (observer.events)(Event::Loading {
                 part: "unet".into(),
             });
-            let mut denoiser = self.denoiser(request, &conditioning)?;
+            let mut denoiser = self.denoiser(&plan, request, &conditioning)?;
             observer.cancel.check()?;
             seconds.load += watch.lap();
             let done = denoiser.run(request, observer)?;
@@ -175,17 +177,24 @@ impl Pipeline {
         Ok(self.output(request, pictures, seconds, stats, warnings))
     }
 
+    /// The VAE by itself, whole or on tiles.
+    pub fn vae(&self, tiling: Tiling) -> Vae<'_> {
+        Vae::new(self, &self.vae, tiling)
+    }
+
     fn denoiser(
         &self,
+        plan: &Plan,
         request: &Request,
         conditioning: &condition::Conditioning,
     ) -> Result<Denoiser<'_>> {
         let batched = !self.options.low_memory;
-        match Denoiser::new(self, &self.unet, request, conditioning, batched) {
+        let make = |batched| Denoiser::new(self, &self.unet, plan, request, conditioning, batched);
+        match make(batched) {
             // Memory may suffice for two calls of half the batch.
             Err(e) if batched && request.guided() && e.is_out_of_memory() => {
                 tracing::warn!("{e}: trying two UNet calls a step");
-                Denoiser::new(self, &self.unet, request, conditioning, false)
+                make(false)
             }
             other => other,
         }
@@ -199,7 +208,7 @@ impl Pipeline {
         watch: &mut Stopwatch,
         seconds: &mut Seconds,
     ) -> Result<Vec<Picture>> {
-        let vae = Vae::new(self, &self.vae, self.options.vae_tiling);
+        let vae = self.vae(self.options.vae_tiling);
         let decoder = vae.decoder(latents.first().map_or([1, 1], |l| [l.h, l.w]))?;
         seconds.load += watch.lap();
         let total = latents.len();
@@ -267,31 +276,47 @@ impl Pipeline {
 }
 
 /// Checks that every part has every tensor of its graph, in the right shape.
+/// Nothing is read.
 fn check(checkpoint: &Checkpoint) -> Result<()> {
-    let has = |part: Part, graph: Graph| model::check(&graph, checkpoint.source(part));
-    let encoders = [
-        (Part::TextEncoder, checkpoint.text_encoder.as_ref()),
-        (Part::TextEncoder2, Some(&checkpoint.text_encoder_2)),
-    ];
-    for (part, config) in encoders {
-        if let Some(config) = config {
-            has(part, clip::graph(config, 1, 0).optimise())?;
-            for (name, shape) in clip::embedding_tensors(config) {
-                checkpoint.source(part).check(&name, &shape)?;
-            }
-        }
-    }
-    let size = unet::Size {
-        batch: 1,
-        height: 64,
-        width: 64,
-        tokens: 1,
+    Part::ALL.into_iter().try_for_each(|part| {
+        let source = checkpoint.source(part);
+        let wanted = wanted(checkpoint, part);
+        wanted
+            .iter()
+            .try_for_each(|(name, shape)| source.check(name, shape))
+    })
+}
+
+/// Names and shapes of all tensors of a part that a run may read.
+fn wanted(checkpoint: &Checkpoint, part: Part) -> Vec<(String, Vec<usize>)> {
+    let encoder = |config| {
+        let graph = clip::graph(config, 1, 0).optimise();
+        [model::tensors(&graph), clip::embedding_tensors(config)].concat()
     };
-    let ids = checkpoint.time_id_count();
-    has(Part::UNet, unet::graph(&checkpoint.unet, ids, size))?;
     let vae = &checkpoint.vae;
-    has(Part::Vae, crate::model::vae::decoder(vae, [8, 8]))?;
-    has(Part::Vae, crate::model::vae::encoder(vae, [64, 64]))
+    match part {
+        Part::TextEncoder => checkpoint
+            .text_encoder
+            .as_ref()
+            .map(encoder)
+            .unwrap_or_default(),
+        Part::TextEncoder2 => encoder(&checkpoint.text_encoder_2),
+        Part::UNet => {
+            let size = unet::Size {
+                batch: 1,
+                height: 64,
+                width: 64,
+                tokens: 1,
+            };
+            let ids = checkpoint.time_id_count();
+            model::tensors(&unet::graph(&checkpoint.unet, ids, size))
+        }
+        Part::Vae => [
+            model::tensors(&model::vae::decoder(vae, [8, 8])),
+            model::tensors(&model::vae::encoder(vae, [64, 64])),
+        ]
+        .concat(),
+    }
 }
 
 /// Seconds between calls.
@@ -310,4 +335,42 @@ impl Stopwatch {
 pub(super) fn trace_tokens(trace: &mut Trace, name: &str, ids: &[u32]) {
     let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     trace.put_i32(name, &[1, ids.len()], &ids);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// `inspect`'s list and the graphs' agree, but for what no picture needs: the
+    /// last layer of the first text encoder and the norm after it.
+    #[test]
+    fn what_is_expected_is_what_the_graphs_read() {
+        for model in [
+            "demo",
+            "demo-refiner",
+            "random:sdxl-base",
+            "random:sdxl-refiner",
+        ] {
+            let checkpoint = Checkpoint::open(model).unwrap();
+            let last = checkpoint
+                .text_encoder
+                .as_ref()
+                .map(|c| format!("encoder.layers.{}.", c.num_hidden_layers - 1));
+            for part in Part::ALL {
+                let unread = |name: &str| {
+                    part == Part::TextEncoder
+                        && (last.as_ref().is_some_and(|last| name.contains(last))
+                            || name.contains("final_layer_norm"))
+                };
+                let expected: BTreeMap<_, _> = checkpoint
+                    .expected(part)
+                    .into_iter()
+                    .filter(|(name, _)| !unread(name))
+                    .collect();
+                let read: BTreeMap<_, _> = wanted(&checkpoint, part).into_iter().collect();
+                assert_eq!(expected, read, "{model} {part:?}");
+            }
+        }
+    }
 }

@@ -64,6 +64,18 @@ impl Trace {
         self.meta.insert(key.into(), value.into());
     }
 
+    /// Shape and values of a float32 tensor that is kept.
+    pub fn f32s(&self, name: &str) -> Option<(&[usize], Vec<f32>)> {
+        let tensor = self.tensors.get(name).filter(|t| t.dtype == Dtype::F32)?;
+        Some((&tensor.shape, bytemuck::pod_collect_to_vec(&tensor.bytes)))
+    }
+
+    /// Shape and values of an int32 tensor that is kept.
+    pub fn i32s(&self, name: &str) -> Option<(&[usize], Vec<i32>)> {
+        let tensor = self.tensors.get(name).filter(|t| t.dtype == Dtype::I32)?;
+        Some((&tensor.shape, bytemuck::pod_collect_to_vec(&tensor.bytes)))
+    }
+
     /// The names kept so far, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

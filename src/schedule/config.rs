@@ -2,6 +2,7 @@
 
 use super::table::Table;
 use crate::{Error, Result};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -17,14 +18,27 @@ pub enum BetaSchedule {
 }
 
 /// What the UNet's output means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Prediction {
     /// The noise.
     Epsilon,
     /// The velocity `√ᾱ·noise − √(1−ᾱ)·picture`.
+    #[serde(rename = "v_prediction")]
     V,
     /// The picture.
     Sample,
+}
+
+impl Prediction {
+    /// The name in `scheduler_config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Prediction::Epsilon => "epsilon",
+            Prediction::V => "v_prediction",
+            Prediction::Sample => "sample",
+        }
+    }
 }
 
 /// Which of the training timesteps a run visits.
@@ -73,6 +87,7 @@ pub enum TimestepType {
 }
 
 /// A scheduler's configuration; the defaults are diffusers' `EulerDiscreteScheduler`'s.
+/// It holds the keys that the schedulers here read, and no others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `_class_name`: the diffusers class that the checkpoint was saved with.
@@ -141,6 +156,12 @@ impl Config {
     /// A value of the wrong type or out of range is [`Error::File`] and names
     /// `path`, the key, the value and what is allowed.
     pub fn from_json(path: impl AsRef<Path>, value: &Value) -> Result<Self> {
+        Config::default().overlaid(path, value)
+    }
+
+    /// This configuration with the keys of a parsed object laid over it; errors as
+    /// [`Config::from_json`]'s.
+    pub fn overlaid(&self, path: impl AsRef<Path>, value: &Value) -> Result<Self> {
         let path = path.as_ref();
         let Value::Object(object) = value else {
             return Err(Error::file(
@@ -149,7 +170,8 @@ impl Config {
                 "replace it with the checkpoint's own scheduler_config.json",
             ));
         };
-        let config = Reader { path, object }.config()?;
+        let base = self;
+        let config = Reader { path, object, base }.config()?;
         match Table::new(&config) {
             Ok(_) => Ok(config),
             Err(error) => Err(Error::file(path, error, REMEDY)),
@@ -165,20 +187,27 @@ const REMEDY: &str = "correct it, or restore the checkpoint's own file";
 struct Reader<'a> {
     path: &'a Path,
     object: &'a Map<String, Value>,
+    /// Where keys that are missing take their values.
+    base: &'a Config,
 }
 
 impl<'a> Reader<'a> {
     fn config(&self) -> Result<Config> {
-        let default = Config::default();
-        let trained_betas = self.betas()?;
-        let timesteps = self.count("num_train_timesteps", 1000, 1, MOST_TIMESTEPS)?;
+        let base = self.base;
+        let betas = self.betas()?;
+        let timesteps = base.num_train_timesteps;
+        let timesteps = self.count("num_train_timesteps", timesteps, 1, MOST_TIMESTEPS)?;
         Ok(Config {
-            class_name: self.text("_class_name")?.map(str::to_owned),
+            class_name: self
+                .text("_class_name")?
+                .map(str::to_owned)
+                .or_else(|| base.class_name.clone()),
             num_train_timesteps: timesteps,
-            beta_start: self.variance("beta_start", default.beta_start)?,
-            beta_end: self.variance("beta_end", default.beta_end)?,
+            beta_start: self.variance("beta_start", base.beta_start)?,
+            beta_end: self.variance("beta_end", base.beta_end)?,
             beta_schedule: self.choice(
                 "beta_schedule",
+                base.beta_schedule,
                 &[
                     ("linear", BetaSchedule::Linear),
                     ("scaled_linear", BetaSchedule::ScaledLinear),
@@ -187,6 +216,7 @@ impl<'a> Reader<'a> {
             )?,
             prediction_type: self.choice(
                 "prediction_type",
+                base.prediction_type,
                 &[
                     ("epsilon", Prediction::Epsilon),
                     ("v_prediction", Prediction::V),
@@ -196,19 +226,23 @@ impl<'a> Reader<'a> {
             )?,
             timestep_spacing: self.choice(
                 "timestep_spacing",
+                base.timestep_spacing,
                 &[
                     ("linspace", Spacing::Linspace),
                     ("leading", Spacing::Leading),
                     ("trailing", Spacing::Trailing),
                 ],
             )?,
-            steps_offset: self.count("steps_offset", 0, 0, timesteps)?,
+            steps_offset: self.count("steps_offset", base.steps_offset, 0, timesteps)?,
             sigma_curve: self.curve()?,
-            sigma_min: self.level("sigma_min")?,
-            sigma_max: self.level("sigma_max")?,
-            rescale_betas_zero_snr: self.flag("rescale_betas_zero_snr")?,
+            sigma_min: self.level("sigma_min")?.or(base.sigma_min),
+            sigma_max: self.level("sigma_max")?.or(base.sigma_max),
+            rescale_betas_zero_snr: self
+                .flag("rescale_betas_zero_snr")?
+                .unwrap_or(base.rescale_betas_zero_snr),
             final_sigmas_type: self.choice(
                 "final_sigmas_type",
+                base.final_sigmas_type,
                 &[
                     ("zero", FinalSigma::Zero),
                     ("sigma_min", FinalSigma::SigmaMin),
@@ -216,6 +250,7 @@ impl<'a> Reader<'a> {
             )?,
             timestep_type: self.choice(
                 "timestep_type",
+                base.timestep_type,
                 &[
                     ("discrete", TimestepType::Discrete),
                     ("continuous", TimestepType::Continuous),
@@ -223,12 +258,13 @@ impl<'a> Reader<'a> {
             )?,
             interpolation_type: self.choice(
                 "interpolation_type",
+                base.interpolation_type,
                 &[
                     ("linear", Interpolation::Linear),
                     ("log_linear", Interpolation::LogLinear),
                 ],
             )?,
-            trained_betas,
+            trained_betas: betas.or_else(|| base.trained_betas.clone()),
         })
     }
 
@@ -257,10 +293,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn flag(&self, key: &str) -> Result<bool> {
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
             Some(value) => Err(self.wrong(key, value, "true or false")),
         }
     }
@@ -269,9 +305,11 @@ impl<'a> Reader<'a> {
         let Some(value) = self.get(key) else {
             return Ok(default);
         };
+        // `1000.0` is a whole number too.
         value
-            .as_u64()
-            .and_then(|count| usize::try_from(count).ok())
+            .as_f64()
+            .filter(|count| count.fract() == 0.0 && (0.0..=1e9).contains(count))
+            .map(|count| count as usize)
             .filter(|count| (least..=most).contains(count))
             .ok_or_else(|| {
                 self.wrong(
@@ -325,9 +363,11 @@ impl<'a> Reader<'a> {
             .map(Some)
     }
 
-    /// The named value of `key`; the first of `choices` is the default.
-    fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<T> {
-        let given = self.text(key)?.unwrap_or(choices[0].0);
+    /// The value of `key` by its name.
+    fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> Result<T> {
+        let Some(given) = self.text(key)? else {
+            return Ok(default);
+        };
         choices
             .iter()
             .find(|(name, _)| *name == given)
@@ -345,9 +385,12 @@ impl<'a> Reader<'a> {
             ("use_exponential_sigmas", SigmaCurve::Exponential),
             ("use_beta_sigmas", SigmaCurve::Beta),
         ];
+        if keys.iter().all(|(key, _)| self.get(key).is_none()) {
+            return Ok(self.base.sigma_curve);
+        }
         let mut curve = SigmaCurve::Trained;
         for (key, chosen) in keys {
-            if !self.flag(key)? {
+            if self.flag(key)? != Some(true) {
                 continue;
             }
             if curve != SigmaCurve::Trained {

@@ -1,5 +1,8 @@
 //! What the tests of checkpoints share.
 
+// Not every test binary uses all of it.
+#![allow(dead_code)]
+
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;

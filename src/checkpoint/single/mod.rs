@@ -8,9 +8,9 @@ mod source;
 use super::architecture;
 use super::fields::Fields;
 use super::file::SafeFile;
-use super::scheduler::SchedulerConfig;
 use super::tensor::TensorSource;
 use super::{Checkpoint, Layout, Sources};
+use crate::schedule::{self, Prediction};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 use names::Names;
@@ -132,17 +132,14 @@ fn is_base(file: &SafeFile) -> Result<bool> {
 
 /// SDXL's schedule, what the header's metadata says, and the two marks that
 /// v-prediction checkpoints carry as empty tensors.
-fn scheduler(file: &SafeFile, known: &Known) -> Result<SchedulerConfig> {
-    let mut config = match serde_json::to_value(SchedulerConfig::sdxl()) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
+fn scheduler(file: &SafeFile, known: &Known) -> Result<schedule::Config> {
+    let mut config = schedule::Config::sdxl();
     if file.entry("v_pred").is_some() {
-        config.insert("prediction_type".to_string(), json!("v_prediction"));
-        let zero = file.entry("ztsnr").is_some();
-        config.insert("rescale_betas_zero_snr".to_string(), json!(zero));
+        config.prediction_type = Prediction::V;
+        config.rescale_betas_zero_snr = file.entry("ztsnr").is_some();
     }
-    SchedulerConfig::read(&known.fields("scheduler", config))
+    let said = known.fields("scheduler", Map::new());
+    config.overlaid(said.path(), &said.value())
 }
 
 /// What the header's metadata knows of the configuration.
