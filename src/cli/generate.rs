@@ -320,6 +320,7 @@ struct Report<'a> {
     adapter: &'a str,
     backend: &'a str,
     dtype: &'a str,
+    activations: &'a str,
     peak_device_bytes: u64,
     #[serde(flatten)]
     stats: LoopStats,
@@ -350,6 +351,7 @@ impl<'a> Report<'a> {
             adapter: &output.adapter,
             backend: &output.backend,
             dtype: &output.dtype,
+            activations: &output.activations,
             peak_device_bytes: output.peak_device_bytes,
             stats: output.stats,
             warnings: &output.warnings,

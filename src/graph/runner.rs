@@ -19,6 +19,8 @@ const LEAST: u64 = 1 << 20;
 pub struct Runner {
     gpu: Arc<Gpu>,
     timestamps: Option<Timestamps>,
+    /// A pass had no timestamps left, so their sum says nothing.
+    untimed: bool,
     /// Operations of a submission; follows the measured speed.
     budget: u64,
     flying: VecDeque<(wgpu::SubmissionIndex, u64)>,
@@ -38,6 +40,7 @@ impl Runner {
         Ok(Self {
             gpu: gpu.clone(),
             timestamps,
+            untimed: false,
             budget: if cpu { 1 << 30 } else { 1 << 36 },
             flying: VecDeque::new(),
             last_done: Instant::now(),
@@ -95,13 +98,13 @@ impl Runner {
         Ok(())
     }
 
-    /// Seconds inside compute passes since the last call, by the device's clock.
-    /// Waits for what is under way.
+    /// Seconds inside compute passes since the last call, by the device's clock;
+    /// `None` where some pass could not be timed. Waits for what is under way.
     pub fn busy_seconds(&mut self) -> Result<Option<f64>> {
         self.finish()?;
         self.collect()?;
         let busy = std::mem::take(&mut self.busy);
-        Ok(self.timestamps.is_some().then_some(busy))
+        Ok((!std::mem::take(&mut self.untimed)).then_some(busy))
     }
 
     fn collect(&mut self) -> Result<()> {
@@ -125,7 +128,8 @@ impl Runner {
         cost: u64,
     ) -> Result<()> {
         {
-            let timestamp_writes = self.timestamps.as_mut().and_then(|t| t.next());
+            let timestamp_writes = self.timestamps.as_mut().and_then(Timestamps::next);
+            self.untimed |= timestamp_writes.is_none();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: None,
                 timestamp_writes,
