@@ -176,7 +176,7 @@ impl Checkpoint {
             ("in_channels", self.unet.in_channels),
             ("out_channels", self.unet.out_channels),
         ];
-        for (key, have) in sides.into_iter().filter(|(_, n)| *n != latent) {
+        if let Some((key, have)) = sides.into_iter().find(|(_, n)| *n != latent) {
             // Inpainting models take the mask and the picture beside the latents.
             let kind = match (key, have == 2 * latent + 1) {
                 ("in_channels", true) => " (an inpainting model)",

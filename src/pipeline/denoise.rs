@@ -369,7 +369,7 @@ fn upload_steps(gpu: &Gpu, table: &Buffer, plan: &Plan, request: &Request) -> Re
             }
             Ok(StepValues {
                 timestep: step.timestep,
-                input_scale: step.input_scale as f32,
+                input_scale: step.input_scale,
                 guidance_scale: request.guidance_scale as f32,
                 a: step.update.sample as f32,
                 b: step.update.output as f32,
