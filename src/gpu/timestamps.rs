@@ -39,7 +39,7 @@ impl Timestamps {
     }
 
     /// The next pair for a pass; `None` once all are used.
-    pub fn next_pass(&mut self) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
+    pub fn next(&mut self) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         let pair = self.used;
         if pair == self.pairs {
             return None;

@@ -154,10 +154,10 @@ fn last_uses(graph: &Graph, order: &[Value], once: usize) -> Vec<usize> {
             last[root(graph, *input).0] = at;
         }
     }
-    for (last, node) in last.iter_mut().zip(&graph.nodes) {
+    for x in 0..graph.nodes.len() {
         // What is computed once and used in every run must survive them all.
-        if node.once && *last >= once {
-            *last = FOREVER;
+        if graph.nodes[x].once && last[x] != FOREVER && last[x] >= once {
+            last[x] = FOREVER;
         }
     }
     for x in &graph.outputs {

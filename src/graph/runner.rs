@@ -125,7 +125,7 @@ impl Runner {
         cost: u64,
     ) -> Result<()> {
         {
-            let timestamp_writes = self.timestamps.as_mut().and_then(|t| t.next_pass());
+            let timestamp_writes = self.timestamps.as_mut().and_then(|t| t.next());
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: None,
                 timestamp_writes,

@@ -81,7 +81,7 @@ impl Weight {
     /// Activations `[n, rows, 1, c]` as a right operand; their columns must lie
     /// in groups of 8.
     pub fn of(tensor: &Tensor) -> Self {
-        debug_assert!(tensor.pitch.is_multiple_of(2) && tensor.offset.is_multiple_of(2));
+        debug_assert!(tensor.pitch % 2 == 0 && tensor.offset % 2 == 0);
         Self {
             view: tensor.view.clone(),
             storage: WeightStorage::of(tensor.storage),
@@ -241,7 +241,7 @@ pub fn dispatches(
 fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<std::ops::Range<usize>>> {
     let limit = gpu.capabilities().max_binding;
     if weight.view.size <= limit {
-        return Ok(std::iter::once(0..weight.n8).collect());
+        return Ok(vec![0..weight.n8]);
     }
     let panel = weight.panel as u64 * weight.storage.bytes8();
     let panels = (limit / panel.max(1)) as usize;
@@ -313,7 +313,7 @@ fn row_bands(gpu: &Gpu, product: &Product<'_>) -> Result<Vec<Band>> {
             let bottom = ((end - 1) * conv.stride + side)
                 .saturating_sub(conv.pad)
                 .clamp(1, seen);
-            let bottom = ((bottom - 1) >> up) + 1;
+            let bottom = (bottom - 1 >> up) + 1;
             let a_base = n * a.h * a.w;
             bands.push(Band {
                 out: base + y * out.w..base + end * out.w,

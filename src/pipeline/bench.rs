@@ -151,7 +151,7 @@ impl Pipeline {
             for i in first..last {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: None,
-                    timestamp_writes: timestamps.next_pass(),
+                    timestamp_writes: timestamps.next(),
                 });
                 program.record(&mut pass, i..i + 1);
             }
