@@ -5,7 +5,7 @@ use super::{Graph, Norm, Op, Product, Value};
 use crate::Result;
 use crate::gpu::{Buffer, Gpu};
 use crate::kernel::attention::Attention;
-use crate::kernel::norm::{GroupNorm, layer_norm};
+use crate::kernel::norm::{self, GroupNorm, layer_norm};
 use crate::kernel::product::{self, Epilogue, Weight};
 use crate::kernel::{Activation, Dispatch, Program, Storage, Tensor, Tuning, View, map, sinusoid};
 use std::collections::HashMap;
@@ -17,6 +17,33 @@ pub trait Weights {
     fn product(&self, product: &Product) -> Result<(Weight, Option<View>)>;
     /// gamma and beta, f32, padded to vec4s.
     fn norm(&self, norm: &Norm) -> Result<[View; 2]>;
+}
+
+/// Group norms whose factors outlive a graph, so that the tiles of a picture can
+/// all be normed alike.
+#[derive(Clone, Copy)]
+pub struct SharedNorms<'a> {
+    /// The factors of each group norm, by name (see [`SharedNorms::room`]).
+    pub factors: &'a HashMap<String, View>,
+    /// Work the factors out from the values at hand; otherwise take them as they are.
+    pub measure: bool,
+}
+
+impl SharedNorms<'_> {
+    /// Room for the factors of every group norm of `graph`, which is for one picture.
+    pub fn room(gpu: &Gpu, graph: &Graph) -> Result<HashMap<String, View>> {
+        let norms = graph.nodes.iter().filter_map(|node| match &node.op {
+            Op::GroupNorm { norm, .. } => Some((norm.name.clone(), node.shape)),
+            _ => None,
+        });
+        norms
+            .map(|(name, shape)| {
+                let [_, bytes] = norm::scratch_bytes(shape);
+                let buffer = Arc::new(gpu.buffer("group norm factors", bytes)?);
+                Ok((name, View::whole(&buffer)))
+            })
+            .collect()
+    }
 }
 
 /// A graph on a device. Running it allocates nothing.
@@ -42,6 +69,19 @@ impl Executor {
         weights: &dyn Weights,
         sources: &HashMap<String, View>,
     ) -> Result<Self> {
+        Self::with_norms(gpu, tuning, storage, graph, weights, sources, None)
+    }
+
+    /// [`Self::new`], with group norms that other graphs share.
+    pub fn with_norms(
+        gpu: &Gpu,
+        tuning: Tuning,
+        storage: Storage,
+        graph: &Graph,
+        weights: &dyn Weights,
+        sources: &HashMap<String, View>,
+        norms: Option<SharedNorms<'_>>,
+    ) -> Result<Self> {
         let plan = Plan::new(graph, tuning, storage);
         let slots = plan
             .slots
@@ -54,6 +94,7 @@ impl Executor {
             graph,
             weights,
             sources,
+            norms,
             none: Arc::new(gpu.buffer("none", 256)?),
             tensors: Vec::new(),
             scratch: Vec::new(),
@@ -62,7 +103,11 @@ impl Executor {
         lowering.scratch = plan
             .scratch
             .iter()
-            .map(|taken| taken.iter().map(|s| View::whole(&slots[*s])).collect())
+            .map(|taken| {
+                // The slot may be larger than a binding; what is needed is not.
+                let view = |(slot, bytes): &(usize, u64)| View::whole(&slots[*slot]).first(*bytes);
+                taken.iter().map(view).collect()
+            })
             .collect();
         let lower = |range: std::ops::Range<usize>| -> Result<Program> {
             let mut dispatches = Vec::new();
@@ -178,6 +223,7 @@ struct Lowering<'a> {
     graph: &'a Graph,
     weights: &'a dyn Weights,
     sources: &'a HashMap<String, View>,
+    norms: Option<SharedNorms<'a>>,
     /// Bound where a kernel has an operand that a node has not.
     none: Arc<Buffer>,
     tensors: Vec<Tensor>,
@@ -222,7 +268,10 @@ impl Lowering<'_> {
                         .gpu
                         .error("a group norm has no scratch", "report this bug"));
                 };
-                GroupNorm {
+                let shared = self
+                    .norms
+                    .and_then(|shared| Some((shared, shared.factors.get(&norm.name)?)));
+                let group_norm = GroupNorm {
                     x: input(0),
                     y: out,
                     gamma: &gamma,
@@ -231,9 +280,14 @@ impl Lowering<'_> {
                     eps: norm.eps,
                     activation: *activation,
                     stats,
-                    affine,
+                    affine: shared.map_or(affine, |(_, factors)| factors),
+                };
+                match shared {
+                    Some((shared, _)) if !shared.measure => {
+                        Ok(group_norm.apply_only(self.gpu, self.tuning))
+                    }
+                    _ => group_norm.dispatches(self.gpu, self.tuning),
                 }
-                .dispatches(self.gpu, self.tuning)
             }
             Op::LayerNorm { norm } => {
                 let [gamma, beta] = self.weights.norm(norm)?;

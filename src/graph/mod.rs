@@ -8,7 +8,7 @@ mod plan;
 mod print;
 mod runner;
 
-pub use executor::{Executor, Weights};
+pub use executor::{Executor, SharedNorms, Weights};
 pub use params::{Kernel, Norm, Product};
 pub use runner::Runner;
 

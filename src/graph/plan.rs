@@ -11,8 +11,8 @@ pub(crate) struct Plan {
     pub slots: Vec<u64>,
     /// The slot of each node's value; views share their source's.
     pub value: Vec<usize>,
-    /// Slots that a node uses while it runs.
-    pub scratch: Vec<Vec<usize>>,
+    /// Slots that a node uses while it runs, with the bytes it needs of each.
+    pub scratch: Vec<Vec<(usize, u64)>>,
     /// Nodes in the order of execution: those computed once, then the others.
     pub order: Vec<Value>,
     /// How many of them are computed once.
@@ -115,8 +115,11 @@ impl Plan {
                     _ => {
                         value[x.0] = allocator.take(bytes(storage, node.shape));
                         let wanted = scratch_bytes(graph, node, tuning, storage);
-                        let taken: Vec<_> = wanted.iter().map(|b| allocator.take(*b)).collect();
-                        allocator.free.extend(&taken);
+                        let taken: Vec<_> = wanted
+                            .iter()
+                            .map(|bytes| (allocator.take(*bytes), *bytes))
+                            .collect();
+                        allocator.free.extend(taken.iter().map(|(slot, _)| slot));
                         scratch[x.0] = taken;
                     }
                 }
@@ -195,7 +198,7 @@ mod tests {
                     assert_ne!(plan.value[x.0], plan.value[y.0], "{at} over {earlier}");
                 }
             }
-            for slot in &plan.scratch[x.0] {
+            for (slot, _) in &plan.scratch[x.0] {
                 assert_ne!(*slot, plan.value[x.0]);
                 for input in &g.node(*x).inputs {
                     assert_ne!(*slot, plan.value[root(&g, *input).0]);

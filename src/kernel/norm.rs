@@ -89,6 +89,18 @@ fn bands(gpu: &Gpu, x: &Tensor, y: &Tensor, slab: usize) -> Vec<std::ops::Range<
 }
 
 impl GroupNorm<'_> {
+    /// The last pass alone, with the factors that `affine` holds already.
+    pub fn apply_only(&self, gpu: &Gpu, tuning: Tuning) -> Vec<Dispatch> {
+        let (limit, rows) = (gpu.capabilities().max_binding, self.x.rows());
+        let alignment = gpu.capabilities().alignment;
+        let widest = self.x.row_bytes().max(self.y.row_bytes());
+        let step = (limit.saturating_sub(2 * alignment) / widest) as usize;
+        (0..rows)
+            .step_by(step.clamp(1, rows))
+            .map(|first| self.apply(tuning, first, step.min(rows - first), alignment))
+            .collect()
+    }
+
     /// The three passes; the first and last in bands where a binding limit asks for them.
     pub fn dispatches(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<Dispatch>> {
         let x = self.x;

@@ -8,6 +8,7 @@ pub mod event;
 mod load;
 mod output;
 pub mod request;
+mod tiles;
 pub mod trace;
 pub mod vae;
 
