@@ -93,8 +93,8 @@ impl Expander<'_> {
             return Ok(());
         }
         self.imported.push(name.to_string());
-        let text = self.library.iter().find(|s| s.0 == name);
-        let (_, text) = text.ok_or_else(|| format!("#import {name}: no such shader"))?;
+        let found = self.library.iter().find(|(file, _)| *file == name);
+        let (_, text) = found.ok_or_else(|| format!("#import {name}: no such shader"))?;
         let lines: Vec<&str> = text.lines().collect();
         self.block(&lines, defines)
     }
