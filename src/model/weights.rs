@@ -27,6 +27,7 @@ pub struct DeviceWeights<'a> {
     source: &'a dyn TensorSource,
     storage: WeightStorage,
     loaded: &'a Loaded,
+    check: &'a dyn Fn() -> Result<()>,
 }
 
 /// What has been uploaded.
@@ -48,7 +49,13 @@ impl<'a> DeviceWeights<'a> {
             source,
             storage,
             loaded,
+            check: &|| Ok(()),
         }
+    }
+
+    /// Asks `check` before every tensor whether to go on.
+    pub fn while_ok(self, check: &'a dyn Fn() -> Result<()>) -> Self {
+        Self { check, ..self }
     }
 
     fn upload(&self, label: &str, bytes: &[u8]) -> Result<View> {
@@ -65,6 +72,7 @@ impl<'a> DeviceWeights<'a> {
     }
 
     fn load_product(&self, product: &Product) -> Result<(Weight, Option<View>)> {
+        (self.check)()?;
         let mut parts = Vec::new();
         let mut bias = Vec::new();
         for (name, shape) in product.tensors() {

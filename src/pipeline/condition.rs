@@ -2,7 +2,7 @@
 //! numbers of the micro-conditioning.
 
 use super::load::trace_tokens;
-use super::{Event, Observer, Pipeline, Request};
+use super::{Cancel, Event, Observer, Pipeline, Request};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, ClipConfig, Part};
 use crate::graph::{Executor, Runner};
@@ -82,7 +82,7 @@ pub fn encode(
         observer.cancel.check()?;
         let name = format!("text encoder{}", suffix.replace('_', " "));
         (observer.events)(Event::Loading { part: name });
-        let encoder = Encoder::new(pipeline, part, config, tokenizer)?;
+        let encoder = Encoder::new(pipeline, part, config, tokenizer, observer.cancel)?;
         for ((prefix, text), encoded) in texts.iter().zip(&mut encoded) {
             let ids = encoder.tokens(text, warnings)?;
             if let Some(trace) = &mut observer.trace
@@ -163,12 +163,15 @@ impl<'a> Encoder<'a> {
         part: Part,
         config: &'a ClipConfig,
         tokenizer: &'a Tokenizer,
+        cancel: &Cancel,
     ) -> Result<Self> {
         let gpu = &pipeline.gpu;
         let source = pipeline.checkpoint.source(part);
         let graph = clip::graph(config, tokenizer.max_length(), 0).optimise();
         let loaded = Loaded::default();
-        let weights = DeviceWeights::new(gpu, source, pipeline.precision.weights, &loaded);
+        let check = || cancel.check();
+        let weights =
+            DeviceWeights::new(gpu, source, pipeline.precision.weights, &loaded).while_ok(&check);
         // The encoders are a small share of the work, so they keep f32 throughout.
         let executor = Executor::new(
             gpu,

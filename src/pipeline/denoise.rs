@@ -2,7 +2,7 @@
 //! numbers into place and runs the same dispatches as every other.
 
 use super::condition::{Conditioning, Prompt};
-use super::{Event, LoopStats, Observer, Pipeline, Request};
+use super::{Cancel, Event, LoopStats, Observer, Pipeline, Request};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::gpu::{Buffer, Gpu};
 use crate::graph::{Executor, Runner};
@@ -81,6 +81,7 @@ impl<'a> Denoiser<'a> {
         request: &Request,
         conditioning: &Conditioning,
         batched: bool,
+        cancel: &Cancel,
     ) -> Result<Self> {
         let Pipeline {
             gpu,
@@ -133,7 +134,8 @@ impl<'a> Denoiser<'a> {
             (TIME_IDS.to_string(), View::whole(&time_ids)),
         ]);
         let source = checkpoint.source(Part::UNet);
-        let weights = DeviceWeights::new(gpu, source, precision.weights, loaded);
+        let check = || cancel.check();
+        let weights = DeviceWeights::new(gpu, source, precision.weights, loaded).while_ok(&check);
         let storage = precision.activations;
         let unet = Executor::new(gpu, *tuning, storage, &graph, &weights, &sources)?;
         gpu.check()?;

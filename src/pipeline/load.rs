@@ -3,7 +3,7 @@
 use super::condition;
 use super::denoise::{self, Denoiser, Latents};
 use super::vae::Vae;
-use super::{Dtype, Event, LoopStats, Observer, Output, Request, Seconds, Trace};
+use super::{Cancel, Dtype, Event, LoopStats, Observer, Output, Request, Seconds, Trace};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::WeightStorage;
@@ -164,7 +164,7 @@ impl Pipeline {
             (observer.events)(Event::Loading {
                 part: "unet".into(),
             });
-            let mut denoiser = self.denoiser(&plan, request, &conditioning)?;
+            let mut denoiser = self.denoiser(&plan, request, &conditioning, observer.cancel)?;
             observer.cancel.check()?;
             seconds.load += watch.lap();
             let done = denoiser.run(request, observer)?;
@@ -187,9 +187,20 @@ impl Pipeline {
         plan: &Plan,
         request: &Request,
         conditioning: &condition::Conditioning,
+        cancel: &Cancel,
     ) -> Result<Denoiser<'_>> {
         let batched = !self.options.low_memory;
-        let make = |batched| Denoiser::new(self, &self.unet, plan, request, conditioning, batched);
+        let make = |batched| {
+            Denoiser::new(
+                self,
+                &self.unet,
+                plan,
+                request,
+                conditioning,
+                batched,
+                cancel,
+            )
+        };
         match make(batched) {
             // Memory may suffice for two calls of half the batch.
             Err(e) if batched && request.guided() && e.is_out_of_memory() => {
