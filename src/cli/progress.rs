@@ -34,9 +34,6 @@ impl Progress {
     pub fn event(&mut self, event: Event) {
         match event {
             Event::Loading { part } => self.stage(format!("loading {part}")),
-            Event::Compiling { done, total } => {
-                self.stage(format!("compiling kernels {done}/{total}"));
-            }
             Event::Encoding => self.stage("encoding the prompt".into()),
             Event::Step { index, total } => self.step(index, total),
             Event::Decoding { index, total } => {

@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum Event {
     /// A part of the checkpoint is being read, such as `unet`.
     Loading { part: String },
-    /// GPU pipelines are being made.
-    Compiling { done: usize, total: usize },
     /// The prompts are being encoded.
     Encoding,
     /// `index` of `total` UNet steps of the whole request are done; the first
