@@ -25,6 +25,7 @@ pub mod model;
 pub mod picture;
 pub mod pipeline;
 pub mod schedule;
+pub mod shaders;
 pub mod text;
 
 pub use error::{Error, Result};

@@ -77,7 +77,7 @@ fn every_shader_file_is_listed_and_has_a_header() {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
-        let listed = calotype::kernel::SHADERS.iter().find(|s| s.0 == name);
+        let listed = calotype::shaders::SHADERS.iter().find(|s| s.0 == name);
         let (_, text) = listed.unwrap_or_else(|| panic!("{name} is not listed"));
         assert!(text.starts_with("// "), "{name} has no header");
     }

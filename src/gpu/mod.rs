@@ -11,7 +11,7 @@ pub use adapter::{AdapterChoice, AdapterReport, Capabilities, adapters, install_
 pub use buffer::Buffer;
 pub use pipeline::{Access, Pipeline, PipelineKey};
 pub use timestamps::Timestamps;
-pub use wgsl::{Source, preprocess};
+pub use wgsl::preprocess;
 
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,6 +3,7 @@
 
 use super::{Capabilities, Gpu, one_line, wgsl};
 use crate::Result;
+use crate::shaders::SHADERS;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,10 +47,9 @@ impl PipelineKey {
 
     /// The WGSL of this permutation.
     pub fn wgsl(&self) -> Result<String, String> {
-        let library = crate::kernel::SHADERS;
-        let text = library.iter().find(|s| s.0 == self.shader);
+        let text = SHADERS.iter().find(|s| s.0 == self.shader);
         let (_, text) = text.ok_or_else(|| format!("no shader {}", self.shader))?;
-        wgsl::preprocess(text, &self.defines, library)
+        wgsl::preprocess(text, &self.defines, SHADERS)
     }
 }
 

@@ -9,14 +9,12 @@
 //!
 //! `${NAME}` is replaced by the define's value anywhere.
 
+use crate::shaders::Source;
 use std::collections::BTreeMap;
-
-/// Shader texts by name, without the extension.
-pub type Source = (&'static str, &'static str);
 
 type Defines = BTreeMap<String, String>;
 
-/// Expands `text` with `defines`. `library` resolves imports.
+/// Expands `text` with `defines`. `sources` resolves imports.
 ///
 /// # Errors
 /// A line that says which directive is wrong: these are mistakes in a shader
@@ -24,10 +22,10 @@ type Defines = BTreeMap<String, String>;
 pub fn preprocess(
     text: &str,
     defines: &[(String, String)],
-    library: &[Source],
+    sources: &[Source],
 ) -> Result<String, String> {
     let mut expander = Expander {
-        library,
+        sources,
         imported: Vec::new(),
         out: String::new(),
     };
@@ -41,7 +39,7 @@ pub fn preprocess(
 }
 
 struct Expander<'a> {
-    library: &'a [Source],
+    sources: &'a [Source],
     imported: Vec<String>,
     out: String,
 }
@@ -93,7 +91,7 @@ impl Expander<'_> {
             return Ok(());
         }
         self.imported.push(name.to_string());
-        let found = self.library.iter().find(|(file, _)| *file == name);
+        let found = self.sources.iter().find(|(file, _)| *file == name);
         let (_, text) = found.ok_or_else(|| format!("#import {name}: no such shader"))?;
         let lines: Vec<&str> = text.lines().collect();
         self.block(&lines, defines)

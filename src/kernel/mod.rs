@@ -20,38 +20,7 @@ pub use permutations::permutations;
 pub use program::{Dispatch, Program};
 pub use tensor::{Storage, Tensor, View};
 
-use crate::gpu::{Capabilities, PipelineKey, Source};
-
-macro_rules! shaders {
-    ($($name:literal),* $(,)?) => {
-        /// Every file of `shaders/`, by name.
-        pub static SHADERS: &[Source] = &[
-            $(($name, include_str!(concat!("../../shaders/", $name, ".wgsl")))),*
-        ];
-    };
-}
-
-shaders!(
-    "activation",
-    "attention",
-    "group_norm_apply",
-    "group_norm_finish",
-    "group_norm_stats",
-    "guidance",
-    "latent_input",
-    "latent_update",
-    "layer_norm",
-    "layout",
-    "map",
-    "product",
-    "product_direct",
-    "product_tiled",
-    "reduce",
-    "sinusoid",
-    "softmax",
-    "storage",
-    "transpose",
-);
+use crate::gpu::{Capabilities, PipelineKey};
 
 /// Activation of an epilogue; the numbers are those of `activation.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

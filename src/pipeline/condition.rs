@@ -1,7 +1,6 @@
 //! Text to conditioning: token ids, hidden states, the pooled vector, and the
 //! numbers of the micro-conditioning.
 
-use super::load::trace_tokens;
 use super::{Cancel, Event, Observer, Pipeline, Request};
 use crate::Result;
 use crate::checkpoint::{Checkpoint, ClipConfig, Part};
@@ -88,7 +87,9 @@ pub fn encode(
             if let Some(trace) = &mut observer.trace
                 && (prefix.is_empty() || request.negative_prompt.is_some())
             {
-                trace_tokens(trace, &format!("{prefix}input_ids{suffix}"), &ids);
+                let name = format!("{prefix}input_ids{suffix}");
+                let signed: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+                trace.put_i32(&name, &[1, signed.len()], &signed);
             }
             let (states, pooled) = encoder.run(&ids, observer)?;
             encoded.append(states, config.hidden_size, pooled);

@@ -3,7 +3,7 @@
 use super::condition;
 use super::denoise::{self, Denoiser, Latents};
 use super::vae::Vae;
-use super::{Cancel, Dtype, Event, LoopStats, Observer, Output, Request, Seconds, Trace};
+use super::{Cancel, Dtype, Event, LoopStats, Observer, Output, Request, Seconds};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::WeightStorage;
@@ -340,12 +340,6 @@ impl Stopwatch {
         self.0 = now;
         seconds
     }
-}
-
-/// Adds `values` as one more row of the tensor `name` of a trace.
-pub(super) fn trace_tokens(trace: &mut Trace, name: &str, ids: &[u32]) {
-    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-    trace.put_i32(name, &[1, ids.len()], &ids);
 }
 
 #[cfg(test)]

@@ -1,0 +1,35 @@
+//! The texts of `shaders/`: data, below every room.
+
+/// A shader's name, without the extension, and its text.
+pub type Source = (&'static str, &'static str);
+
+macro_rules! shaders {
+    ($($name:literal),* $(,)?) => {
+        /// Every file of `shaders/`, by name.
+        pub static SHADERS: &[Source] = &[
+            $(($name, include_str!(concat!("../shaders/", $name, ".wgsl")))),*
+        ];
+    };
+}
+
+shaders!(
+    "activation",
+    "attention",
+    "group_norm_apply",
+    "group_norm_finish",
+    "group_norm_stats",
+    "guidance",
+    "latent_input",
+    "latent_update",
+    "layer_norm",
+    "layout",
+    "map",
+    "product",
+    "product_direct",
+    "product_tiled",
+    "reduce",
+    "sinusoid",
+    "softmax",
+    "storage",
+    "transpose",
+);
