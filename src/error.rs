@@ -81,6 +81,35 @@ impl Error {
         }
     }
 
+    /// A name that is none of `known`: the nearest are offered, or all where none
+    /// is near or all are few.
+    pub fn unknown<'a>(
+        field: impl Into<String>,
+        given: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        /// As many names are read at a glance.
+        const FEW: usize = 4;
+        /// Likeness from which a name counts as near.
+        const NEAR: f64 = 0.75;
+        let known: Vec<&str> = known.into_iter().collect();
+        let plain = |text: &str| text.trim().to_lowercase();
+        let mut near: Vec<(f64, &str)> = known
+            .iter()
+            .map(|name| (strsim::jaro_winkler(&plain(given), &plain(name)), *name))
+            .filter(|(likeness, _)| *likeness >= NEAR)
+            .collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let allowed = match near.len() {
+            1.. if known.len() > FEW => {
+                let names: Vec<_> = near.iter().take(3).map(|(_, name)| *name).collect();
+                format!("no such name; did you mean {}?", names.join(" or "))
+            }
+            _ => format!("choose one of {}", known.join(", ")),
+        };
+        Error::invalid(field, format!("{given:?}"), allowed)
+    }
+
     pub fn file(path: impl AsRef<Path>, problem: impl ToString, remedy: impl Into<String>) -> Self {
         Error::File {
             path: path.as_ref().to_path_buf(),

@@ -20,7 +20,7 @@ pub use config::{
 pub use euler::Euler;
 pub use grid::Grid;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
-pub use step::{Combination, NoiseMix, State, Step, Store};
+pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};
 
 use crate::{Error, Result};
 use std::ops::Range;
@@ -29,6 +29,12 @@ use std::ops::Range;
 pub trait Scheduler: Send + Sync {
     /// The name under which [`create`] knows it.
     fn name(&self) -> &'static str;
+
+    /// Entries of the grid that one step takes, after the first: 2 for Heun's and
+    /// the DPM2 solvers, else 1 (diffusers' `order`).
+    fn order(&self) -> usize {
+        1
+    }
 
     /// The timesteps and noise levels of a run of `steps` steps.
     ///
@@ -84,14 +90,7 @@ fn find(name: &str) -> Result<&'static (&'static str, &'static [&'static str], M
                     .iter()
                     .any(|other| other.eq_ignore_ascii_case(wanted))
         })
-        .ok_or_else(|| {
-            let allowed = names().collect::<Vec<_>>().join(", ");
-            Error::invalid(
-                "scheduler",
-                format!("{name:?}"),
-                format!("choose one of {allowed}"),
-            )
-        })
+        .ok_or_else(|| Error::unknown("scheduler", name, names()))
 }
 
 /// The names of all schedulers.

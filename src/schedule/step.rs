@@ -14,13 +14,63 @@ pub struct Combination {
     pub noise: f64,
 }
 
+/// How a value is kept in range before it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Bound {
+    #[default]
+    None,
+    /// Between `-most` and `most`.
+    Clip { most: f64 },
+    /// Dynamic thresholding (Saharia et al. 2022, section 2.3): `s` is the
+    /// `ratio`-quantile of the absolute values of a picture, at least 1 and at
+    /// most `most`; the values are clipped to `-s..s` and divided by `s`.
+    Threshold { ratio: f64, most: f64 },
+}
+
 /// A history tensor that a step writes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Store {
-    /// Which history tensor is overwritten.
+    /// Which history tensor is overwritten, below [`MOST_SLOTS`].
     pub slot: usize,
-    /// What it becomes.
+    /// What it becomes, before `bound`.
     pub value: Combination,
+    /// [`Bound::Threshold`] is for the first store of a step only.
+    pub bound: Bound,
+}
+
+/// History tensors that a scheduler may use: what the device's kernel has room for.
+pub const MOST_SLOTS: usize = 7;
+/// History tensors that one step may write.
+pub const MOST_STORES: usize = 4;
+
+impl Bound {
+    /// The CPU twin, over one picture.
+    pub fn apply(self, mut values: Vec<f64>) -> Vec<f64> {
+        match self {
+            Bound::None => {}
+            Bound::Clip { most } => values.iter_mut().for_each(|x| *x = x.clamp(-most, most)),
+            Bound::Threshold { ratio, most } => {
+                let level = quantile(&values, ratio).clamp(1.0, most.max(1.0));
+                values
+                    .iter_mut()
+                    .for_each(|x| *x = x.clamp(-level, level) / level);
+            }
+        }
+        values
+    }
+}
+
+/// `torch.quantile` of the absolute values: linear between the two nearest.
+fn quantile(values: &[f64], ratio: f64) -> f64 {
+    let mut sorted: Vec<f64> = values.iter().map(|x| x.abs()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let place = ratio * sorted.len().saturating_sub(1) as f64;
+    let (low, part) = (place.floor() as usize, place.fract());
+    match (sorted.get(low), sorted.get(low + 1)) {
+        (Some(a), Some(b)) => a + part * (b - a),
+        (Some(a), None) => *a,
+        _ => 0.0,
+    }
 }
 
 /// How a clean picture is brought to a noise level: `original·x₀ + noise·n`.
@@ -92,7 +142,7 @@ impl State {
     /// noise. Tensors that are missing or too short count as zeros.
     pub fn advance(&mut self, step: &Step, output: &[f64], noise: &[f64]) {
         for store in &step.store {
-            let value = self.sum(&store.value, output, noise);
+            let value = store.bound.apply(self.sum(&store.value, output, noise));
             if self.history.len() <= store.slot {
                 self.history.resize(store.slot + 1, Vec::new());
             }
