@@ -1,33 +1,45 @@
 // The UNet's input: latents times the step's input factor, once for every half
-// of the batch: y[b, i] = x[i] * factor.
+// of the batch: y[b, i] = x[i] * factor. Where the UNet takes more channels than
+// the latents have (inpainting), they come from `extra`, as they are.
 //
-// Bindings: x latents f32 [pixels, C/4]; y activations [copies, pixels, C/4];
-// step f32: [0] timestep, [1] factor (see latent_update.wgsl).
+// Bindings: x latents f32 [rows, X]; extra f32 [rows, Y - X] (all in vec4s; the
+// channels follow one another, so the latents' must be a multiple of 4); step
+// f32: [1] factor (see latent_update.wgsl); y activations [copies, rows, Y].
+// One invocation a vec4 of y's first copy.
 
 #import storage
 
 override WG: u32 = 64u;
 
 struct Params {
-    count: u32,   // vec4s of x
+    rows: u32,
     copies: u32,
-    unused_0: u32,
-    unused_1: u32,
+    x_c4: u32,
+    y_c4: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> step: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<Act>;
-@group(0) @binding(3) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> extra: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> step: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Act>;
+@group(0) @binding(4) var<uniform> p: Params;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
     let at = (group.y * grid.x + group.x) * WG + local.x;
-    if at >= p.count {
+    let count = p.rows * p.y_c4;
+    if at >= count {
         return;
     }
-    let value = narrow(x[at] * step[1]);
+    let row = at / p.y_c4;
+    let c = at - row * p.y_c4;
+    var value: vec4<f32>;
+    if c < p.x_c4 {
+        value = x[row * p.x_c4 + c] * step[1];
+    } else {
+        value = extra[row * (p.y_c4 - p.x_c4) + c - p.x_c4];
+    }
     for (var b = 0u; b < p.copies; b++) {
-        y[b * p.count + at] = value;
+        y[b * count + at] = narrow(value);
     }
 }

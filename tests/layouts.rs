@@ -1,7 +1,8 @@
 //! The same weights in every layout draw the same picture, byte for byte: the
 //! demo embedded, as a folder in shards, and as a single file.
 
-use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequest, Request};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequest};
+use calotype::text::Styles;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensors};
 use serde_json::{Map, Value, json};
@@ -257,6 +258,7 @@ fn draw(model: &str) -> calotype::picture::Picture {
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace: None,
+        preview_every: 0,
     };
     let mut pipeline = Pipeline::load(&options, &mut observer).unwrap();
     let raw = RawRequest {
@@ -267,7 +269,7 @@ fn draw(model: &str) -> calotype::picture::Picture {
         seed: Some(4),
         ..Default::default()
     };
-    let request = Request::resolve(raw, pipeline.native_size()).unwrap();
+    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
     let mut output = pipeline.generate(&request, &mut observer).unwrap();
     output.pictures.remove(0)
 }

@@ -5,6 +5,7 @@
 use calotype::pipeline::{
     Cancel, Dtype, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Request, Trace,
 };
+use calotype::text::Styles;
 use calotype::{Error, Result};
 use half::f16;
 use safetensors::SafeTensors;
@@ -58,6 +59,7 @@ impl Case {
             guidance_scale: self.meta["guidance_scale"].as_f64(),
             seed: number("seed"),
             samples: number("samples"),
+            ..Default::default()
         }
     }
 
@@ -174,16 +176,18 @@ fn load(options: &LoadOptions) -> Result<Pipeline> {
             events: &mut |_| {},
             cancel: &Cancel::default(),
             trace: None,
+            preview_every: 0,
         },
     )
 }
 
 fn generate(pipeline: &mut Pipeline, raw: RawRequest, trace: Option<&mut Trace>) -> Output {
-    let request = Request::resolve(raw, pipeline.native_size()).unwrap();
+    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
     let mut observer = Observer {
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace,
+        preview_every: 0,
     };
     pipeline.generate(&request, &mut observer).unwrap()
 }
@@ -305,7 +309,7 @@ fn a_run_stops_when_asked_and_the_next_is_whole() {
     };
     let mut pipeline = load(&options).unwrap();
     let case = Case::open("squares");
-    let request = Request::resolve(case.raw(), pipeline.native_size()).unwrap();
+    let request = pipeline.resolve(case.raw(), &Styles::builtin()).unwrap();
     for at in [0, 2] {
         let cancel = Cancel::default();
         let mut seen = 0;
@@ -322,6 +326,7 @@ fn a_run_stops_when_asked_and_the_next_is_whole() {
                 },
                 cancel: &cancel,
                 trace: None,
+                preview_every: 0,
             },
         );
         assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");

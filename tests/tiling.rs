@@ -18,6 +18,7 @@ fn load() -> Pipeline {
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace: None,
+        preview_every: 0,
     };
     Pipeline::load(&options, &mut observer).unwrap()
 }

@@ -135,6 +135,33 @@ impl Checkpoint {
         }
     }
 
+    /// Whether a text encoder is the same as another checkpoint's: the same
+    /// configuration and, as far as the first and last values of every tensor tell,
+    /// the same weights.
+    pub fn shares(&self, other: &Checkpoint, part: Part) -> bool {
+        const ENDS: usize = 64;
+        let config = |c: &Checkpoint| match part {
+            Part::TextEncoder => c.text_encoder.clone(),
+            _ => Some(c.text_encoder_2.clone()),
+        };
+        if config(self) != config(other) || self.tokenizer_2.pad() != other.tokenizer_2.pad() {
+            return false;
+        }
+        if self.layout == Layout::Random && other.layout == Layout::Random {
+            return true;
+        }
+        let ends = |c: &Checkpoint, name: &str, shape: &[usize]| {
+            let tensor = c.source(part).read(name, shape).ok()?;
+            let n = tensor.data.len().min(ENDS);
+            let (first, last) = (&tensor.data[..n], &tensor.data[tensor.data.len() - n..]);
+            Some((tensor.dtype, [first, last].concat()))
+        };
+        self.expected(part).iter().all(|(name, shape)| {
+            let own = ends(self, name, shape);
+            own.is_some() && own == ends(other, name, shape)
+        })
+    }
+
     /// Numbers of the UNet's micro-conditioning: sizes and crop, six; the
     /// refiner's five end with an aesthetic score.
     pub fn time_id_count(&self) -> usize {
@@ -178,18 +205,21 @@ impl Checkpoint {
             ));
         }
         let latent = self.vae.latent_channels;
+        // Inpainting models take the mask and the picture beside the latents.
+        let (takes, gives) = (self.unet.in_channels, self.unet.out_channels);
+        let fits = [latent, 2 * latent + 1].contains(&takes);
         let sides = [
-            ("in_channels", self.unet.in_channels),
-            ("out_channels", self.unet.out_channels),
+            ("in_channels", takes, fits),
+            ("out_channels", gives, gives == latent),
         ];
-        if let Some((key, have)) = sides.into_iter().find(|(_, n)| *n != latent) {
-            // Inpainting models take the mask and the picture beside the latents.
-            let kind = match (key, have == 2 * latent + 1) {
-                ("in_channels", true) => " (an inpainting model)",
-                _ => "",
-            };
+        if let Some((key, have, _)) = sides.into_iter().find(|(_, _, fits)| !fits) {
             return wrong(format!(
-                "unet: `{key}` is {have}{kind}, the VAE has {latent} latent channels"
+                "unet: `{key}` is {have}, the VAE has {latent} latent channels"
+            ));
+        }
+        if latent % 4 != 0 {
+            return wrong(format!(
+                "vae: `latent_channels` is {latent}, must be a multiple of 4"
             ));
         }
         let pairs = [

@@ -1,11 +1,12 @@
 //! `calotype bench`.
 
-use super::generate::{kernels, whole};
+use super::device::DeviceArgs;
+use super::generate::whole;
 use super::{interrupt, output};
 use anyhow::Result;
 use calotype::Error;
 use calotype::pipeline::bench::Report;
-use calotype::pipeline::{Dtype, LoadOptions, Observer, Pipeline, request};
+use calotype::pipeline::{Observer, Pipeline, request};
 
 /// Time the UNet of a checkpoint on a GPU, kernel by kernel
 #[derive(clap::Args)]
@@ -30,25 +31,8 @@ pub struct Args {
     #[arg(long, default_value = "3", value_parser = clap::value_parser!(u16).range(1..=1000))]
     repetitions: u16,
 
-    /// Precision of the weights
-    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
-    dtype: String,
-
-    /// Precision of the activations; auto follows --dtype, f32 on CPU adapters
-    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
-    activations: String,
-
-    /// Which kernels: direct (no shared memory, for CPU adapters) or tiled
-    #[arg(long, default_value = "auto", value_parser = ["auto", "direct", "tiled"])]
-    kernels: String,
-
-    /// The GPU: an index or a part of its name, as `calotype devices` lists them
-    #[arg(long)]
-    adapter: Option<String>,
-
-    /// The interface to the GPU
-    #[arg(long, value_parser = ["vulkan", "metal", "dx12"], ignore_case = true)]
-    backend: Option<String>,
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// Print one JSON object
     #[arg(long)]
@@ -58,19 +42,13 @@ pub struct Args {
 /// Loads the UNet, runs it, says how long it took.
 pub fn run(args: &Args) -> Result<()> {
     let cancel = interrupt::install();
-    let options = LoadOptions {
-        model: super::checked_model(&args.model)?.to_owned(),
-        adapter: args.adapter.clone(),
-        backend: args.backend.clone(),
-        dtype: args.dtype.parse::<Dtype>()?,
-        activations: args.activations.parse::<Dtype>()?,
-        direct_kernels: kernels(&args.kernels),
-        ..Default::default()
-    };
+    let model = super::checked_model(&args.model)?.to_owned();
+    let options = args.device.load_options(model)?;
     let mut observer = Observer {
         events: &mut |_| {},
         cancel: &cancel,
         trace: None,
+        preview_every: 0,
     };
     let pipeline = Pipeline::load(&options, &mut observer)?;
     let native = pipeline.native_size();

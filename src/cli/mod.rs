@@ -3,6 +3,7 @@
 //! 1 for anything else.
 
 mod bench;
+mod device;
 mod devices;
 mod error;
 mod generate;

@@ -3,7 +3,9 @@
 
 mod encode;
 mod metadata;
+mod temp;
 mod write;
+pub use temp::*;
 
 pub use encode::Format;
 pub use metadata::Parameters;

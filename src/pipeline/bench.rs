@@ -63,7 +63,7 @@ impl Pipeline {
         observer: &mut Observer<'_>,
     ) -> Result<Report> {
         let gpu = &self.gpu;
-        let checkpoint = &self.checkpoint;
+        let checkpoint = &self.base.checkpoint;
         let scale = checkpoint.vae_scale();
         let ids = checkpoint.time_id_count();
         let size = unet::Size {
@@ -81,7 +81,7 @@ impl Pipeline {
             (TIME_IDS.to_string(), View::whole(&time_ids)),
         ]);
         let source = checkpoint.source(Part::UNet);
-        let weights = DeviceWeights::new(gpu, source, self.precision.weights, &self.unet);
+        let weights = DeviceWeights::new(gpu, source, self.precision.weights, &self.base.unet);
         let storage = self.precision.activations;
         let unet = Executor::new(gpu, self.tuning, storage, &graph, &weights, &sources)?;
         let mut noise = crate::schedule::TorchCpuGenerator::new(0);

@@ -1,5 +1,6 @@
 //! What a run says while it goes, and how it is stopped.
 
+use crate::picture::Picture;
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ pub enum Event {
     /// `index` of `total` UNet steps of the whole request are done; the first
     /// event has index 0.
     Step { index: usize, total: usize },
+    /// What picture `index`, counted from 0, is coming to.
+    Preview { index: usize, picture: Picture },
     /// Picture `index` of `total`, counted from 0, is being decoded.
     Decoding { index: usize, total: usize },
     /// Something that the user should know and that does not stop the run.

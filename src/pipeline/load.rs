@@ -1,19 +1,15 @@
-//! A checkpoint and a device, ready to draw.
+//! Checkpoints and a device, ready to draw.
 
-use super::condition;
-use super::denoise::{self, Denoiser, Latents};
 use super::vae::Vae;
-use super::{Cancel, Dtype, Event, LoopStats, Observer, Output, Request, Seconds};
+use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Storage, Tuning};
 use crate::model::{self, Loaded, clip, unet};
-use crate::picture::Picture;
-use crate::schedule::Plan;
+use crate::text::Styles;
 use crate::{Error, Result};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Whether the VAE works on tiles with blended seams.
@@ -31,6 +27,14 @@ pub enum Tiling {
 pub struct LoadOptions {
     /// A folder, a `.safetensors` file, `demo`, or `random:NAME`.
     pub model: String,
+    /// A refiner for it, named as `model` is; `demo` is the embedded one.
+    pub refiner: Option<String>,
+    /// Another VAE, or a small decoder: a file or folder.
+    pub vae: Option<String>,
+    /// A small decoder for previews.
+    pub preview_vae: Option<String>,
+    /// Go on where a LoRA has keys that match nothing.
+    pub lora_allow_unmatched: bool,
     /// An index or a part of an adapter's name.
     pub adapter: Option<String>,
     /// `vulkan`, `metal` or `dx12`.
@@ -41,7 +45,10 @@ pub struct LoadOptions {
     pub activations: Dtype,
     /// Which kernels; `None` follows the adapter. For benches and tests.
     pub direct_kernels: Option<bool>,
-    /// Two UNet calls a guided step instead of one of twice the batch.
+    /// Pictures that go through the UNet at a time, at the most; `None` chooses.
+    pub batch: Option<usize>,
+    /// One picture at a time, two UNet calls a guided step instead of one of twice
+    /// the batch, and one UNet on the device at a time.
     pub low_memory: bool,
     pub vae_tiling: Tiling,
 }
@@ -88,20 +95,74 @@ impl Precision {
     }
 }
 
-/// A loaded model.
+/// A checkpoint and what of its UNet is on the device.
+pub(super) struct Model {
+    pub checkpoint: Checkpoint,
+    pub unet: Loaded,
+}
+
+impl Model {
+    fn open(name: &str) -> Result<Self> {
+        let checkpoint = Checkpoint::open(name)?;
+        check(&checkpoint)?;
+        Ok(Self {
+            checkpoint,
+            unet: Loaded::default(),
+        })
+    }
+}
+
+/// The refiner of a pipeline.
+pub(super) struct Refiner {
+    pub model: Model,
+    /// Its text encoder is the base's second, so that its prompts are encoded once.
+    pub shares_encoder: bool,
+}
+
+impl Refiner {
+    fn open(name: &str, base: &Checkpoint) -> Result<Self> {
+        // The base's word for the embedded model means its own refiner.
+        let name = if name == "demo" { "demo-refiner" } else { name };
+        let model = Model::open(name)?;
+        let checkpoint = &model.checkpoint;
+        let wrong = |problem: String| {
+            let remedy = "use a refiner that was made for this base model";
+            Err(Error::file(name, problem, remedy))
+        };
+        if !checkpoint.is_refiner() {
+            return wrong("is no refiner: it has two text encoders".into());
+        }
+        let channels = [checkpoint.unet.in_channels, base.vae.latent_channels];
+        if channels[0] != channels[1] {
+            return wrong(format!(
+                "its UNet has {} latent channels, the base's VAE has {}",
+                channels[0], channels[1]
+            ));
+        }
+        if checkpoint.vae_scale() != base.vae_scale() {
+            return wrong("its latents are of another size than the base's".into());
+        }
+        Ok(Self {
+            shares_encoder: checkpoint.shares(base, Part::TextEncoder2),
+            model,
+        })
+    }
+}
+
+/// A loaded model, with its refiner if it has one.
 pub struct Pipeline {
     pub(super) gpu: Arc<Gpu>,
     pub(super) tuning: Tuning,
-    pub(super) checkpoint: Checkpoint,
+    pub(super) base: Model,
+    pub(super) refiner: Option<Refiner>,
     pub(super) precision: Precision,
-    options: LoadOptions,
-    pub(super) unet: Loaded,
+    pub(super) options: LoadOptions,
     vae: Loaded,
-    load_seconds: f64,
+    pub(super) load_seconds: f64,
 }
 
 impl Pipeline {
-    /// Opens the checkpoint, checks every tensor that will be wanted, and only
+    /// Opens the checkpoints, checks every tensor that will be wanted, and only
     /// then opens the device. Weights follow when they are first needed.
     pub fn load(options: &LoadOptions, observer: &mut Observer<'_>) -> Result<Self> {
         let start = Instant::now();
@@ -109,25 +170,28 @@ impl Pipeline {
             part: "checkpoint".into(),
         });
         observer.cancel.check()?;
-        let checkpoint = Checkpoint::open(&options.model)?;
-        check(&checkpoint)?;
+        let base = Model::open(&options.model)?;
+        let refiner = match &options.refiner {
+            Some(name) => Some(Refiner::open(name, &base.checkpoint)?),
+            None => None,
+        };
         observer.cancel.check()?;
         let gpu = Gpu::open(&AdapterChoice {
             adapter: options.adapter.clone(),
             backend: options.backend.clone(),
             ..Default::default()
         })?;
-        let precision = Precision::choose(options, &gpu, checkpoint.vae.force_upcast)?;
+        let precision = Precision::choose(options, &gpu, base.checkpoint.vae.force_upcast)?;
         Ok(Self {
             tuning: match options.direct_kernels {
                 Some(direct) => Tuning { direct },
                 None => Tuning::of(gpu.capabilities()),
             },
             gpu,
-            checkpoint,
+            base,
+            refiner,
             precision,
             options: options.clone(),
-            unet: Loaded::default(),
             vae: Loaded::default(),
             load_seconds: start.elapsed().as_secs_f64(),
         })
@@ -135,154 +199,34 @@ impl Pipeline {
 
     /// Width and height in pixels that the model was trained for.
     pub fn native_size(&self) -> (usize, usize) {
-        let side = self.checkpoint.native_size();
+        let side = self.base.checkpoint.native_size();
         (side, side)
     }
 
-    /// Carries out a request.
-    pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
-        let scale = self.checkpoint.vae_scale();
-        for (field, value) in [("width", request.width), ("height", request.height)] {
-            if value % scale != 0 {
-                let allowed = format!("this model's sizes are multiples of {scale} pixels");
-                return Err(Error::invalid(field, value, allowed));
-            }
-        }
-        // Before anything goes to the device.
-        let plan = denoise::plan(&self.checkpoint, request)?;
-        let mut seconds = Seconds {
-            load: self.load_seconds,
-            ..Default::default()
-        };
-        let mut watch = Stopwatch(Instant::now());
-        let mut warnings = Vec::new();
-        (observer.events)(Event::Encoding);
-        let conditioning = condition::encode(self, request, observer, &mut warnings)?;
-        seconds.encode = watch.lap();
+    /// Defaults of requests: what the model asks for.
+    pub fn preset(&self) -> Preset {
+        Preset::of(&self.base.checkpoint.scheduler)
+    }
 
-        let (latents, stats) = {
-            (observer.events)(Event::Loading {
-                part: "unet".into(),
-            });
-            let mut denoiser = self.denoiser(&plan, request, &conditioning, observer.cancel)?;
-            observer.cancel.check()?;
-            seconds.load += watch.lap();
-            let done = denoiser.run(request, observer)?;
-            seconds.denoise = watch.lap();
-            done
+    /// Whether a refiner is loaded.
+    pub fn has_refiner(&self) -> bool {
+        self.refiner.is_some()
+    }
+
+    /// A request for this model: see [`Request::resolve`].
+    pub fn resolve(&self, raw: RawRequest, styles: &Styles) -> Result<Request> {
+        let context = Context {
+            native: self.native_size(),
+            preset: self.preset(),
+            refiner: self.has_refiner(),
+            styles,
         };
-        (observer.events)(Event::Loading { part: "vae".into() });
-        let pictures = self.decode(request, &latents, observer, &mut watch, &mut seconds)?;
-        self.gpu.save_pipeline_cache();
-        Ok(self.output(request, pictures, seconds, stats, warnings))
+        Request::resolve(raw, &context)
     }
 
     /// The VAE by itself, whole or on tiles.
     pub fn vae(&self, tiling: Tiling) -> Vae<'_> {
         Vae::new(self, &self.vae, tiling)
-    }
-
-    fn denoiser(
-        &self,
-        plan: &Plan,
-        request: &Request,
-        conditioning: &condition::Conditioning,
-        cancel: &Cancel,
-    ) -> Result<Denoiser<'_>> {
-        let batched = !self.options.low_memory;
-        let make = |batched| {
-            Denoiser::new(
-                self,
-                &self.unet,
-                plan,
-                request,
-                conditioning,
-                batched,
-                cancel,
-            )
-        };
-        match make(batched) {
-            // Memory may suffice for two calls of half the batch.
-            Err(e) if batched && request.guided() && e.is_out_of_memory() => {
-                tracing::warn!("{e}: trying two UNet calls a step");
-                make(false)
-            }
-            other => other,
-        }
-    }
-
-    fn decode(
-        &self,
-        request: &Request,
-        latents: &[Latents],
-        observer: &mut Observer<'_>,
-        watch: &mut Stopwatch,
-        seconds: &mut Seconds,
-    ) -> Result<Vec<Picture>> {
-        let vae = self.vae(self.options.vae_tiling);
-        let decoder = vae.decoder(latents.first().map_or([1, 1], |l| [l.h, l.w]))?;
-        seconds.load += watch.lap();
-        let total = latents.len();
-        let mut pictures = Vec::new();
-        let mut decoded = Vec::new();
-        for (index, latents) in latents.iter().enumerate() {
-            (observer.events)(Event::Decoding { index, total });
-            let pixels = decoder.decode(&latents.values, observer.cancel)?;
-            if observer.trace.is_some() {
-                decoded.extend_from_slice(&pixels);
-            }
-            pictures.push(self.picture(request, &pixels)?);
-        }
-        if let Some(trace) = &mut observer.trace {
-            let (c, h, w) = (
-                self.checkpoint.vae.out_channels,
-                request.height,
-                request.width,
-            );
-            trace.put_f32("decoded", &[total, c, h, w], &decoded);
-        }
-        seconds.decode = watch.lap();
-        Ok(pictures)
-    }
-
-    /// RGB from the VAE's planes; a model of one channel is grey.
-    fn picture(&self, request: &Request, planes: &[f32]) -> Result<Picture> {
-        let c = self.checkpoint.vae.out_channels;
-        let plane = request.width * request.height;
-        let rgb: Vec<f32> = [0, 1.min(c - 1), 2.min(c - 1)]
-            .iter()
-            .flat_map(|i| &planes[i * plane..(i + 1) * plane])
-            .copied()
-            .collect();
-        Picture::from_planar(request.width, request.height, &rgb)
-    }
-
-    fn output(
-        &self,
-        request: &Request,
-        pictures: Vec<Picture>,
-        seconds: Seconds,
-        stats: LoopStats,
-        warnings: Vec<String>,
-    ) -> Output {
-        let info = self.gpu.info();
-        let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
-        Output {
-            pictures,
-            seeds: request.seeds(),
-            seconds,
-            adapter: info.name.clone(),
-            backend: info.backend.to_string(),
-            dtype: name(self.precision.weights == WeightStorage::F16),
-            activations: name(self.precision.activations == Storage::F16),
-            peak_device_bytes: self
-                .gpu
-                .counters()
-                .peak_device_bytes
-                .load(Ordering::Relaxed),
-            stats,
-            warnings,
-        }
     }
 }
 
@@ -327,18 +271,6 @@ fn wanted(checkpoint: &Checkpoint, part: Part) -> Vec<(String, Vec<usize>)> {
             model::tensors(&model::vae::encoder(vae, [64, 64])),
         ]
         .concat(),
-    }
-}
-
-/// Seconds between calls.
-struct Stopwatch(Instant);
-
-impl Stopwatch {
-    fn lap(&mut self) -> f64 {
-        let now = Instant::now();
-        let seconds = now.duration_since(self.0).as_secs_f64();
-        self.0 = now;
-        seconds
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Observer<'a> {
     pub cancel: &'a Cancel,
     /// Where the tensors of every stage go, if anywhere.
     pub trace: Option<&'a mut Trace>,
+    /// Sends [`Event::Preview`] after every so many steps; 0 for never.
+    pub preview_every: usize,
 }
 
 /// Wall time of each stage, in seconds.
@@ -21,6 +23,8 @@ pub struct Seconds {
     pub load: f64,
     /// Text encoders, their loading included.
     pub encode: f64,
+    /// The VAE's encoding of the picture to start from.
+    pub encode_picture: f64,
     pub denoise: f64,
     pub decode: f64,
 }

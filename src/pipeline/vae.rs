@@ -45,7 +45,7 @@ impl<'a> Vae<'a> {
     fn pass(&self, kind: &Kind, side: [usize; 2], norms: Option<SharedNorms<'_>>) -> Result<Pass> {
         let gpu = &self.pipeline.gpu;
         let (precision, tuning) = (&self.pipeline.precision, self.pipeline.tuning);
-        let checkpoint = &self.pipeline.checkpoint;
+        let checkpoint = &self.pipeline.base.checkpoint;
         let source = checkpoint.source(Part::Vae);
         let weights = DeviceWeights::new(gpu, source, precision.weights, self.loaded);
         let graph = (kind.graph)(&checkpoint.vae, side).optimise();
@@ -73,8 +73,8 @@ impl<'a> Vae<'a> {
 
     /// A decoder for latents of `[h, w]`.
     pub fn decoder(&self, size: [usize; 2]) -> Result<Coder<'a>> {
-        let config = &self.pipeline.checkpoint.vae;
-        let scale = self.pipeline.checkpoint.vae_scale();
+        let config = &self.pipeline.base.checkpoint.vae;
+        let scale = self.pipeline.base.checkpoint.vae_scale();
         self.coder(
             size,
             Kind {
@@ -89,8 +89,8 @@ impl<'a> Vae<'a> {
 
     /// An encoder for pictures of `[h, w]` pixels.
     pub fn encoder(&self, size: [usize; 2]) -> Result<Coder<'a>> {
-        let config = &self.pipeline.checkpoint.vae;
-        let scale = self.pipeline.checkpoint.vae_scale();
+        let config = &self.pipeline.base.checkpoint.vae;
+        let scale = self.pipeline.base.checkpoint.vae_scale();
         self.coder(
             size,
             Kind {
@@ -104,7 +104,7 @@ impl<'a> Vae<'a> {
     }
 
     fn coder(&self, size: [usize; 2], kind: Kind) -> Result<Coder<'a>> {
-        let config = &self.pipeline.checkpoint.vae;
+        let config = &self.pipeline.base.checkpoint.vae;
         let tile = TILE * kind.down;
         let tiled = [size[0].min(tile), size[1].min(tile)];
         let fits = || {
@@ -137,7 +137,7 @@ impl<'a> Vae<'a> {
         let most = PILOT * kind.down;
         let longest = size[0].max(size[1]).max(most);
         let small = size.map(|x| (x * most / longest / kind.down).max(1) * kind.down);
-        let graph = (kind.graph)(&self.pipeline.checkpoint.vae, small);
+        let graph = (kind.graph)(&self.pipeline.base.checkpoint.vae, small);
         let factors = SharedNorms::room(gpu, &graph)?;
         let norms = |measure| {
             Some(SharedNorms {
@@ -231,7 +231,7 @@ impl Coder<'_> {
     /// Latents `[c, h, w]` as the UNet leaves them to a picture `[c, 8 h, 8 w]` in
     /// -1..1.
     pub fn decode(&self, latents: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
-        let config = &self.pipeline.checkpoint.vae;
+        let config = &self.pipeline.base.checkpoint.vae;
         let plane = (self.size[0] * self.size[1]).max(1);
         let both = config
             .latents_mean
@@ -280,5 +280,56 @@ impl Coder<'_> {
     /// A length of the input in the output.
     fn out(&self, size: [usize; 2]) -> [usize; 2] {
         size.map(|x| x * self.kind.up / self.kind.down)
+    }
+}
+
+/// A picture's place among the latents: mean and standard deviation, planes
+/// `[c, h, w]`. A coder that has no deviation gives the latents themselves.
+pub struct Posterior {
+    pub mean: Vec<f32>,
+    pub std: Option<Vec<f32>>,
+}
+
+impl Posterior {
+    /// The posterior's value for this noise, of its shape.
+    pub fn sample(&self, noise: &[f32]) -> Vec<f32> {
+        match &self.std {
+            Some(std) => (0..self.mean.len())
+                .map(|i| self.mean[i] + std[i] * noise[i])
+                .collect(),
+            None => self.mean.clone(),
+        }
+    }
+}
+
+impl Pipeline {
+    pub(super) fn encode(
+        &self,
+        planes: &[f32],
+        request: &super::Request,
+        cancel: &Cancel,
+    ) -> Result<Posterior> {
+        let vae = self.vae(self.options.vae_tiling);
+        let moments = vae
+            .encoder([request.height, request.width])?
+            .run(planes, cancel)?;
+        let (mean, logvar) = moments.split_at(moments.len() / 2);
+        let std = logvar
+            .iter()
+            .map(|x| (0.5 * x.clamp(-30.0, 20.0)).exp())
+            .collect();
+        Ok(Posterior {
+            mean: mean.to_vec(),
+            std: Some(std),
+        })
+    }
+
+    pub(super) fn scaled(&self, latents: &[f32]) -> Vec<f32> {
+        let f = self.base.checkpoint.vae.scaling_factor;
+        latents.iter().map(|x| x * f).collect()
+    }
+
+    pub(super) fn first_model(&self, _: &super::Request) -> &super::load::Model {
+        &self.base
     }
 }

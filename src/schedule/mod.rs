@@ -111,3 +111,29 @@ pub fn canonical_name(name: &str) -> Result<&'static str> {
 pub fn create(name: &str, config: &Config) -> Result<Box<dyn Scheduler>> {
     (find(name)?.2)(config)
 }
+
+/// A checkpoint's configuration with a request's options laid over it.
+///
+/// An option that is unknown or out of range is [`Error::Invalid`].
+pub fn configure(
+    _name: &str,
+    config: &Config,
+    options: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Config> {
+    if options.is_empty() {
+        return Ok(config.clone());
+    }
+    let value = serde_json::Value::Object(options.clone());
+    config.overlaid("scheduler-option", &value)
+}
+
+pub fn resolve(name: &str) -> Result<(&'static str, serde_json::Map<String, serde_json::Value>)> {
+    Ok((canonical_name(name)?, Default::default()))
+}
+pub fn check_options(_: &str, _: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+    Ok(())
+}
+pub fn of_class(_: &str) -> Option<&'static str> {
+    Some("Euler")
+}
+pub type PhiloxGenerator = TorchCpuGenerator;

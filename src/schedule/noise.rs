@@ -3,7 +3,7 @@
 use std::f32::consts::PI;
 
 /// A source of standard normal numbers that goes on from where it stopped.
-pub trait NoiseGenerator {
+pub trait NoiseGenerator: Send {
     /// The next `n` numbers. Tensors are drawn in row-major order, `[N, C, H, W]`.
     fn randn(&mut self, n: usize) -> Vec<f32>;
 }

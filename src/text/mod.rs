@@ -7,3 +7,5 @@ mod tokenizer;
 mod vocabulary;
 
 pub use tokenizer::{Encoded, Tokenizer, TokenizerFiles};
+mod temp;
+pub use temp::*;

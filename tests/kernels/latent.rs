@@ -1,23 +1,44 @@
 //! The kernels of the denoising loop.
 
 use crate::common::{BELOW, Random, Report, device, kinds, rounded};
-use calotype::gpu::Gpu;
 use calotype::kernel::latent::{
-    StepValues, guidance, input, twin_guidance, twin_input, twin_update, update,
+    Row, SLOTS, STORES, Share, State, StepValues, guidance, input, mask, rescale, threshold,
+    twin_guidance, twin_input, twin_mask, twin_rescale, twin_update, update,
 };
-use calotype::kernel::{Storage, View};
+use calotype::kernel::{Storage, Tensor, View};
+use calotype::schedule::Bound;
 
 const STEP: StepValues = StepValues {
     timestep: 999.0,
     input_scale: 0.0683,
     guidance_scale: 7.5,
-    a: 0.97,
-    b: -0.31,
+    guidance_rescale: 0.7,
+    kept_original: 0.8,
+    kept_noise: 0.6,
+    stores: 0.0,
+    threshold_ratio: 0.97,
+    threshold_most: 1.5,
     unused: [0.0; 3],
+    update: NOTHING,
+    store: [NOTHING; STORES],
 };
 
-fn step() -> View {
-    device().view(bytemuck::bytes_of(&STEP))
+const NOTHING: Row = Row {
+    slot: 0.0,
+    clip: 0.0,
+    sample: 0.0,
+    output: 0.0,
+    noise: 0.0,
+    history: [0.0; SLOTS],
+};
+
+fn view(step: &StepValues) -> View {
+    device().view(bytemuck::bytes_of(step))
+}
+
+/// A copy that a kernel may change.
+fn place(values: &[f32]) -> View {
+    device().floats(values, 4)
 }
 
 /// Pictures, pixels and channels.
@@ -38,13 +59,24 @@ fn shapes() -> Vec<[usize; 3]> {
 fn inputs() {
     let mut report = Report::new("latent input");
     for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
-        let x = Random::new(i as u64).values(pixels * c);
-        let twin = twin_input(&x, STEP.input_scale, n);
+        let mut random = Random::new(i as u64);
+        let (copies, wide) = (1 + i % 3, 4 * (i % 2));
+        let x = random.values(n * pixels * c);
+        let extra = random.values(n * pixels * wide);
+        let twin = twin_input(&x, c, &extra, STEP.input_scale, copies);
         for (tuning, storage) in kinds() {
-            let y = device().blank(storage, [n, pixels, 1, c], BELOW);
-            device().run(vec![input(tuning, &device().floats(&x, 4), &step(), &y)]);
+            let latents = Tensor::new(place(&x), Storage::F32, [n, pixels, 1, c]);
+            let more = if wide == 0 {
+                place(&[0.0])
+            } else {
+                place(&extra)
+            };
+            let y = device().blank(storage, [copies * n, pixels, 1, c + wide], BELOW);
+            device().run(vec![input(tuning, &latents, &more, &view(&STEP), &y)]);
             let out = device().read(&y);
-            report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
+            // What comes beside the latents is only stored, the latents are rounded too.
+            let twin = rounded(storage, &twin);
+            report.compare(tuning, storage, &out, &twin, &[copies, n, pixels, c, wide]);
         }
     }
     report.finish(30);
@@ -55,22 +87,25 @@ fn guided_predictions() {
     let mut report = Report::new("guidance");
     for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
         let count = pixels * c;
+        // A batch of `n` and the pictures of each half.
+        let pictures = (n / 2).max(1);
         let values = Random::new(i as u64).values(n * count);
-        let (from, to) = (i % n, (i + 1) % n);
+        let (from, to) = (0, n - pictures);
         for (tuning, storage) in kinds() {
             let both = device().tensor(storage, [n, pixels, 1, c], &values, BELOW);
             let seen = rounded(storage, &values);
-            let picture = |place: usize| &seen[place * count..][..count];
+            let half = |place: usize| &seen[place * count..][..pictures * count];
             for guided in [true, false] {
                 let u = guided.then_some((&both, from));
-                let y = device().room(count);
-                device().run(vec![guidance(tuning, u, (&both, to), &step(), &y)]);
+                let y = device().room(pictures * count);
+                let step = view(&STEP);
+                device().run(vec![guidance(tuning, u, (&both, to), pictures, &step, &y)]);
                 let twin = if guided {
-                    twin_guidance(picture(from), picture(to), STEP.guidance_scale)
+                    twin_guidance(half(from), half(to), STEP.guidance_scale)
                 } else {
-                    picture(to).to_vec()
+                    half(to).to_vec()
                 };
-                let out = device().read_floats(&y, count);
+                let out = device().read_floats(&y, pictures * count);
                 report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
             }
         }
@@ -79,23 +114,169 @@ fn guided_predictions() {
 }
 
 #[test]
-fn updates() {
-    let mut report = Report::new("latent update");
-    for (i, [_, pixels, c]) in shapes().into_iter().enumerate() {
+fn rescaled_predictions() {
+    let mut report = Report::new("guidance rescale");
+    for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
         let count = pixels * c;
         let mut random = Random::new(i as u64);
-        let (x, e) = (random.values(count), random.values(count));
-        let twin = twin_update(&x, &e, [STEP.a, STEP.b]);
+        let t = random.values((n + 1) * count);
+        let e: Vec<f32> = random
+            .values(n * count)
+            .iter()
+            .map(|x| 3.0 * x + 0.5)
+            .collect();
+        for (tuning, storage) in kinds() {
+            let both = device().tensor(storage, [n + 1, pixels, 1, c], &t, BELOW);
+            let seen = rounded(storage, &t);
+            for phi in [0.7, 0.0] {
+                let step = StepValues {
+                    guidance_rescale: phi,
+                    ..STEP
+                };
+                let y = place(&e);
+                device().run(vec![rescale(tuning, (&both, 1), n, &view(&step), &y)]);
+                let twin: Vec<f32> = e
+                    .chunks(count)
+                    .zip(seen[count..].chunks(count))
+                    .flat_map(|(e, t)| twin_rescale(t, e, phi))
+                    .collect();
+                let out = device().read_floats(&y, n * count);
+                report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
+            }
+        }
+    }
+    report.finish(30);
+}
+
+/// A row with some factors zero, which must not read what they belong to.
+fn row(random: &mut Random, slots: usize) -> Row {
+    let mut factors = random.values(3 + slots);
+    for factor in &mut factors {
+        if random.coin() {
+            *factor = 0.0;
+        }
+    }
+    let mut history = [0.0; SLOTS];
+    history[..slots].copy_from_slice(&factors[3..]);
+    Row {
+        slot: random.size(0, slots.max(1) - 1) as f32,
+        clip: if random.coin() { 0.6 } else { 0.0 },
+        sample: factors[0],
+        output: factors[1],
+        noise: factors[2],
+        history,
+    }
+}
+
+#[test]
+fn updates() {
+    let mut report = Report::new("latent update");
+    for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
+        let count = n * pixels * c;
+        let mut random = Random::new(i as u64);
+        let (slots, stores) = (i % (SLOTS + 1), i % (STORES + 1));
+        let stores = if slots == 0 { 0 } else { stores };
+        let mut step = StepValues {
+            stores: stores as f32,
+            update: row(&mut random, slots),
+            ..STEP
+        };
+        (0..stores).for_each(|k| step.store[k] = row(&mut random, slots));
+        let [x, e, noise] = [0, 1, 2].map(|_| random.values(count));
+        let history: Vec<Vec<f32>> = (0..slots).map(|_| random.values(count)).collect();
+        let (twin, kept) = twin_update(&step, [&x, &e, &noise], &history);
         for (tuning, _) in kinds() {
-            let gpu: &Gpu = &device().gpu;
-            let place = device().room(count);
-            let bytes = Storage::F32.encode(&x);
-            gpu.queue()
-                .write_buffer(place.buffer.raw(), place.offset, &bytes);
-            let e = device().floats(&e, 4);
-            device().run(vec![update(tuning, &place, &e, &step(), count / 4)]);
-            let out = device().read_floats(&place, count);
-            report.compare(tuning, Storage::F32, &out, &twin, &[pixels, c]);
+            for shares in [&[Share::Whole][..], &[Share::First, Share::Rest]] {
+                let [sample, output, noise] = [&x, &e, &noise].map(|values| place(values));
+                let slots_view = place(&[history.concat(), vec![0.0]].concat());
+                let state = State {
+                    sample: &sample,
+                    output: &output,
+                    noise: &noise,
+                    history: &slots_view,
+                };
+                let view = view(&step);
+                let run = |share: &Share| update(tuning, &state, &view, count / 4, *share);
+                device().run(shares.iter().map(run).collect());
+                let out = device().read_floats(&sample, count);
+                report.compare(tuning, Storage::F32, &out, &twin, &[n, pixels, c, slots]);
+                if slots > 0 {
+                    let out = device().read_floats(&slots_view, slots * count);
+                    report.compare(tuning, Storage::F32, &out, &kept.concat(), &[stores]);
+                }
+            }
+        }
+    }
+    report.finish(30);
+}
+
+#[test]
+fn thresholds() {
+    let mut report = Report::new("latent threshold");
+    for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
+        let count = pixels * c;
+        let mut x: Vec<f32> = Random::new(i as u64).values(n * count);
+        x.iter_mut().for_each(|x| *x *= 1.6);
+        if i % 3 == 0 {
+            // Many equal values around the quantile.
+            x.iter_mut().for_each(|x| *x = (*x * 4.0).round() / 4.0);
+        }
+        let ratio = [0.97, 0.5, 1.0, 0.0, 0.995][i % 5];
+        let mut step = StepValues {
+            threshold_ratio: ratio,
+            ..STEP
+        };
+        step.store[0].slot = 1.0;
+        let bound = Bound::Threshold {
+            ratio: f64::from(ratio),
+            most: f64::from(step.threshold_most),
+        };
+        let twin: Vec<f32> = x
+            .chunks(count)
+            .flat_map(|x| bound.apply(x.iter().map(|x| f64::from(*x)).collect()))
+            .map(|x| x as f32)
+            .collect();
+        for (tuning, _) in kinds() {
+            // The second of two slots.
+            let both = place(&[vec![9.0; n * count], x.clone()].concat());
+            device().run(vec![threshold(tuning, &both, &view(&step), n, count / 4)]);
+            let out = device().read_floats(&both, 2 * n * count);
+            assert!(out[..n * count].iter().all(|x| *x == 9.0));
+            report.compare(
+                tuning,
+                Storage::F32,
+                &out[n * count..],
+                &twin,
+                &[n, pixels, c],
+            );
+        }
+    }
+    report.finish(30);
+}
+
+#[test]
+fn masks() {
+    let mut report = Report::new("latent mask");
+    for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
+        let count = n * pixels * c;
+        let mut random = Random::new(i as u64);
+        let [x, original, noise] = [0, 1, 2].map(|_| random.values(count));
+        let m: Vec<f32> = (0..pixels)
+            .map(|_| if random.coin() { 1.0 } else { 0.25 })
+            .collect();
+        let factors = [STEP.kept_original, STEP.kept_noise];
+        let twin = twin_mask([&x, &original, &noise], &m, c, factors);
+        for (tuning, _) in kinds() {
+            let latents = Tensor::new(place(&x), Storage::F32, [n, pixels, 1, c]);
+            let [original, noise, m] = [&original, &noise, &m].map(|values| place(values));
+            device().run(vec![mask(
+                tuning,
+                &latents,
+                [&original, &noise, &m],
+                &view(&STEP),
+            )]);
+            let out = device().read_floats(&latents.view, count);
+            report.compare(tuning, Storage::F32, &out, &twin, &[n, pixels, c]);
         }
     }
     report.finish(30);

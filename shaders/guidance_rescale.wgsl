@@ -1,0 +1,63 @@
+// Guidance rescale (Lin et al. 2023, section 3.4): for every picture
+// e = phi · e · std(t) / std(e) + (1 - phi) · e, standard deviations over all
+// channels and pixels, from the differences to the mean.
+//
+// Bindings: t the prompt's prediction, activations [pictures, count]; e the guided
+// prediction f32, as t, changed in place; step f32: [3] is phi, and where it is 0
+// nothing is done. count in vec4s; channels must be a multiple of 4, so that there
+// is no padding to count. WIDE: a workgroup a picture; otherwise an invocation.
+
+#import storage
+#import reduce
+
+struct Params {
+    pictures: u32,
+    count: u32,
+    t_offset: u32, // vec4s
+    unused: u32,
+}
+
+@group(0) @binding(0) var<storage, read> t: array<Act>;
+@group(0) @binding(1) var<storage, read_write> e: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> step: array<f32>;
+@group(0) @binding(3) var<uniform> p: Params;
+
+#ifdef WIDE
+@compute @workgroup_size(64)
+#else
+@compute @workgroup_size(8)
+#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let picture = row_of(group, grid, thread);
+    let lane = lane_of(thread);
+    let phi = step[3];
+    if picture >= p.pictures || phi == 0.0 {
+        return;
+    }
+    let t_base = p.t_offset + picture * p.count;
+    let e_base = picture * p.count;
+    let share = 1.0 / f32(4u * p.count);
+    var t_sum = 0.0;
+    var e_sum = 0.0;
+    for (var i = lane; i < p.count; i += LANES) {
+        t_sum += sum4(widen(t[t_base + i]));
+        e_sum += sum4(e[e_base + i]);
+    }
+    let t_mean = reduce_sum(lane, t_sum) * share;
+    let e_mean = reduce_sum(lane, e_sum) * share;
+    var t_squares = 0.0;
+    var e_squares = 0.0;
+    for (var i = lane; i < p.count; i += LANES) {
+        let a = widen(t[t_base + i]) - t_mean;
+        let b = e[e_base + i] - e_mean;
+        t_squares += dot(a, a);
+        e_squares += dot(b, b);
+    }
+    let t_spread = reduce_sum(lane, t_squares);
+    let e_spread = reduce_sum(lane, e_squares);
+    // Two equal numbers of values: their count cancels.
+    let factor = phi * sqrt(t_spread / max(e_spread, 1e-30)) + (1.0 - phi);
+    for (var i = lane; i < p.count; i += LANES) {
+        e[e_base + i] *= factor;
+    }
+}

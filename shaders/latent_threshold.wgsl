@@ -1,0 +1,73 @@
+// Dynamic thresholding (Saharia et al. 2022, section 2.3): for every picture the
+// quantile s of the absolute values, linear between the two nearest, at least 1
+// and at most `most`; then x = clamp(x, -s, s) / s.
+//
+// The order statistic is found exactly, bit by bit from the top: positive floats
+// are ordered as their bits are. 31 passes over a picture's latents.
+//
+// Bindings: x history f32 [slots, pictures, count], of which the slot of the step's
+// first store is changed in place; step f32: [7] ratio, [8] most, [24] the slot
+// (see latent_update.wgsl). count in vec4s; channels must be a multiple of 4.
+// WIDE: a workgroup a picture; otherwise an invocation.
+
+#import reduce
+
+struct Params {
+    pictures: u32,
+    count: u32,
+    unused_0: u32,
+    unused_1: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> step: array<f32>;
+@group(0) @binding(2) var<uniform> p: Params;
+
+// How many of a picture's absolute values have bits below `bits`. Counts are
+// exact in f32: a picture has fewer than 2^24 values.
+fn below(base: u32, lane: u32, bits: u32) -> f32 {
+    var count = 0.0;
+    for (var i = lane; i < p.count; i += LANES) {
+        let less = bitcast<vec4<u32>>(abs(x[base + i])) < vec4(bits);
+        count += sum4(select(vec4(0.0), vec4(1.0), less));
+    }
+    return reduce_sum(lane, count);
+}
+
+#ifdef WIDE
+@compute @workgroup_size(64)
+#else
+@compute @workgroup_size(8)
+#endif
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let picture = row_of(group, grid, thread);
+    let lane = lane_of(thread);
+    if picture >= p.pictures {
+        return;
+    }
+    let base = (u32(step[24]) * p.pictures + picture) * p.count;
+    let place = step[7] * f32(4u * p.count - 1u);
+    let k = floor(place);
+    // The largest bits with at most k values below: those of value number k.
+    var bits = 0u;
+    for (var bit = 31u; bit > 0u; bit--) {
+        let candidate = bits | (1u << (bit - 1u));
+        if below(base, lane, candidate) <= k {
+            bits = candidate;
+        }
+    }
+    let low = bitcast<f32>(bits);
+    // Value number k + 1: the same again, or the next larger.
+    var next = -3.0e38;
+    for (var i = lane; i < p.count; i += LANES) {
+        let values = abs(x[base + i]);
+        next = max(next, max4(select(vec4(-3.0e38), -values, values > vec4(low))));
+    }
+    next = -reduce_max(lane, next);
+    let repeated = below(base, lane, bits + 1u) >= k + 2.0;
+    let high = select(next, low, repeated || next > 1.0e38);
+    let level = clamp(low + (place - k) * (high - low), 1.0, max(step[8], 1.0));
+    for (var i = lane; i < p.count; i += LANES) {
+        x[base + i] = clamp(x[base + i], vec4(-level), vec4(level)) / level;
+    }
+}

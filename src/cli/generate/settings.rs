@@ -1,0 +1,240 @@
+//! A run's settings, as pictures carry them and `--json` prints them.
+
+use super::args::PictureArgs;
+use calotype::picture::Parameters;
+use calotype::pipeline::{
+    LoadOptions, LoopStats, Output, RawRequest, Refinement, Request, Rng, Seconds,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// All that makes a picture again, as the picture holds it. Files are known by
+/// their names; the folders above them are nobody else's business.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recipe {
+    #[serde(flatten)]
+    pub request: RawRequest,
+    pub model: String,
+    pub loaded_refiner: Option<String>,
+    pub vae: Option<String>,
+    pub dtype: String,
+    pub activations: String,
+    pub image: Option<String>,
+    pub mask: Option<String>,
+    pub version: String,
+}
+
+/// The request as it was carried out.
+pub struct Settings<'a> {
+    options: &'a LoadOptions,
+    request: &'a Request,
+    output: &'a Output,
+    files: &'a PictureArgs,
+}
+
+impl<'a> Settings<'a> {
+    pub fn new(
+        options: &'a LoadOptions,
+        request: &'a Request,
+        output: &'a Output,
+        files: &'a PictureArgs,
+    ) -> Self {
+        Self {
+            options,
+            request,
+            output,
+            files,
+        }
+    }
+
+    /// What makes the picture of `seed` again.
+    pub fn recipe(&self, seed: u64) -> Recipe {
+        let name = |path: &PathBuf| file_name(path).to_owned();
+        let mut request = self.request.raw(seed);
+        for lora in &mut request.loras {
+            lora.path = file_name(&lora.path).into();
+        }
+        Recipe {
+            request,
+            model: model_name(&self.options.model).to_owned(),
+            loaded_refiner: self
+                .options
+                .refiner
+                .as_deref()
+                .map(|r| model_name(r).to_owned()),
+            vae: self
+                .options
+                .vae
+                .as_deref()
+                .map(|vae| file_name(Path::new(vae)).to_owned()),
+            dtype: self.output.dtype.clone(),
+            activations: self.output.activations.clone(),
+            image: self.files.image.as_ref().map(name),
+            mask: self.files.mask.as_ref().map(name),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The settings of the whole run: those of the first picture, and how many.
+    pub fn all(&self) -> Value {
+        let mut recipe = self.recipe(self.request.seed);
+        recipe.request.samples = Some(self.request.samples as i64);
+        recipe.model = self.options.model.clone();
+        without_nulls(&recipe)
+    }
+
+    /// The text and the settings that the picture of `seed` carries.
+    pub fn parameters(&self, seed: u64) -> Parameters {
+        let r = self.request;
+        let negative = r.negative_prompt.as_deref();
+        let mut p = Parameters::new(&r.prompt, negative)
+            .with("Steps", r.steps)
+            .with("Sampler", r.scheduler)
+            .with("CFG scale", r.guidance_scale)
+            .with("Seed", seed)
+            .with("Size", format!("{}x{}", r.width, r.height))
+            .with("Model", model_name(&self.options.model));
+        for (key, value) in &r.scheduler_options {
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
+            p = p.with(&key.replace('_', " "), text);
+        }
+        if r.clip_skip > 0 {
+            // That program counts from the last layer.
+            p = p.with("Clip skip", r.clip_skip + 2);
+        }
+        if r.image.is_some() {
+            p = p.with("Denoising strength", r.strength);
+        }
+        if r.guidance_rescale > 0.0 {
+            p = p.with("CFG Rescale phi", r.guidance_rescale);
+        }
+        if r.rng != Rng::Cuda {
+            // Its word for the default of this program.
+            p = p.with("RNG", r.rng.name().to_uppercase());
+        }
+        if let Some(style) = &r.style {
+            p = p.with("Style", &style.name);
+        }
+        if let Some(vae) = &self.options.vae {
+            p = p.with("VAE", file_name(Path::new(vae)));
+        }
+        let refiner = self.options.refiner.as_deref().map(model_name);
+        p = match (r.refinement, refiner) {
+            (
+                Refinement::Ensemble {
+                    high_noise_fraction,
+                },
+                Some(name),
+            ) => p
+                .with("Refiner", name)
+                .with("Refiner switch at", high_noise_fraction),
+            (Refinement::SecondPass { strength }, Some(name)) => {
+                p.with("Refiner", name).with("Refiner strength", strength)
+            }
+            _ => p,
+        };
+        p.with("Version", Parameters::VERSION)
+            .with_settings(&without_nulls(&self.recipe(seed)))
+    }
+}
+
+/// Fields that say nothing are left out.
+fn without_nulls(recipe: &Recipe) -> Value {
+    let mut value = serde_json::to_value(recipe).unwrap_or_default();
+    if let Some(map) = value.as_object_mut() {
+        map.retain(|_, field| !field.is_null());
+    }
+    value
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("")
+}
+
+/// The last part of a path without its extension.
+pub fn model_name(model: &str) -> &str {
+    let path = Path::new(model);
+    let is_file = path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
+    let name = if is_file {
+        path.file_stem()
+    } else {
+        path.file_name()
+    };
+    name.and_then(|name| name.to_str()).unwrap_or(model)
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+pub struct Report<'a> {
+    files: Vec<String>,
+    seeds: &'a [u64],
+    seconds: Stages,
+    adapter: &'a str,
+    backend: &'a str,
+    dtype: &'a str,
+    activations: &'a str,
+    peak_device_bytes: u64,
+    #[serde(flatten)]
+    stats: LoopStats,
+    warnings: &'a [String],
+    settings: Value,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+struct Stages {
+    #[serde(flatten)]
+    run: Seconds,
+    write: f64,
+}
+
+impl<'a> Report<'a> {
+    pub fn new(settings: &Settings<'_>, output: &'a Output, files: &[PathBuf], write: f64) -> Self {
+        Report {
+            files: files
+                .iter()
+                .map(|f| f.to_string_lossy().into_owned())
+                .collect(),
+            seeds: &output.seeds,
+            seconds: Stages {
+                run: output.seconds,
+                write,
+            },
+            adapter: &output.adapter,
+            backend: &output.backend,
+            dtype: &output.dtype,
+            activations: &output.activations,
+            peak_device_bytes: output.peak_device_bytes,
+            stats: output.stats,
+            warnings: &output.warnings,
+            settings: settings.all(),
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model_name;
+
+    #[test]
+    fn a_model_is_known_by_its_last_part() {
+        for (model, name) in [
+            ("demo", "demo"),
+            ("/a/b/sd_xl_base_1.0.safetensors", "sd_xl_base_1.0"),
+            ("/a/sdxl-1.0/", "sdxl-1.0"),
+            ("random:sdxl-base", "random:sdxl-base"),
+            ("..", ".."),
+        ] {
+            assert_eq!(model_name(model), name);
+        }
+    }
+}

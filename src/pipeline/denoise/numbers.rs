@@ -1,0 +1,69 @@
+//! A scheduler's step as the numbers that the kernels read.
+
+use crate::kernel::latent::{Row, StepValues};
+use crate::pipeline::Request;
+use crate::pipeline::route::Leg;
+use crate::schedule::{Bound, Combination, Step};
+
+/// Whether the step's first store is thresholded, which takes kernels of its own.
+pub(super) fn is_thresholded(step: &Step) -> bool {
+    let first = step.store.first().map(|store| store.bound);
+    matches!(first, Some(Bound::Threshold { .. }))
+}
+
+/// The numbers of step `k` as the kernels read them.
+pub(super) fn step_values(leg: &Leg, k: usize, request: &Request) -> StepValues {
+    let step = &leg.steps[k];
+    let reached = leg.reached(k);
+    // Where in the whole way the step lies: guidance may be off at either end.
+    let place = (leg.first + k) as f64 / leg.grid.timesteps.len().max(1) as f64;
+    let guided = (request.guidance_start..=request.guidance_end).contains(&place);
+    let mut values = StepValues {
+        timestep: step.timestep,
+        input_scale: step.input_scale,
+        guidance_scale: if guided {
+            request.guidance_scale as f32
+        } else {
+            1.0
+        },
+        guidance_rescale: if guided {
+            request.guidance_rescale as f32
+        } else {
+            0.0
+        },
+        kept_original: reached.original as f32,
+        kept_noise: reached.noise as f32,
+        stores: step.store.len() as f32,
+        update: row(0, Bound::None, &step.update),
+        ..Default::default()
+    };
+    for (to, store) in values.store.iter_mut().zip(&step.store) {
+        *to = row(store.slot, store.bound, &store.value);
+        if let Bound::Threshold { ratio, most } = store.bound {
+            values.threshold_ratio = ratio as f32;
+            values.threshold_most = most as f32;
+        }
+    }
+    values
+}
+
+fn row(slot: usize, bound: Bound, sum: &Combination) -> Row {
+    let mut row = Row {
+        slot: slot as f32,
+        clip: match bound {
+            Bound::Clip { most } => most as f32,
+            _ => 0.0,
+        },
+        sample: sum.sample as f32,
+        output: sum.output as f32,
+        noise: sum.noise as f32,
+        ..Default::default()
+    };
+    for (slot, factor) in &sum.history {
+        if let Some(to) = row.history.get_mut(*slot) {
+            *to += *factor as f32;
+        }
+    }
+    row
+}
+

@@ -1,0 +1,102 @@
+//! What few-step checkpoints ask for, by name or by the checkpoint's own word.
+
+use crate::schedule::{self, Spacing};
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+
+/// Defaults of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preset {
+    pub steps: usize,
+    pub guidance_scale: f64,
+    /// A scheduler's name.
+    pub scheduler: &'static str,
+    /// Its options.
+    pub options: Map<String, Value>,
+}
+
+/// Names of the presets: `turbo` (SDXL Turbo), `lightning-N` (SDXL-Lightning of N
+/// steps), `lcm` (an LCM checkpoint or LoRA).
+pub const PRESETS: [&str; 6] = [
+    "turbo",
+    "lightning-1",
+    "lightning-2",
+    "lightning-4",
+    "lightning-8",
+    "lcm",
+];
+
+impl Default for Preset {
+    /// The API's.
+    fn default() -> Self {
+        Self {
+            steps: 25,
+            guidance_scale: 7.5,
+            scheduler: "UniPC",
+            options: Map::new(),
+        }
+    }
+}
+
+impl Preset {
+    /// A preset by its name.
+    pub fn named(name: &str) -> Result<Self> {
+        let wanted = name.trim().to_lowercase();
+        let known = PRESETS.iter().position(|known| *known == wanted);
+        let few = |steps, scheduler, options: Value| Self {
+            steps,
+            guidance_scale: 1.0,
+            scheduler,
+            options: options.as_object().cloned().unwrap_or_default(),
+        };
+        let trailing = json!({ "timestep_spacing": "trailing" });
+        Ok(match known {
+            Some(0) => few(1, "Euler a", trailing),
+            // The one-step model says what the picture is, not what the noise is.
+            Some(1) => few(
+                1,
+                "Euler",
+                json!({ "timestep_spacing": "trailing", "prediction_type": "sample" }),
+            ),
+            Some(i @ 2..=4) => few(1 << (i - 1), "Euler", trailing),
+            Some(_) => few(4, "LCM", json!({})),
+            None => return Err(Error::unknown("preset", name, PRESETS)),
+        })
+    }
+
+    /// What a checkpoint's scheduler configuration asks for. SDXL's own file says
+    /// Euler with leading steps, which is every base model's: there the API's
+    /// default holds. Any other solver or spacing is meant.
+    pub fn of(config: &schedule::Config) -> Self {
+        let class = config.class_name.as_deref().unwrap_or_default();
+        let asked = schedule::of_class(class);
+        let plain = Self::default();
+        match asked {
+            Some("LCM" | "TCD") => Self {
+                steps: 4,
+                guidance_scale: 1.0,
+                scheduler: asked.unwrap_or(plain.scheduler),
+                ..plain
+            },
+            Some("Euler a") if config.timestep_spacing == Spacing::Trailing => Self {
+                steps: 1,
+                guidance_scale: 1.0,
+                scheduler: "Euler a",
+                ..plain
+            },
+            Some("Euler") if config.timestep_spacing == Spacing::Leading => plain,
+            Some(scheduler) => Self { scheduler, ..plain },
+            None => plain,
+        }
+    }
+
+    /// The options that do not depend on the preset's own scheduler.
+    pub(super) fn options_of_any(&self) -> Map<String, Value> {
+        let general = ["timestep_spacing", "prediction_type"];
+        let options = self.options.iter();
+        options
+            .filter(|(key, _)| general.contains(&key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+}

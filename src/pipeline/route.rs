@@ -1,0 +1,242 @@
+//! Which steps a request takes, and with which model: the whole way, the last
+//! part of it (image-to-image), or base and refiner one after the other.
+
+use super::Request;
+use super::request::Refinement;
+use crate::checkpoint::Checkpoint;
+use crate::schedule::{
+    self, Bound, Grid, MOST_SLOTS, MOST_STORES, NoiseMix, Prediction, Scheduler, Step,
+};
+use crate::{Error, Result};
+
+/// A model's share of the way.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Leg {
+    /// The whole way, of which `steps` are a part.
+    pub grid: Grid,
+    /// Place of the first step in the grid.
+    pub first: usize,
+    /// One entry a call of the UNet.
+    pub steps: Vec<Step>,
+    prediction: Prediction,
+}
+
+impl Leg {
+    /// The timesteps of its steps.
+    pub fn timesteps(&self) -> &[f32] {
+        let all = &self.grid.timesteps;
+        &all[self.first.min(all.len())..(self.first + self.steps.len()).min(all.len())]
+    }
+
+    /// What the latents keep of a picture, and how much noise there is, after step
+    /// `k`; after the last step, the picture alone.
+    pub fn reached(&self, k: usize) -> NoiseMix {
+        let clean = NoiseMix {
+            original: 1.0,
+            noise: 0.0,
+        };
+        self.steps.get(k + 1).map_or(clean, |step| step.mix)
+    }
+
+    /// The clean picture that latents at the level `mix` and the model's output
+    /// speak of, both of any one shape.
+    pub fn original(&self, latents: &[f32], output: &[f32], mix: NoiseMix) -> Vec<f32> {
+        let length = mix.original.hypot(mix.noise);
+        let (alpha, sigma) = (mix.original / length, mix.noise / length);
+        let (x, m) = match self.prediction {
+            Prediction::Epsilon => (1.0 / (alpha * length), -sigma / alpha),
+            Prediction::V => (alpha / length, -sigma),
+            Prediction::Sample => (0.0, 1.0),
+        };
+        let pairs = latents.iter().zip(output);
+        pairs
+            .map(|(a, b)| (x * f64::from(*a) + m * f64::from(*b)) as f32)
+            .collect()
+    }
+
+    /// History tensors that the steps use.
+    pub fn slots(&self) -> usize {
+        self.steps.iter().map(Step::slots).max().unwrap_or(0)
+    }
+}
+
+/// How the first latents come about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Start {
+    /// Noise of this standard deviation.
+    Noise(f32),
+    /// The request's picture and noise.
+    Picture(NoiseMix),
+}
+
+/// The way of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Route {
+    pub start: Start,
+    pub base: Option<Leg>,
+    pub refiner: Option<Leg>,
+    /// Noise that the refiner adds to finished latents, where it makes a pass of
+    /// its own.
+    pub renoise: Option<NoiseMix>,
+}
+
+impl Route {
+    /// Calls of a UNet for one picture.
+    pub fn calls(&self) -> usize {
+        let legs = self.base.iter().chain(&self.refiner);
+        legs.map(|leg| leg.steps.len()).sum()
+    }
+
+    /// The way of `request` with these models.
+    ///
+    /// # Errors
+    /// Where a checkpoint's scheduler cannot give the steps, or no step is left.
+    pub fn new(request: &Request, base: &Checkpoint, refiner: Option<&Checkpoint>) -> Result<Self> {
+        let whole = Way::new(request, base)?;
+        let first = match request.image {
+            Some(_) => whole.first_of(request.steps, request.strength, "strength")?,
+            None => 0,
+        };
+        let mut leg = whole.from(first)?;
+        let start = match (&request.image, leg.steps.first()) {
+            // Inpainting at full strength keeps nothing of what it paints over.
+            (Some(_), Some(step)) if !(request.mask.is_some() && request.strength >= 1.0) => {
+                Start::Picture(step.mix)
+            }
+            _ => Start::Noise(leg.grid.init_noise_sigma),
+        };
+        let alone = |base| Route {
+            start,
+            base: Some(base),
+            refiner: None,
+            renoise: None,
+        };
+        let Some(refiner) = refiner else {
+            return Ok(alone(leg));
+        };
+        match request.refinement {
+            Refinement::None => Ok(alone(leg)),
+            Refinement::SecondPass { strength } => {
+                let way = Way::new(request, refiner)?;
+                let second =
+                    way.from(way.first_of(request.steps, strength, "refiner_strength")?)?;
+                Ok(Route {
+                    renoise: second.steps.first().map(|step| step.mix),
+                    refiner: Some(second),
+                    ..alone(leg)
+                })
+            }
+            Refinement::Ensemble {
+                high_noise_fraction,
+            } if high_noise_fraction >= 1.0 => Ok(alone(leg)),
+            Refinement::Ensemble {
+                high_noise_fraction,
+            } => {
+                let rest = Way::new(request, refiner)?;
+                if high_noise_fraction <= 0.0 {
+                    let second = rest.from(first)?;
+                    return Ok(Route {
+                        start,
+                        base: None,
+                        refiner: Some(second),
+                        renoise: None,
+                    });
+                }
+                let cutoff = whole.cutoff(high_noise_fraction);
+                let kept = leg
+                    .timesteps()
+                    .iter()
+                    .take_while(|t| f64::from(**t) >= cutoff);
+                leg.steps.truncate(kept.count());
+                let begin = rest.begin_below(rest.cutoff(high_noise_fraction));
+                let second = rest.from(begin)?;
+                Ok(Route {
+                    start,
+                    base: Some(leg).filter(|leg| !leg.steps.is_empty()),
+                    refiner: Some(second).filter(|leg| !leg.steps.is_empty()),
+                    renoise: None,
+                })
+            }
+        }
+    }
+}
+
+/// A scheduler's whole way.
+struct Way {
+    scheduler: Box<dyn Scheduler>,
+    grid: Grid,
+    trained: f64,
+    prediction: Prediction,
+}
+
+impl Way {
+    fn new(request: &Request, checkpoint: &Checkpoint) -> Result<Self> {
+        let config = schedule::configure(
+            request.scheduler,
+            &checkpoint.scheduler,
+            &request.scheduler_options,
+        )?;
+        let scheduler = schedule::create(request.scheduler, &config)?;
+        Ok(Self {
+            grid: scheduler.grid(request.steps)?,
+            scheduler,
+            trained: config.num_train_timesteps as f64,
+            prediction: config.prediction_type,
+        })
+    }
+
+    /// The entry from which `strength` of the way is left, as diffusers'
+    /// `get_timesteps`.
+    fn first_of(&self, steps: usize, strength: f64, field: &str) -> Result<usize> {
+        let kept = ((steps as f64 * strength) as usize).min(steps);
+        if kept == 0 {
+            let least = (1.0 / steps as f64 * 1000.0).ceil() / 1000.0;
+            let allowed =
+                format!("keeps none of {steps} steps; use at least {least}, or more steps");
+            return Err(Error::invalid(field, strength, allowed));
+        }
+        Ok((steps - kept) * self.scheduler.order())
+    }
+
+    /// The timestep at which the base hands over to the refiner; halves to even, as
+    /// Python rounds.
+    fn cutoff(&self, fraction: f64) -> f64 {
+        (self.trained - fraction * self.trained).round_ties_even()
+    }
+
+    /// The first entry below `cutoff`, as diffusers' `get_timesteps` with
+    /// `denoising_start`: a step of a second-order solver is not cut in two.
+    fn begin_below(&self, cutoff: f64) -> usize {
+        let all = &self.grid.timesteps;
+        let mut count = all.iter().filter(|t| f64::from(**t) < cutoff).count();
+        if self.scheduler.order() == 2 && count % 2 == 0 {
+            count += 1;
+        }
+        all.len() - count.min(all.len())
+    }
+
+    /// The steps from entry `first` on, starting without a history.
+    fn from(&self, first: usize) -> Result<Leg> {
+        let steps = self
+            .scheduler
+            .steps(&self.grid, first..self.grid.timesteps.len());
+        for step in &steps {
+            let threshold =
+                |store: &schedule::Store| matches!(store.bound, Bound::Threshold { .. });
+            // What the device's kernel has room for; every scheduler keeps to it.
+            let fits = step.slots() <= MOST_SLOTS
+                && step.store.len() <= MOST_STORES
+                && !step.store.iter().skip(1).any(threshold);
+            if !fits {
+                let allowed = "needs more state than a device's step has; report this bug";
+                return Err(Error::invalid("scheduler", self.scheduler.name(), allowed));
+            }
+        }
+        Ok(Leg {
+            grid: self.grid.clone(),
+            first,
+            steps,
+            prediction: self.prediction,
+        })
+    }
+}
