@@ -14,7 +14,9 @@ impl std::str::FromStr for Weighting {
     }
 }
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Style { pub name: String }
+pub struct Style {
+    pub name: String,
+}
 impl Style {
     pub fn apply(&self, p: &str, n: Option<&str>) -> (String, Option<String>) {
         (p.into(), n.map(Into::into))

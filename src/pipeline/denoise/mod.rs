@@ -239,10 +239,7 @@ impl<'a> Denoiser<'a> {
         tally.wall += start.elapsed().as_secs_f64();
         tally.buffers += buffers - before[0];
         tally.pipelines += pipelines - before[1];
-        tally.busy = tally
-            .busy
-            .zip(runner.busy_seconds()?)
-            .map(|(a, b)| a + b);
+        tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
         let values = self.read(Read::Latents)?;
         for (sample, latents) in samples.iter_mut().zip(values.chunks(self.shape.count())) {
             sample.latents = latents.to_vec();

@@ -66,4 +66,3 @@ fn row(slot: usize, bound: Bound, sum: &Combination) -> Row {
     }
     row
 }
-
