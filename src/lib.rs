@@ -11,7 +11,7 @@
 //! | [`model`] | CLIP, UNet and VAE written as graphs |
 //! | [`checkpoint`] | files to named tensors and configurations, the scheduler's too |
 //! | [`schedule`] | schedulers and their configuration, noise generators; no device |
-//! | [`text`] | tokenizers: prompts to token ids |
+//! | [`text`] | prompts: styles, weights, tokenizers |
 //! | [`graph`] | ops, shape inference, fusion, memory plan, executor |
 //! | [`kernel`] | one file an op, paired with a shader and a CPU twin |
 //! | [`gpu`] | adapter, buffers, pipelines, timestamps |

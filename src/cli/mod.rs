@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod output;
 mod progress;
+mod styles;
 mod usage;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,7 @@ enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
+    Styles(styles::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Styles(args) => styles::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
