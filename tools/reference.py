@@ -6,7 +6,8 @@ JSON under `meta` in their header:
 
     prompt, prompt_2, negative_prompt, negative_prompt_2
                           null and "" differ; the second ones are for the second
-                          text encoder and fall back on the first ones
+                          text encoder and fall back on the first ones; the
+                          refiner reads the first ones, as diffusers has it
     width, height         pixels
     steps, guidance_scale, guidance_rescale
     scheduler             a key of SCHEDULERS
@@ -73,6 +74,7 @@ DEFAULTS = dict(
     scheduler_config={}, guidance_scale=5.0, guidance_rescale=0.0, seed=0, samples=1, refiner=False, high_noise_fraction=0.8,
     refiner_strength=None, image=None, mask=None, strength=0.5, clip_skip=None, aesthetic_score=6.0,
     negative_aesthetic_score=2.5, inpaint_model=False, **{name: None for name in SIZES})
+TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 VERSIONS = {"diffusers": diffusers.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
 
@@ -163,11 +165,10 @@ class Reference:
         case = {**DEFAULTS, **case}
         out, calls, refiner_calls = {}, [], []
         generators = [torch.Generator("cpu").manual_seed(case["seed"] + i) for i in range(case["samples"])]
-        common = dict(prompt=case["prompt"], negative_prompt=case["negative_prompt"], num_inference_steps=case["steps"],
+        common = dict(**{key: case[key] for key in TEXTS}, num_inference_steps=case["steps"],
                       guidance_scale=case["guidance_scale"], guidance_rescale=case["guidance_rescale"], clip_skip=case["clip_skip"],
                       num_images_per_prompt=case["samples"], generator=generators, output_type="latent")
         common |= {key: tuple(case[key]) for key in SIZES if case[key] is not None}
-        second = dict(prompt_2=case["prompt_2"], negative_prompt_2=case["negative_prompt_2"])
         alone = case["refiner"] and case["high_noise_fraction"] == 0
         split = case["refiner"] and case["refiner_strength"] is None and 0 < case["high_noise_fraction"] < 1
         if alone:
@@ -175,13 +176,9 @@ class Reference:
         else:
             if split:
                 common["denoising_end"] = case["high_noise_fraction"]
-            latents = self.run_base(case, common | second, out, calls, jitter)
+            latents = self.run_base(case, dict(common), out, calls, jitter)
             common.pop("denoising_end", None)
         if case["refiner"]:
-            if case["prompt_2"] is not None:
-                common["prompt"] = case["prompt_2"]
-            if case["negative_prompt_2"] is not None:
-                common["negative_prompt"] = case["negative_prompt_2"]
             if alone:
                 common |= dict(denoising_start=0.0, strength=1.0)
             elif split:
@@ -198,7 +195,7 @@ class Reference:
         pipe = self.inpaint if case["mask"] else self.image if case["image"] else self.base
         pipe.scheduler = self.scheduler(case)
         self.tokens(case, out)
-        self.embed(pipe, case, arguments, out, "")
+        self.embed(pipe, case, out, "")
         width, height, samples = case["width"], case["height"], case["samples"]
         if case["image"]:
             image = picture(self.find(case["image"]), width, height).repeat(samples, 1, 1, 1)
@@ -218,7 +215,7 @@ class Reference:
     def run_refiner(self, case, arguments, latents, out, calls, jitter):
         pipe = self.refiner
         pipe.scheduler = self.scheduler(case)
-        self.embed(pipe, case, arguments, out, "refiner.")
+        self.embed(pipe, case, out, "refiner.")
         arguments |= {key: case[key] for key in ("aesthetic_score", "negative_aesthetic_score")}
         with recorded(pipe, out, "refiner.", calls, jitter):
             return pipe(image=latents, **arguments).images
@@ -229,9 +226,8 @@ class Reference:
         shape = (1, 4, case["height"] // 8, case["width"] // 8)
         return torch.cat([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
 
-    def embed(self, pipe, case, arguments, out, prefix):
-        keys = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
-        texts = {key: arguments.get(key) for key in keys}
+    def embed(self, pipe, case, out, prefix):
+        texts = {key: case[key] for key in TEXTS}
         with torch.no_grad():
             encoded = pipe.encode_prompt(**texts, do_classifier_free_guidance=True, clip_skip=case["clip_skip"])
         out.update({prefix + name: clone(tensor) for name, tensor in zip(EMBEDS, encoded)})
