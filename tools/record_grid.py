@@ -13,8 +13,10 @@ the base before those of the refiner in each case; `cases` in the header, JSON
 in the same order: the case's arguments as reference.py names them, `calls`
 [base, refiner], and `sensitivity`: the relative change of the last latents if
 1e-5 of noise is put on each prediction, which says how near another
-implementation can come. Where diffusers fails or gives no numbers, `error` says
-so, and the latents are zeros. Needs torch, diffusers, scipy, torchsde.
+implementation can come; `brownian`: noise comes from torchsde's Brownian tree of
+the seed, not from the picture's generator. Where diffusers fails or gives no
+numbers, `error` says so, and the latents are zeros. Needs torch, diffusers,
+scipy, torchsde.
 """
 import argparse
 import json
@@ -50,6 +52,8 @@ def cases():
                 shape, colour, ground = SHAPES[i % 7], COLOURS[i % 11], COLOURS[(i * 3 + 5 + i // 11) % 11]
                 out.append(dict(prompt=f"a {colour} {shape} on a {ground} background", negative_prompt=NEGATIVE[i % 5], steps=steps,
                                 scheduler=scheduler, guidance_scale=GUIDANCE[i * 5 % 7], seed=1000003 * i + 17, width=96, height=96, **mode))
+                if scheduler == "DPM++ SDE":
+                    out[-1]["brownian"] = True
     return out
 
 
