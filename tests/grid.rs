@@ -1,0 +1,185 @@
+//! Every scheduler, alone, with the refiner and over a picture, against the last
+//! latents of diffusers in float32: `tests/fixtures/grid.safetensors`, which
+//! `tools/record_grid.py` recorded.
+
+use calotype::picture::Picture;
+use calotype::pipeline::{
+    Cancel, Context, Dtype, LoadOptions, Observer, Pipeline, RawRequest, Request, Trace,
+};
+use calotype::text::Styles;
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Relative error of the last latents; the recorded cases change by at most a
+/// tenth of this if 1e-5 of noise is put on every prediction.
+const LATENTS: f64 = 2e-3;
+/// Of timesteps, of which there are a thousand.
+const TIMESTEP: f32 = 0.01;
+/// How many were recorded.
+const CASES: usize = 180;
+
+#[derive(Deserialize)]
+struct Case {
+    prompt: String,
+    negative_prompt: Option<String>,
+    width: i64,
+    height: i64,
+    steps: i64,
+    scheduler: String,
+    guidance_scale: f64,
+    seed: i64,
+    #[serde(default)]
+    refiner: bool,
+    image: Option<String>,
+    strength: Option<f64>,
+    /// Of the UNet, in the base's part and in the refiner's.
+    calls: [usize; 2],
+}
+
+impl Case {
+    fn label(&self) -> String {
+        let how = match (&self.image, self.refiner) {
+            (Some(_), _) => format!("over a picture, strength {}", self.strength.unwrap()),
+            (None, true) => "with the refiner".into(),
+            (None, false) => "alone".into(),
+        };
+        format!("{}, {} steps, {how}", self.scheduler, self.steps)
+    }
+
+    fn raw(&self) -> RawRequest {
+        let picture =
+            |name| Arc::new(Picture::open(fixtures().join("pictures").join(name)).unwrap());
+        RawRequest {
+            prompt: Some(self.prompt.clone()),
+            negative_prompt: self.negative_prompt.clone(),
+            width: Some(self.width),
+            height: Some(self.height),
+            steps: Some(self.steps),
+            scheduler: Some(self.scheduler.clone()),
+            guidance_scale: Some(self.guidance_scale),
+            seed: Some(self.seed),
+            refiner: Some(self.refiner),
+            high_noise_fraction: Some(0.8),
+            image: self.image.as_ref().map(picture),
+            strength: self.strength,
+            ..Default::default()
+        }
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn load() -> Pipeline {
+    let options = LoadOptions {
+        model: "demo".into(),
+        refiner: Some("demo-refiner".into()),
+        dtype: Dtype::F32,
+        ..Default::default()
+    };
+    let mut observer = Observer {
+        events: &mut |_| {},
+        cancel: &Cancel::default(),
+        trace: None,
+    };
+    Pipeline::load(&options, &mut observer).unwrap()
+}
+
+fn trace(pipeline: &mut Pipeline, raw: RawRequest) -> Trace {
+    let context = Context {
+        native: pipeline.native_size(),
+        preset: pipeline.preset(),
+        refiner: pipeline.has_refiner(),
+        styles: &Styles::builtin(),
+    };
+    let request = Request::resolve(raw, &context).unwrap();
+    let mut trace = Trace::new();
+    let mut observer = Observer {
+        events: &mut |_| {},
+        cancel: &Cancel::default(),
+        trace: Some(&mut trace),
+    };
+    pipeline.generate(&request, &mut observer).unwrap();
+    trace
+}
+
+/// The timesteps that a part visited: the first of the schedule, or the last.
+fn visited(trace: &Trace, prefix: &str, first: bool) -> Vec<f32> {
+    let predictions = format!("{prefix}noise_pred.");
+    let calls = trace
+        .names()
+        .filter(|n| n.starts_with(&predictions))
+        .count();
+    let (_, all) = trace.f32s(&format!("{prefix}timesteps")).unwrap();
+    match first {
+        true => all[..calls].to_vec(),
+        false => all[all.len() - calls..].to_vec(),
+    }
+}
+
+fn relative(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(expected);
+    let off: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let all: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
+    (off / all).sqrt()
+}
+
+/// What is wrong with a run, if anything, and the error of its latents.
+fn judge(case: &Case, trace: &Trace, latents: &[f32], timesteps: &[f32]) -> (f64, Option<String>) {
+    let mut found = visited(trace, "", case.refiner);
+    let (mut last, mut calls) = (format!("latents.{:03}", found.len()), [found.len(), 0]);
+    if case.refiner {
+        let more = visited(trace, "refiner.", false);
+        (last, calls[1]) = (format!("refiner.latents.{:03}", more.len()), more.len());
+        found.extend(more);
+    }
+    if calls != case.calls {
+        let text = format!("{calls:?} calls of the UNet instead of {:?}", case.calls);
+        return (f64::NAN, Some(text));
+    }
+    if let Some((a, b)) = found
+        .iter()
+        .zip(timesteps)
+        .find(|(a, b)| (*a - *b).abs() > TIMESTEP)
+    {
+        return (f64::NAN, Some(format!("timestep {a} instead of {b}")));
+    }
+    let error = relative(&trace.f32s(&last).unwrap().1, latents);
+    // Not a number is wrong as well.
+    let wrong = error.is_nan() || error > LATENTS;
+    (error, wrong.then(|| format!("latents are {error:.1e} off")))
+}
+
+#[test]
+fn every_scheduler_is_diffusers_in_every_way_to_run() {
+    let bytes = std::fs::read(fixtures().join("grid.safetensors")).unwrap();
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let cases: Vec<Case> =
+        serde_json::from_str(&header.metadata().as_ref().unwrap()["cases"]).unwrap();
+    assert_eq!(cases.len(), CASES);
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let values = |name| bytemuck::pod_collect_to_vec::<u8, f32>(file.tensor(name).unwrap().data());
+    let (latents, timesteps) = (values("latents"), values("timesteps"));
+    let each = latents.len() / cases.len();
+
+    let mut pipeline = load();
+    let (mut wrong, mut at) = (Vec::new(), 0);
+    for (case, latents) in cases.iter().zip(latents.chunks_exact(each)) {
+        let calls = case.calls.iter().sum::<usize>();
+        let trace = trace(&mut pipeline, case.raw());
+        let (error, problem) = judge(case, &trace, latents, &timesteps[at..at + calls]);
+        at += calls;
+        println!("{}: {error:.1e}", case.label());
+        wrong.extend(problem.map(|problem| format!("{}: {problem}", case.label())));
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {CASES}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
