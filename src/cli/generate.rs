@@ -256,8 +256,8 @@ fn write(
     pictures
         .map(|(index, (picture, seed))| {
             cancel.check()?;
-            let text = settings.parameters(*seed).to_string();
-            let bytes = destination.format().encode(picture, Some(&text))?;
+            let parameters = settings.parameters(*seed);
+            let bytes = destination.format().encode(picture, Some(&parameters))?;
             Ok(destination.write(index, *seed, &bytes)?)
         })
         .collect()
@@ -281,18 +281,26 @@ impl<'a> Settings<'a> {
         }
     }
 
-    fn parameters(&self, seed: u64) -> Parameters<'_> {
-        Parameters {
-            prompt: &self.request.prompt,
-            negative_prompt: self.request.negative_prompt.as_deref(),
-            steps: self.request.steps,
-            sampler: self.request.scheduler,
-            cfg_scale: self.request.guidance_scale,
-            seed,
-            width: self.request.width,
-            height: self.request.height,
-            model: model_name(self.model),
-        }
+    /// What is written into the picture of `seed`.
+    fn parameters(&self, seed: u64) -> Parameters {
+        let request = self.request;
+        Parameters::new(&request.prompt, request.negative_prompt.as_deref())
+            .with("Steps", request.steps)
+            .with("Sampler", request.scheduler)
+            .with("CFG scale", request.guidance_scale)
+            .with("Seed", seed)
+            .with("Size", format!("{}x{}", request.width, request.height))
+            .with("Model", model_name(self.model))
+            .with("Version", Parameters::VERSION)
+            .with_settings(&Settings {
+                model: model_name(self.model),
+                request: &Request {
+                    seed,
+                    samples: 1,
+                    ..request.clone()
+                },
+                dtype: self.dtype,
+            })
     }
 }
 
