@@ -1,14 +1,14 @@
 //! Pictures to bytes.
 
-use super::Picture;
+use super::{Parameters, Picture};
 use crate::{Error, Result};
-use image::ExtendedColorType;
+use image::{ExtendedColorType, ImageEncoder};
 use std::path::Path;
 
 /// A file format, chosen by a file name's extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Lossless, with the settings inside.
+    /// Lossless.
     Png,
     /// Quality 95.
     Jpeg,
@@ -17,6 +17,11 @@ pub enum Format {
 }
 
 const JPEG_QUALITY: u8 = 95;
+/// The longest EXIF block of a JPEG: a segment's 65,535 bytes without its length
+/// and the mark `Exif`.
+const JPEG_EXIF: usize = 65_535 - 2 - 6;
+/// The longest EXIF block that is put into a WebP file.
+const WEBP_EXIF: usize = 64 << 20;
 
 impl Format {
     /// The format that `path` asks for. An extension other than png, jpg, jpeg
@@ -35,14 +40,17 @@ impl Format {
         }
     }
 
-    /// Encodes `picture`; only PNG carries `parameters`.
+    /// Encodes `picture` with `parameters` inside: in a PNG as text, in the other
+    /// formats as EXIF. A JPEG holds 64 KiB of them; see [`Parameters`] for what is
+    /// left out beyond.
     ///
     /// Fails for sizes that the format cannot hold.
-    pub fn encode(self, picture: &Picture, parameters: Option<&str>) -> Result<Vec<u8>> {
+    pub fn encode(self, picture: &Picture, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
+        let exif = |most| parameters.map(|parameters| parameters.to_exif(most));
         let encoded = match self {
             Format::Png => png(picture, parameters).map_err(|e| e.to_string()),
-            Format::Jpeg => jpeg(picture).map_err(|e| e.to_string()),
-            Format::Webp => webp(picture).map_err(|e| e.to_string()),
+            Format::Jpeg => jpeg(picture, exif(JPEG_EXIF)).map_err(|e| e.to_string()),
+            Format::Webp => webp(picture, exif(WEBP_EXIF)).map_err(|e| e.to_string()),
         };
         encoded.map_err(|problem| {
             let size = format!("{}x{}", picture.width, picture.height);
@@ -60,17 +68,13 @@ fn side(pixels: usize) -> u32 {
     u32::try_from(pixels).unwrap_or(u32::MAX)
 }
 
-fn png(picture: &Picture, parameters: Option<&str>) -> Result<Vec<u8>, png::EncodingError> {
+fn png(picture: &Picture, parameters: Option<&Parameters>) -> Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, side(picture.width), side(picture.height));
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    if let Some(text) = parameters {
-        let keyword = "parameters".to_owned();
-        match text.chars().all(|c| u32::from(c) < 256) {
-            true => encoder.add_text_chunk(keyword, text.to_owned())?,
-            false => encoder.add_itxt_chunk(keyword, text.to_owned())?,
-        }
+    if let Some(parameters) = parameters {
+        parameters.put_png(&mut encoder)?;
     }
     let mut writer = encoder.write_header()?;
     writer.write_image_data(&picture.rgb)?;
@@ -78,26 +82,32 @@ fn png(picture: &Picture, parameters: Option<&str>) -> Result<Vec<u8>, png::Enco
     Ok(bytes)
 }
 
-fn jpeg(picture: &Picture) -> image::ImageResult<Vec<u8>> {
+fn jpeg(picture: &Picture, exif: Option<Vec<u8>>) -> image::ImageResult<Vec<u8>> {
     let mut bytes = Vec::new();
-    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).encode(
-        &picture.rgb,
-        side(picture.width),
-        side(picture.height),
-        ExtendedColorType::Rgb8,
-    )?;
+    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
+    with_image(encoder, picture, exif)?;
     Ok(bytes)
 }
 
-fn webp(picture: &Picture) -> image::ImageResult<Vec<u8>> {
+fn webp(picture: &Picture, exif: Option<Vec<u8>>) -> image::ImageResult<Vec<u8>> {
     let mut bytes = Vec::new();
-    image::codecs::webp::WebPEncoder::new_lossless(&mut bytes).encode(
-        &picture.rgb,
-        side(picture.width),
-        side(picture.height),
-        ExtendedColorType::Rgb8,
-    )?;
+    let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut bytes);
+    with_image(encoder, picture, exif)?;
     Ok(bytes)
+}
+
+fn with_image(
+    mut encoder: impl ImageEncoder,
+    picture: &Picture,
+    exif: Option<Vec<u8>>,
+) -> image::ImageResult<()> {
+    if let Some(exif) = exif.filter(|exif| !exif.is_empty()) {
+        encoder
+            .set_exif_metadata(exif)
+            .map_err(image::ImageError::Unsupported)?;
+    }
+    let (width, height) = (side(picture.width), side(picture.height));
+    encoder.write_image(&picture.rgb, width, height, ExtendedColorType::Rgb8)
 }
 
 #[cfg(test)]
@@ -132,7 +142,8 @@ mod tests {
     fn lossless_formats_keep_every_pixel() {
         let picture = gradient();
         for format in [Format::Png, Format::Webp] {
-            let bytes = format.encode(&picture, Some("x")).unwrap();
+            let settings = Parameters::new("x", None);
+            let bytes = format.encode(&picture, Some(&settings)).unwrap();
             let back = image::load_from_memory(&bytes).unwrap().to_rgb8();
             assert_eq!(back.as_raw(), &picture.rgb);
         }
@@ -143,9 +154,25 @@ mod tests {
 
     #[test]
     fn settings_travel_as_latin1_or_unicode() {
-        for (text, unicode) in [("a naïve cat\nSteps: 1", 0), ("日本\nSteps: 1", 1)] {
-            let bytes = Format::Png.encode(&gradient(), Some(text)).unwrap();
-            assert_eq!(texts(&bytes), (unicode, vec![text.to_owned()]));
+        for (prompt, unicode) in [("a naïve cat", 0), ("日本", 1)] {
+            let settings = Parameters::new(prompt, None).with("Steps", 1);
+            let bytes = Format::Png.encode(&gradient(), Some(&settings)).unwrap();
+            assert_eq!(
+                texts(&bytes),
+                (unicode, vec![format!("{prompt}\nSteps: 1")])
+            );
+        }
+    }
+
+    #[test]
+    fn pictures_without_pixels_are_refused() {
+        let none = Picture {
+            width: 0,
+            height: 0,
+            rgb: Vec::new(),
+        };
+        for format in [Format::Png, Format::Jpeg, Format::Webp] {
+            assert!(format.encode(&none, None).unwrap_err().is_usage());
         }
     }
 

@@ -1,44 +1,101 @@
 //! The settings inside a picture, in the form that AUTOMATIC1111's program
 //! writes and many others read.
 
+use super::infotext;
+use serde::Serialize;
+use serde_json::Value;
 use std::fmt;
 
 /// What made a picture. [`fmt::Display`] gives the text of the `parameters` chunk:
 /// the prompt, the negative prompt, then one line of `Name: value` pairs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Parameters<'a> {
-    pub prompt: &'a str,
+///
+/// That text cannot say everything: a prompt with a line `Negative prompt: x` reads
+/// back as two. `settings` can, and says it for this program alone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Parameters {
+    pub prompt: String,
     /// The line is left out for `None`.
-    pub negative_prompt: Option<&'a str>,
-    pub steps: usize,
-    pub sampler: &'a str,
-    pub cfg_scale: f64,
-    pub seed: u64,
-    /// Pixels.
-    pub width: usize,
-    /// Pixels.
-    pub height: usize,
-    pub model: &'a str,
+    pub negative_prompt: Option<String>,
+    /// Names as AUTOMATIC1111's program has them (`Steps`, `Sampler`, `CFG scale`,
+    /// `Seed`, `Size`, ...) and values, in the order of the line. Readers tell the
+    /// line from a prompt by its having three pairs or more.
+    pub pairs: Vec<(String, String)>,
+    /// All settings as a JSON object, kept beside the text: in a PNG's chunk
+    /// `calotype`, elsewhere in EXIF's maker note.
+    pub settings: Option<Value>,
 }
 
-impl fmt::Display for Parameters<'_> {
+impl Parameters {
+    /// What the pair `Version` says of this program.
+    pub const VERSION: &str = concat!("calotype ", env!("CARGO_PKG_VERSION"));
+
+    /// Without pairs.
+    pub fn new(prompt: &str, negative_prompt: Option<&str>) -> Self {
+        Parameters {
+            prompt: prompt.to_owned(),
+            negative_prompt: negative_prompt.map(str::to_owned),
+            ..Parameters::default()
+        }
+    }
+
+    /// With one more pair. A name is of letters, digits, spaces, `-`, `/` and `_`.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.pairs.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// With `settings`. Its fields `prompt` and `negative_prompt`, where it has
+    /// them, are what a reader gets as this structure's.
+    #[must_use]
+    pub fn with_settings(mut self, settings: &impl Serialize) -> Self {
+        self.settings = serde_json::to_value(settings).ok();
+        self
+    }
+
+    /// The value of the first pair of this name, in any case.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Reads the text of a `parameters` chunk, whoever wrote it.
+    ///
+    /// As AUTOMATIC1111's `parse_generation_parameters`: the last line holds the
+    /// pairs where at least three are found in it; of the others those from the
+    /// first that begins with `Negative prompt:` on are the negative prompt. Text
+    /// without such lines is all prompt.
+    pub fn parse(text: &str) -> Self {
+        infotext::parse(text)
+    }
+
+    /// Lets `settings` correct what the text cannot say.
+    pub(super) fn with_read_settings(mut self, settings: Value) -> Self {
+        if let Some(prompt) = settings.get("prompt").and_then(Value::as_str) {
+            self.prompt = prompt.to_owned();
+            self.negative_prompt = settings
+                .get("negative_prompt")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+        }
+        self.settings = Some(settings);
+        self
+    }
+}
+
+impl fmt::Display for Parameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", printable(self.prompt))?;
-        if let Some(negative) = self.negative_prompt {
+        writeln!(f, "{}", printable(&self.prompt))?;
+        if let Some(negative) = &self.negative_prompt {
             writeln!(f, "Negative prompt: {}", printable(negative))?;
         }
-        write!(
-            f,
-            "Steps: {}, Sampler: {}, CFG scale: {}, Seed: {}, Size: {}x{}, Model: {}, Version: calotype {}",
-            self.steps,
-            quoted(self.sampler),
-            self.cfg_scale,
-            self.seed,
-            self.width,
-            self.height,
-            quoted(self.model),
-            env!("CARGO_PKG_VERSION"),
-        )
+        for (index, (name, value)) in self.pairs.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{name}: {}", infotext::quoted(value))?;
+        }
+        Ok(())
     }
 }
 
@@ -49,49 +106,44 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// As a JSON string where a reader would otherwise take a part for another pair.
-fn quoted(value: &str) -> String {
-    match value.contains([',', ':', '\n', '"']) {
-        true => serde_json::Value::from(value).to_string(),
-        false => printable(value),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SETTINGS: Parameters<'static> = Parameters {
-        prompt: "a red circle\0",
-        negative_prompt: Some("blue"),
-        steps: 20,
-        sampler: "Euler",
-        cfg_scale: 7.5,
-        seed: 7,
-        width: 128,
-        height: 64,
-        model: "demo",
-    };
+    fn circle() -> Parameters {
+        Parameters::new("a red circle\0", Some("blue"))
+            .with("Steps", 20)
+            .with("CFG scale", 7.5)
+            .with("Model", "random:sdxl-base")
+            .with("Version", Parameters::VERSION)
+    }
 
     #[test]
     fn lines_are_those_that_others_read() {
         let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
-            SETTINGS.to_string(),
+            circle().to_string(),
             format!(
-                "a red circle \nNegative prompt: blue\nSteps: 20, Sampler: Euler, CFG scale: 7.5, \
-                 Seed: 7, Size: 128x64, Model: demo, Version: calotype {version}"
+                "a red circle \nNegative prompt: blue\nSteps: 20, CFG scale: 7.5, \
+                 Model: \"random:sdxl-base\", Version: calotype {version}"
             )
         );
         let plain = Parameters {
             negative_prompt: None,
-            cfg_scale: 7.0,
-            model: "random:sdxl-base",
-            ..SETTINGS
+            ..circle()
         };
         let text = plain.to_string();
         assert!(text.starts_with("a red circle \nSteps: 20,"), "{text}");
-        assert!(text.contains("CFG scale: 7, "), "{text}");
-        assert!(text.contains("Model: \"random:sdxl-base\","), "{text}");
+        assert_eq!(plain.get("cfg Scale"), Some("7.5"));
+        assert_eq!(plain.get("Seed"), None);
+    }
+
+    #[test]
+    fn settings_say_what_the_text_cannot() {
+        let json = serde_json::json!({"prompt": "a\nNegative prompt: b", "seed": 3});
+        let read = Parameters::parse("a\nNegative prompt: b").with_read_settings(json.clone());
+        assert_eq!(read.prompt, "a\nNegative prompt: b");
+        assert_eq!(read.negative_prompt, None);
+        assert_eq!(read.settings, Some(json));
     }
 }

@@ -1,19 +1,31 @@
-//! Pictures and files: conversion from what the VAE decodes, encoding, the
-//! settings inside a PNG, and writing that never leaves half a file.
+//! Pictures and files: reading and resizing what others made, masks, conversion
+//! from and to the VAE's numbers, encoding, the settings inside a file, contact
+//! sheets, terminals, and writing that never leaves half a file.
 
+mod embed;
 mod encode;
+mod grid;
+mod infotext;
+mod mask;
 mod metadata;
-mod temp;
+mod open;
+mod resize;
+mod show;
+mod sixel;
 mod write;
-pub use temp::*;
 
 pub use encode::Format;
+pub use grid::{grid, grid_shape, grid_size};
+pub use mask::{MOST_BLUR, Mask};
 pub use metadata::Parameters;
+pub use open::{LEAST_INPUT_SIDE, MOST_SIDE};
+pub use resize::Fit;
+pub use show::{Protocol, render, show};
 pub use write::{Destination, check_file, write_file};
 
 use crate::{Error, Result};
 
-/// A finished picture, 8 bits a channel.
+/// A picture, 8 bits a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picture {
     /// Pixels.
@@ -38,6 +50,14 @@ impl Picture {
             .map(|i| to_byte(values[i % 3 * pixels + i / 3]))
             .collect();
         Ok(Picture { width, height, rgb })
+    }
+
+    /// `x/127.5 − 1` of every byte: values in `[-1, 1]`, shape `[3, height, width]`.
+    pub fn to_planar(&self) -> Vec<f32> {
+        (0..3)
+            .flat_map(|channel| self.rgb.iter().skip(channel).step_by(3))
+            .map(|byte| f32::from(*byte) / 127.5 - 1.0)
+            .collect()
     }
 }
 
@@ -66,5 +86,19 @@ mod tests {
         let picture = Picture::from_planar(2, 1, &planar).unwrap();
         assert_eq!(picture.rgb, [0, 128, 255, 255, 0, 128]);
         assert!(Picture::from_planar(2, 2, &planar).is_err());
+    }
+
+    #[test]
+    fn pixels_become_planes() {
+        let every: Vec<u8> = (0..=255).flat_map(|x| [x, 255 - x, 7]).collect();
+        let picture = Picture {
+            width: 64,
+            height: 4,
+            rgb: every,
+        };
+        let planar = picture.to_planar();
+        assert_eq!((planar[0], planar[255], planar[256]), (-1.0, 1.0, 1.0));
+        assert_eq!(planar[3], 3.0 / 127.5 - 1.0);
+        assert_eq!(Picture::from_planar(64, 4, &planar).unwrap(), picture);
     }
 }

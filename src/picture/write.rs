@@ -12,7 +12,8 @@ use tempfile::NamedTempFile;
 /// Without a name: `calotype-SEED.png` in the working folder, and where that is
 /// taken `calotype-SEED-1.png` and so on; nothing is ever overwritten. With a
 /// name: that file, replacing what was there, and for several pictures
-/// `NAME-0.EXT`, `NAME-1.EXT`, ...
+/// `NAME-0.EXT`, `NAME-1.EXT`, ... Beside them lie, if asked for, a contact sheet
+/// with `-grid` and a preview with `-preview` in its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Destination {
     out: Option<PathBuf>,
@@ -53,21 +54,70 @@ impl Destination {
     /// Writes the encoded picture `index`, drawn with `seed`, and says where.
     pub fn write(&self, index: usize, seed: u64, bytes: &[u8]) -> Result<PathBuf> {
         if self.out.is_none() {
-            return write_new(seed, bytes);
+            return write_new(&format!("calotype-{seed}"), bytes);
         }
         let path = self.named(index);
         write_file(&path, bytes)?;
         Ok(path)
     }
 
+    /// Checks, as [`Destination::check`] does, the names of the contact sheet and of
+    /// the preview, where they are asked for.
+    pub fn check_beside(&self, grid: bool, preview: bool) -> Result<()> {
+        if self.out.is_none() {
+            return Ok(());
+        }
+        let names = [
+            (grid, self.beside("-grid")),
+            (preview, self.preview_path(0)),
+        ];
+        names
+            .iter()
+            .filter(|(wanted, _)| *wanted)
+            .try_for_each(|(_, path)| check_file(path))
+    }
+
+    /// Writes the encoded contact sheet of the pictures from `seed` on:
+    /// `NAME-grid.EXT`, or, never replacing a file, `calotype-SEED-grid.png`.
+    pub fn write_grid(&self, seed: u64, bytes: &[u8]) -> Result<PathBuf> {
+        if self.out.is_none() {
+            return write_new(&format!("calotype-{seed}-grid"), bytes);
+        }
+        let path = self.beside("-grid");
+        write_file(&path, bytes)?;
+        Ok(path)
+    }
+
+    /// Where the preview of the pictures from `seed` on lies: `NAME-preview.png` or
+    /// `calotype-SEED-preview.png`.
+    pub fn preview_path(&self, seed: u64) -> PathBuf {
+        match self.out {
+            Some(_) => self.beside("-preview").with_extension("png"),
+            None => PathBuf::from(format!("calotype-{seed}-preview.png")),
+        }
+    }
+
+    /// Writes a preview, an encoded PNG, in the place of the one before: a reader
+    /// sees the old one or the new one, whole.
+    pub fn write_preview(&self, seed: u64, png: &[u8]) -> Result<PathBuf> {
+        let path = self.preview_path(seed);
+        write_file(&path, png)?;
+        Ok(path)
+    }
+
     /// The file of picture `index`, where a name was given.
     fn named(&self, index: usize) -> PathBuf {
-        let path = self.out.clone().unwrap_or_default();
-        if self.samples == 1 {
-            return path;
+        match self.samples {
+            1 => self.out.clone().unwrap_or_default(),
+            _ => self.beside(&format!("-{index}")),
         }
+    }
+
+    /// The name that was given, with `ending` before its extension.
+    fn beside(&self, ending: &str) -> PathBuf {
+        let path = self.out.clone().unwrap_or_default();
         let mut name = path.file_stem().unwrap_or_default().to_os_string();
-        name.push(format!("-{index}"));
+        name.push(ending);
         if let Some(extension) = path.extension() {
             name.push(".");
             name.push(extension);
@@ -113,15 +163,15 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Writes to the first name of `seed` that is free in the working folder, also
-/// when another process looks for one at the same time.
-fn write_new(seed: u64, bytes: &[u8]) -> Result<PathBuf> {
-    let first = PathBuf::from(format!("calotype-{seed}.png"));
+/// Writes to the first of `stem.png`, `stem-1.png`, ... that is free in the working
+/// folder, also when another process looks for one at the same time.
+fn write_new(stem: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let first = PathBuf::from(format!("{stem}.png"));
     let mut file = filled(Path::new("."), bytes).map_err(|e| failed(&first, &e))?;
     for n in 0..MOST_NAMES {
         let path = match n {
             0 => first.clone(),
-            _ => PathBuf::from(format!("calotype-{seed}-{n}.png")),
+            _ => PathBuf::from(format!("{stem}-{n}.png")),
         };
         match file.persist_noclobber(&path) {
             Ok(_) => return Ok(path),
@@ -234,6 +284,30 @@ mod tests {
             destination.write(i, 7, b"x").unwrap();
         }
         assert_eq!(names(folder.path()), ["x-0.jpg", "x-1.jpg"]);
+    }
+
+    #[test]
+    fn sheets_and_previews_lie_beside_the_pictures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.y.jpg");
+        let destination = Destination::check(Some(&path), 2).unwrap();
+        destination.check_beside(true, true).unwrap();
+        for text in ["one", "two"] {
+            let grid = destination.write_grid(7, text.as_bytes()).unwrap();
+            let preview = destination.write_preview(7, text.as_bytes()).unwrap();
+            assert_eq!(preview, destination.preview_path(7));
+            for path in [grid, preview] {
+                assert_eq!(fs::read_to_string(path).unwrap(), text);
+            }
+        }
+        assert_eq!(names(folder.path()), ["x.y-grid.jpg", "x.y-preview.png"]);
+        let unnamed = Destination::check(None, 2).unwrap().preview_path(7);
+        assert_eq!(unnamed, Path::new("calotype-7-preview.png"));
+
+        fs::create_dir(folder.path().join("z-grid.png")).unwrap();
+        let other = Destination::check(Some(&folder.path().join("z.png")), 2).unwrap();
+        assert!(other.check_beside(false, true).is_ok());
+        assert!(other.check_beside(true, false).is_err());
     }
 
     #[test]

@@ -1,0 +1,294 @@
+//! Pictures that others made, from a file or from bytes.
+
+use super::Picture;
+use crate::{Error, Result};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// The longest side that is read, in pixels.
+pub const MOST_SIDE: usize = 16_384;
+/// The shortest side to start a picture from, in pixels: one latent pixel.
+pub const LEAST_INPUT_SIDE: usize = 8;
+/// The most that one decoded picture may take, in bytes: the longest sides with
+/// four channels of 8 bits.
+const MOST_DECODED: u64 = 1 << 30;
+/// The largest file that is read, in bytes.
+const MOST_ENCODED: u64 = 1 << 29;
+
+const FORMATS: &str = "use a PNG, JPEG, WebP or BMP file";
+
+/// Why a picture is not taken: what it is, and the remedy.
+pub(super) struct Refusal {
+    what: String,
+    remedy: String,
+}
+
+impl Refusal {
+    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let (what, remedy) = (what.into(), remedy.into());
+        Refusal { what, remedy }
+    }
+
+    pub(super) fn damaged(format: &str, why: impl ToString) -> Self {
+        let why = why.to_string();
+        // Some decoders quote what they met at length.
+        let why: String = why.chars().take(120).collect();
+        Refusal::new(
+            format!("a damaged {format} file ({why})"),
+            "save or download it again, or use another picture",
+        )
+    }
+
+    /// About a file.
+    pub(super) fn of_file(self, path: &Path) -> Error {
+        Error::file(path, format!("is {}", self.what), self.remedy)
+    }
+
+    /// About a field of a request.
+    pub(super) fn of_field(self, field: &str) -> Error {
+        Error::invalid(field, self.what, self.remedy)
+    }
+}
+
+impl Picture {
+    /// Reads a PNG, JPEG, WebP or BMP file, known by its content and not its name;
+    /// of an animation the first frame.
+    ///
+    /// It is turned as its EXIF orientation says. Grey, palette, CMYK and 16-bit
+    /// pictures become 8-bit red green blue, and what is transparent is laid over
+    /// white. Colour profiles are not applied.
+    ///
+    /// [`Error::File`] where the file cannot be read, is no such picture, is cut
+    /// short or damaged, or has a side of more than [`MOST_SIDE`]; that is found
+    /// before its pixels are decoded.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let decoded = decode(&read(path)?).map_err(|refusal| refusal.of_file(path))?;
+        Ok(flatten(decoded, 255).into())
+    }
+
+    /// As [`Picture::open`] from the bytes of such a file, which a request's `field`
+    /// brought; what is wrong with them is [`Error::Invalid`].
+    pub fn from_bytes(field: &str, bytes: &[u8]) -> Result<Self> {
+        let decoded = decode(bytes).map_err(|refusal| refusal.of_field(field))?;
+        Ok(flatten(decoded, 255).into())
+    }
+
+    /// Refuses a picture with a side below `least` pixels as [`Error::Invalid`].
+    pub fn require_at_least(&self, least: usize, field: &str) -> Result<()> {
+        if self.width.min(self.height) >= least {
+            return Ok(());
+        }
+        let size = format!("{}x{} pixels", self.width, self.height);
+        let allowed = format!("must be at least {least}x{least}; use a larger picture");
+        Err(Error::invalid(field, size, allowed))
+    }
+}
+
+impl From<RgbImage> for Picture {
+    fn from(image: RgbImage) -> Self {
+        Picture {
+            width: image.width() as usize,
+            height: image.height() as usize,
+            rgb: image.into_raw(),
+        }
+    }
+}
+
+/// The bytes of a file that may be a picture.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    let unreadable = |error: std::io::Error| {
+        let problem = format!("cannot be read: {error}");
+        Error::file(path, problem, "name a picture that is there and readable")
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let found = file.metadata().map_err(unreadable)?;
+    if found.is_dir() {
+        return Err(Error::file(path, "is a folder", "name a picture in it"));
+    }
+    let mut bytes = Vec::new();
+    // Pipes and devices have no length to ask for beforehand.
+    if found.len() <= MOST_ENCODED {
+        let mut part = file.take(MOST_ENCODED + 1);
+        part.read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 <= MOST_ENCODED {
+            return Ok(bytes);
+        }
+    }
+    let problem = format!("is larger than {MOST_ENCODED} bytes");
+    Err(Error::file(path, problem, "use a smaller picture"))
+}
+
+/// The format of `bytes`, if it is one of those that are read.
+pub(super) fn format_of(bytes: &[u8]) -> Result<ImageFormat, Refusal> {
+    if bytes.is_empty() {
+        return Err(Refusal::new("empty", FORMATS));
+    }
+    match image::guess_format(bytes) {
+        Ok(known) if known.reading_enabled() => Ok(known),
+        Ok(other) => Err(Refusal::new(
+            format!("a picture of another format ({other:?})"),
+            FORMATS,
+        )),
+        Err(_) => Err(Refusal::new("no picture", FORMATS)),
+    }
+}
+
+/// Decodes and turns a picture.
+pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, Refusal> {
+    let (mut image, orientation) = match format_of(bytes)? {
+        ImageFormat::Jpeg => jpeg(bytes)?,
+        other => with_decoder(bytes, other, |mut decoder, name| {
+            let damaged = |error| Refusal::damaged(name, error);
+            let orientation = decoder.orientation().map_err(damaged)?;
+            let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+            Ok((image, orientation))
+        })?,
+    };
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// Calls `then` with a decoder whose size has been checked and the format's name.
+pub(super) fn with_decoder<T>(
+    bytes: &[u8],
+    format: ImageFormat,
+    then: impl FnOnce(Box<dyn ImageDecoder + '_>, &str) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let name = format!("{format:?}");
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_DECODED);
+    reader.limits(limits);
+    let decoder = reader
+        .into_decoder()
+        .map_err(|error| Refusal::damaged(&name, error))?;
+    let (width, height) = decoder.dimensions();
+    check_size(width as usize, height as usize, decoder.total_bytes())?;
+    then(Box::new(decoder), &name)
+}
+
+fn check_size(width: usize, height: usize, bytes: u64) -> Result<(), Refusal> {
+    let size = format!("{width}x{height} pixels");
+    if width == 0 || height == 0 {
+        return Err(Refusal::new(size, "use a picture that has pixels"));
+    }
+    if width.max(height) > MOST_SIDE {
+        let remedy =
+            format!("a side may have at most {MOST_SIDE}; scale the picture down and try again");
+        return Err(Refusal::new(size, remedy));
+    }
+    if bytes > MOST_DECODED {
+        let what = format!("{size}, {bytes} bytes when decoded");
+        let remedy = format!("at most {MOST_DECODED} are taken; save it with 8 bits a channel");
+        return Err(Refusal::new(what, remedy));
+    }
+    Ok(())
+}
+
+/// A JPEG, decoded strictly: the `image` crate's own way fills what is missing or
+/// damaged with grey and reports nothing.
+fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
+    let damaged = |error| Refusal::damaged("JPEG", error);
+    let missing = || Refusal::damaged("JPEG", "no size");
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(damaged)?;
+    let (width, height) = decoder.dimensions().ok_or_else(missing)?;
+    check_size(width, height, 3 * (width * height) as u64)?;
+    let rgb = decoder.decode().map_err(damaged)?;
+    let orientation = decoder
+        .exif()
+        .and_then(|exif| Orientation::from_exif_chunk(exif))
+        .unwrap_or(Orientation::NoTransforms);
+    let image = RgbImage::from_raw(width as u32, height as u32, rgb).ok_or_else(missing)?;
+    Ok((DynamicImage::ImageRgb8(image), orientation))
+}
+
+/// 8-bit red green blue; what is transparent is laid over a grey of `background`.
+pub(super) fn flatten(image: DynamicImage, background: u8) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let image = image.into_rgba8();
+    let over = |colour: u8, alpha: u8| {
+        let (colour, alpha) = (u32::from(colour), u32::from(alpha));
+        let sum = colour * alpha + u32::from(background) * (255 - alpha);
+        ((sum + 127) / 255) as u8
+    };
+    let (width, height) = image.dimensions();
+    RgbImage::from_fn(width, height, |x, y| {
+        let [r, g, b, a] = image.get_pixel(x, y).0;
+        image::Rgb([over(r, a), over(g, a), over(b, a)])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ImageBuffer, LumaA, Rgba};
+
+    fn png(image: DynamicImage) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        let error = Picture::from_bytes("image", bytes).unwrap_err();
+        assert!(error.is_usage());
+        error.to_string()
+    }
+
+    #[test]
+    fn transparent_parts_are_white() {
+        let image = ImageBuffer::from_raw(3, 1, vec![9u8, 8, 7, 255, 9, 8, 7, 0, 100, 200, 0, 51]);
+        let image = DynamicImage::ImageRgba8(image.unwrap());
+        let picture = Picture::from_bytes("image", &png(image)).unwrap();
+        // A fifth of 100, 200 and 0 over four fifths of 255.
+        assert_eq!(picture.rgb, [9, 8, 7, 255, 255, 255, 224, 244, 204]);
+    }
+
+    #[test]
+    fn sixteen_bits_and_grey_become_eight_bit_colours() {
+        let deep: ImageBuffer<Rgba<u16>, _> =
+            ImageBuffer::from_raw(1, 1, vec![0xffff, 0x8080, 257, 0xffff]).unwrap();
+        let picture = Picture::from_bytes("image", &png(DynamicImage::ImageRgba16(deep)));
+        assert_eq!(picture.unwrap().rgb, [255, 128, 1]);
+        let grey: ImageBuffer<LumaA<u8>, _> = ImageBuffer::from_raw(1, 1, vec![77, 255]).unwrap();
+        let picture = Picture::from_bytes("image", &png(DynamicImage::ImageLumaA8(grey)));
+        assert_eq!(picture.unwrap().rgb, [77; 3]);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named() {
+        assert!(message(b"").contains("image is empty: use a PNG"));
+        assert!(message(b"a letter").contains("is no picture: use a PNG"));
+        assert!(message(b"GIF89a........").contains("another format (Gif)"));
+        assert!(message(b"\x89PNG\r\n\x1a\n").contains("a damaged Png file"));
+        let none = Picture::open("no/such.png").unwrap_err().to_string();
+        assert!(none.starts_with("no/such.png: cannot be read: "), "{none}");
+        let folder = Picture::open(".").unwrap_err().to_string();
+        assert!(folder.contains("is a folder; name a picture in it"));
+    }
+
+    #[test]
+    fn small_pictures_are_the_callers_choice() {
+        let dot = Picture::from_bytes("image", &png(DynamicImage::new_rgb8(1, 1))).unwrap();
+        let error = dot.require_at_least(LEAST_INPUT_SIDE, "image").unwrap_err();
+        let expected = "image is 1x1 pixels: must be at least 8x8; use a larger picture";
+        assert_eq!(error.to_string(), expected);
+        assert!(dot.require_at_least(1, "image").is_ok());
+    }
+}
