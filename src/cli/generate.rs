@@ -78,6 +78,11 @@ pub struct Args {
     #[arg(long, default_value = "auto", value_parser = ["auto", "on", "off"])]
     vae_tiling: String,
 
+    /// Another VAE in place of the model's: a .safetensors file or a folder, also
+    /// TAESD's, which is small and fast
+    #[arg(long, value_name = "FILE")]
+    vae: Option<String>,
+
     /// The GPU: an index or a part of its name, as `calotype devices` lists them
     #[arg(long)]
     adapter: Option<String>,
@@ -204,6 +209,8 @@ impl Args {
                 "off" => Tiling::Never,
                 _ => Tiling::Auto,
             },
+            vae: self.vae.clone(),
+            preview_vae: None,
         })
     }
 }

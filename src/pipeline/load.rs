@@ -2,9 +2,10 @@
 
 use super::condition;
 use super::denoise::{self, Denoiser, Latents};
+use super::preview::Previews;
 use super::vae::Vae;
 use super::{Cancel, Dtype, Event, LoopStats, Observer, Output, Request, Seconds};
-use crate::checkpoint::{Checkpoint, Part};
+use crate::checkpoint::{Checkpoint, Part, open_vae};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Storage, Tuning};
@@ -44,6 +45,10 @@ pub struct LoadOptions {
     /// Two UNet calls a guided step instead of one of twice the batch.
     pub low_memory: bool,
     pub vae_tiling: Tiling,
+    /// A VAE in place of the model's own: a file or folder, TAESD too.
+    pub vae: Option<String>,
+    /// The VAE that previews are decoded with; without one they are estimated.
+    pub preview_vae: Option<String>,
 }
 
 /// The precisions in use.
@@ -51,11 +56,10 @@ pub struct LoadOptions {
 pub(super) struct Precision {
     pub weights: WeightStorage,
     pub activations: Storage,
-    pub vae: Storage,
 }
 
 impl Precision {
-    fn choose(options: &LoadOptions, gpu: &Gpu, force_upcast: bool) -> Result<Self> {
+    fn choose(options: &LoadOptions, gpu: &Gpu) -> Result<Self> {
         let c = gpu.capabilities();
         let dtype = match options.dtype {
             Dtype::Auto if c.shader_f16 && !c.is_cpu => Dtype::F16,
@@ -79,11 +83,6 @@ impl Precision {
                 _ => WeightStorage::F32,
             },
             activations,
-            vae: if force_upcast {
-                Storage::F32
-            } else {
-                activations
-            },
         })
     }
 }
@@ -95,6 +94,7 @@ pub struct Pipeline {
     pub(super) checkpoint: Checkpoint,
     pub(super) precision: Precision,
     options: LoadOptions,
+    pub(super) previews: Previews,
     pub(super) unet: Loaded,
     vae: Loaded,
     load_seconds: f64,
@@ -109,15 +109,19 @@ impl Pipeline {
             part: "checkpoint".into(),
         });
         observer.cancel.check()?;
-        let checkpoint = Checkpoint::open(&options.model)?;
+        let mut checkpoint = Checkpoint::open(&options.model)?;
+        if let Some(path) = &options.vae {
+            checkpoint.replace_vae(open_vae(path)?)?;
+        }
         check(&checkpoint)?;
+        let previews = Previews::open(options.preview_vae.as_deref(), &checkpoint)?;
         observer.cancel.check()?;
         let gpu = Gpu::open(&AdapterChoice {
             adapter: options.adapter.clone(),
             backend: options.backend.clone(),
             ..Default::default()
         })?;
-        let precision = Precision::choose(options, &gpu, checkpoint.vae.force_upcast)?;
+        let precision = Precision::choose(options, &gpu)?;
         Ok(Self {
             tuning: match options.direct_kernels {
                 Some(direct) => Tuning { direct },
@@ -127,6 +131,7 @@ impl Pipeline {
             checkpoint,
             precision,
             options: options.clone(),
+            previews,
             unet: Loaded::default(),
             vae: Loaded::default(),
             load_seconds: start.elapsed().as_secs_f64(),
@@ -235,7 +240,7 @@ impl Pipeline {
         }
         if let Some(trace) = &mut observer.trace {
             let (c, h, w) = (
-                self.checkpoint.vae.out_channels,
+                self.checkpoint.vae.picture_channels(),
                 request.height,
                 request.width,
             );
@@ -247,7 +252,7 @@ impl Pipeline {
 
     /// RGB from the VAE's planes; a model of one channel is grey.
     fn picture(&self, request: &Request, planes: &[f32]) -> Result<Picture> {
-        let c = self.checkpoint.vae.out_channels;
+        let c = self.checkpoint.vae.picture_channels();
         let plane = request.width * request.height;
         let rgb: Vec<f32> = [0, 1.min(c - 1), 2.min(c - 1)]
             .iter()
@@ -304,7 +309,6 @@ fn wanted(checkpoint: &Checkpoint, part: Part) -> Vec<(String, Vec<usize>)> {
         let graph = clip::graph(config, 1, 0).optimise();
         [model::tensors(&graph), clip::embedding_tensors(config)].concat()
     };
-    let vae = &checkpoint.vae;
     match part {
         Part::TextEncoder => checkpoint
             .text_encoder
@@ -322,11 +326,7 @@ fn wanted(checkpoint: &Checkpoint, part: Part) -> Vec<(String, Vec<usize>)> {
             let ids = checkpoint.time_id_count();
             model::tensors(&unet::graph(&checkpoint.unet, ids, size))
         }
-        Part::Vae => [
-            model::tensors(&model::vae::decoder(vae, [8, 8])),
-            model::tensors(&model::vae::encoder(vae, [64, 64])),
-        ]
-        .concat(),
+        Part::Vae => model::autoencoder::wanted(&checkpoint.vae),
     }
 }
 
