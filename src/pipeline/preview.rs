@@ -71,7 +71,7 @@ enum Way<'a> {
     Decoder {
         vae: Vae<'a>,
         /// For latents of one size.
-        coder: Mutex<Option<([usize; 2], Coder)>>,
+        coder: Mutex<Option<([usize; 2], Box<Coder>)>>,
     },
 }
 
@@ -110,7 +110,7 @@ impl Previewer<'_> {
                 let mut coder = coder.lock().unwrap_or_else(|e| e.into_inner());
                 let ready = match coder.take() {
                     Some((size, ready)) if size == [h, w] => ready,
-                    _ => vae.decoder([h, w])?,
+                    _ => Box::new(vae.decoder([h, w])?),
                 };
                 let decoded = ready.decode(latents, cancel);
                 *coder = Some(([h, w], ready));

@@ -4,6 +4,7 @@
 mod names;
 mod shapes;
 mod source;
+mod taesd;
 mod vae;
 
 use super::architecture;
