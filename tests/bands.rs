@@ -5,7 +5,7 @@ use calotype::gpu::{AdapterChoice, Gpu};
 use calotype::graph::{Executor, Graph};
 use calotype::kernel::product::WeightStorage;
 use calotype::kernel::{Storage, Tuning};
-use calotype::model::{DeviceWeights, Loaded, vae};
+use calotype::model::{DeviceWeights, Loaded, autoencoder};
 use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
 use std::collections::HashMap;
 
@@ -35,8 +35,8 @@ fn run(graph: &Graph, input: &str, max_binding: Option<u64>, direct: bool) -> Ve
 #[test]
 fn the_vae_is_the_same_in_bands() {
     let config = Checkpoint::open("demo").unwrap().vae;
-    let decoder = vae::decoder(&config, [13, 17]).optimise();
-    let encoder = vae::encoder(&config, [104, 136]).optimise();
+    let decoder = autoencoder::decoder(&config, [13, 17]).optimise();
+    let encoder = autoencoder::encoder(&config, [104, 136]).optimise();
     for (graph, input) in [(&decoder, "latents"), (&encoder, "picture")] {
         for direct in [true, false] {
             let (_, largest) = graph.planned_bytes(Tuning { direct }, Storage::F32);

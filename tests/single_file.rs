@@ -56,8 +56,8 @@ fn the_metadata_tells_what_shapes_cannot() {
     let checkpoint = Checkpoint::open(&fixture()).unwrap();
     assert_eq!(checkpoint.unet.norm_num_groups, 4);
     assert_eq!(checkpoint.unet.num_attention_heads, [1, 2, 4]);
-    assert_eq!(checkpoint.vae.scaling_factor, 0.5);
-    assert!(!checkpoint.vae.force_upcast);
+    assert_eq!(checkpoint.vae.scaling_factor(), 0.5);
+    assert!(!checkpoint.vae.force_upcast());
     assert_eq!(checkpoint.native_size(), 48);
     let prediction = checkpoint.scheduler.prediction_type;
     assert_eq!(prediction, Prediction::V);

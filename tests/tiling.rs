@@ -67,7 +67,7 @@ fn worst_step(error: &[f32], h: usize, w: usize) -> f64 {
     columns.chain(rows).fold(0.0, f64::max)
 }
 
-fn run(coder: calotype::Result<Coder<'_>>, input: &[f32]) -> Vec<f32> {
+fn run(coder: calotype::Result<Coder>, input: &[f32]) -> Vec<f32> {
     coder.unwrap().run(input, &Cancel::default()).unwrap()
 }
 

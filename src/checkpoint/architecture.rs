@@ -1,7 +1,7 @@
 //! Configuration files to the architecture structs: diffusers' and
 //! transformers' defaults, and an error for every option that is not SDXL's.
 
-use super::config::{Activation, ClipConfig, UNetConfig, VaeConfig};
+use super::config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
 use super::fields::Fields;
 use crate::Result;
 use serde_json::{Value, json};
@@ -164,7 +164,68 @@ fn check_unet(f: &Fields, c: &UNetConfig, heads: &str) -> Result<()> {
     Ok(())
 }
 
-/// `vae/config.json`.
+/// `vae/config.json`, of either class.
+pub(super) fn autoencoder(f: &Fields) -> Result<Autoencoder> {
+    let classes = ["AutoencoderKL", "AutoencoderTiny"];
+    match f.word("_class_name", "AutoencoderKL", &classes)? {
+        "AutoencoderTiny" => Ok(Autoencoder::Tiny(tiny(f)?)),
+        _ => Ok(Autoencoder::Kl(vae(f)?)),
+    }
+}
+
+/// `AutoencoderTiny`'s options. `latent_magnitude` and `latent_shift` are for
+/// storing latents as pictures, which no pipeline does.
+pub(super) fn tiny(f: &Fields) -> Result<TinyConfig> {
+    f.only(&[
+        ("act_fn", json!("relu")),
+        ("upsample_fn", json!("nearest")),
+        ("upsampling_scaling_factor", json!(2)),
+        ("shift_factor", json!(0.0)),
+    ])?;
+    let (encoder, levels) = tiny_width(f, "encoder_block_out_channels")?;
+    let (decoder, decoder_levels) = tiny_width(f, "decoder_block_out_channels")?;
+    if levels != decoder_levels {
+        let allowed = format!("{levels} widths, as many as encoder_block_out_channels");
+        return Err(f.error("decoder_block_out_channels", &allowed));
+    }
+    let blocks = |key: &str, default: [usize; 4]| match f.get(key) {
+        None if levels == default.len() => Ok(default.to_vec()),
+        None => Err(f.error(key, &format!("a list of {levels} whole numbers"))),
+        Some(_) => f.per_level(key, 1, levels, 0..=MOST_LAYERS),
+    };
+    let config = TinyConfig {
+        in_channels: f.count("in_channels", 3)?,
+        out_channels: f.count("out_channels", 3)?,
+        latent_channels: f.count("latent_channels", 4)?,
+        encoder_block_out_channels: encoder,
+        decoder_block_out_channels: decoder,
+        num_encoder_blocks: blocks("num_encoder_blocks", [1, 3, 3, 3])?,
+        num_decoder_blocks: blocks("num_decoder_blocks", [3, 3, 3, 1])?,
+        scaling_factor: f.positive("scaling_factor", 1.0)? as f32,
+    };
+    three_colours(f, config.in_channels, config.out_channels)?;
+    Ok(config)
+}
+
+/// The one width of a list, and how many entries it has.
+fn tiny_width(f: &Fields, key: &str) -> Result<(usize, usize)> {
+    let list = f.list(key, &[64; 4], MOST_LEVELS)?;
+    match list.first() {
+        Some(first) if list.iter().all(|n| n == first) => Ok((*first, list.len())),
+        _ => Err(f.error(key, "one width for all stages")),
+    }
+}
+
+fn three_colours(f: &Fields, inputs: usize, outputs: usize) -> Result<()> {
+    let key = match (inputs, outputs) {
+        (3, 3) => return Ok(()),
+        (3, _) => "out_channels",
+        _ => "in_channels",
+    };
+    Err(f.error(key, "3 (red, green, blue)"))
+}
+
+/// `AutoencoderKL`'s options.
 pub(super) fn vae(f: &Fields) -> Result<VaeConfig> {
     f.only(&[("act_fn", json!("silu"))])?;
     let block_out_channels = f.list("block_out_channels", &[64], MOST_LEVELS)?;
@@ -201,14 +262,7 @@ fn check_vae(f: &Fields, c: &VaeConfig) -> Result<()> {
             &format!("a divisor of each of {channels:?}"),
         ));
     }
-    if (c.in_channels, c.out_channels) != (3, 3) {
-        let key = if c.in_channels == 3 {
-            "out_channels"
-        } else {
-            "in_channels"
-        };
-        return Err(f.error(key, "3 (red, green, blue)"));
-    }
+    three_colours(f, c.in_channels, c.out_channels)?;
     for (key, list) in [
         ("latents_mean", &c.latents_mean),
         ("latents_std", &c.latents_std),

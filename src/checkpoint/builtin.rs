@@ -1,7 +1,7 @@
 //! SDXL 1.0's own configurations, which single files leave out and `random:`
 //! checkpoints are made of.
 
-use super::config::{Activation, ClipConfig, UNetConfig, VaeConfig};
+use super::config::{Activation, Autoencoder, ClipConfig, UNetConfig, VaeConfig};
 use super::random::Random;
 use super::{Checkpoint, Layout, Sources};
 use crate::Result;
@@ -40,7 +40,7 @@ fn random(name: &str, unet: UNetConfig, text_encoder: Option<ClipConfig>) -> Res
             source,
         ),
         unet,
-        vae: vae(),
+        vae: Autoencoder::Kl(vae()),
         text_encoder,
         text_encoder_2,
         scheduler: schedule::Config::sdxl(),

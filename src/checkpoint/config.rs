@@ -56,6 +56,106 @@ pub struct UNetConfig {
     pub freq_shift: f32,
 }
 
+/// The VAE, of either kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Autoencoder {
+    Kl(VaeConfig),
+    Tiny(TinyConfig),
+}
+
+impl Autoencoder {
+    /// diffusers' name of the class.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Autoencoder::Kl(_) => "AutoencoderKL",
+            Autoencoder::Tiny(_) => "AutoencoderTiny",
+        }
+    }
+
+    /// Colours of a picture: 3.
+    pub fn picture_channels(&self) -> usize {
+        match self {
+            Autoencoder::Kl(c) => c.out_channels,
+            Autoencoder::Tiny(c) => c.out_channels,
+        }
+    }
+
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Autoencoder::Kl(c) => c.latent_channels,
+            Autoencoder::Tiny(c) => c.latent_channels,
+        }
+    }
+
+    pub fn scaling_factor(&self) -> f32 {
+        match self {
+            Autoencoder::Kl(c) => c.scaling_factor,
+            Autoencoder::Tiny(c) => c.scaling_factor,
+        }
+    }
+
+    /// What is taken off latents before they are scaled.
+    pub fn shift_factor(&self) -> f32 {
+        match self {
+            Autoencoder::Kl(c) => c.shift_factor.unwrap_or(0.0),
+            Autoencoder::Tiny(_) => 0.0,
+        }
+    }
+
+    /// Mean and deviation of each latent channel, where the checkpoint has them;
+    /// they stand in for the shift.
+    pub fn latents_mean_std(&self) -> Option<(&[f32], &[f32])> {
+        match self {
+            Autoencoder::Kl(c) => c.latents_mean.as_deref().zip(c.latents_std.as_deref()),
+            Autoencoder::Tiny(_) => None,
+        }
+    }
+
+    /// Picture pixels along one latent pixel: 8.
+    pub fn scale(&self) -> usize {
+        let levels = match self {
+            Autoencoder::Kl(c) => c.block_out_channels.len(),
+            Autoencoder::Tiny(c) => c.num_decoder_blocks.len(),
+        };
+        1 << levels.saturating_sub(1)
+    }
+
+    /// Whether it can encode pictures; a file may hold the decoder alone.
+    pub fn has_encoder(&self) -> bool {
+        match self {
+            Autoencoder::Kl(_) => true,
+            Autoencoder::Tiny(c) => !c.num_encoder_blocks.is_empty(),
+        }
+    }
+
+    /// Whether the activations overflow f16 and stay f32.
+    pub fn force_upcast(&self) -> bool {
+        match self {
+            Autoencoder::Kl(c) => c.force_upcast,
+            Autoencoder::Tiny(_) => false,
+        }
+    }
+}
+
+/// `AutoencoderTiny` (TAESD).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TinyConfig {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub latent_channels: usize,
+    /// The one width of all stages: diffusers has a list, but its convolutions
+    /// between stages keep the width.
+    pub encoder_block_out_channels: usize,
+    pub decoder_block_out_channels: usize,
+    /// Residual blocks of each stage, highest resolution first; empty where there
+    /// is no encoder.
+    pub num_encoder_blocks: Vec<usize>,
+    /// Lowest resolution first.
+    pub num_decoder_blocks: Vec<usize>,
+    /// 1: TAESD's latents are not normalised.
+    pub scaling_factor: f32,
+}
+
 /// `AutoencoderKL`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VaeConfig {

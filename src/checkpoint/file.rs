@@ -186,7 +186,7 @@ fn bad_length(path: &Path, bytes: &[u8], claimed: u64) -> Error {
         return Error::file(
             path,
             problem,
-            "download the weights again, or point --model at them",
+            "download the weights again, or give the path of theirs",
         );
     }
     let problem = if claimed > LONGEST_HEADER {

@@ -30,7 +30,7 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
         false => None,
     };
     let unet = architecture::unet(&config(Part::UNet)?)?;
-    let vae = architecture::vae(&config(Part::Vae)?)?;
+    let vae = architecture::autoencoder(&config(Part::Vae)?)?;
     let text_encoder_2 = architecture::clip(&config(Part::TextEncoder2)?, true)?;
     let scheduler = tree.fields("scheduler/scheduler_config.json")?;
     let scheduler = schedule::Config::from_json(scheduler.path(), &scheduler.value())?;

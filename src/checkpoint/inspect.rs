@@ -146,7 +146,7 @@ impl Checkpoint {
                 .unwrap_or_default(),
             Part::TextEncoder2 => expected::clip(&self.text_encoder_2),
             Part::UNet => expected::unet(&self.unet),
-            Part::Vae => expected::vae(&self.vae),
+            Part::Vae => expected::autoencoder(&self.vae),
         }
     }
 

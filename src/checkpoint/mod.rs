@@ -1,6 +1,7 @@
 //! Files to named tensors and configurations. Knows nothing of GPUs.
 
 mod architecture;
+mod autoencoder;
 mod builtin;
 pub mod config;
 mod demo;
@@ -15,7 +16,8 @@ pub mod tensor;
 mod tree;
 mod weights;
 
-pub use config::{Activation, ClipConfig, UNetConfig, VaeConfig};
+pub use autoencoder::{VaeFile, open_vae};
+pub use config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
 pub use inspect::Report;
 pub use tensor::{DType, Part, TensorSource, TensorView};
 
@@ -46,7 +48,7 @@ pub struct Checkpoint {
     pub name: String,
     pub layout: Layout,
     pub unet: UNetConfig,
-    pub vae: VaeConfig,
+    pub vae: Autoencoder,
     /// The first text encoder; the refiner has none.
     pub text_encoder: Option<ClipConfig>,
     /// The second text encoder, the one with a projection.
@@ -170,7 +172,7 @@ impl Checkpoint {
 
     /// Picture pixels along one latent pixel: 8.
     pub fn vae_scale(&self) -> usize {
-        1 << self.vae.block_out_channels.len().saturating_sub(1)
+        self.vae.scale()
     }
 
     /// Width and height of the pictures that the checkpoint was trained for.
@@ -204,7 +206,7 @@ impl Checkpoint {
                 "unet: `projection_class_embeddings_input_dim` is {have}, the pooled text and {numbers} numbers give {want}"
             ));
         }
-        let latent = self.vae.latent_channels;
+        let latent = self.vae.latent_channels();
         // Inpainting models take the mask and the picture beside the latents.
         let (takes, gives) = (self.unet.in_channels, self.unet.out_channels);
         let fits = [latent, 2 * latent + 1].contains(&takes);

@@ -166,6 +166,27 @@ mod tests {
     }
 
     #[test]
+    fn an_activation_of_a_sum_is_not_taken_for_one_before_it() {
+        let mut g = Graph::new();
+        let x = g.input("x", [1, 4, 1, 8]);
+        let y = g.linear(x, Product::linear("l", [8, 8]));
+        let y = g.add(y, x);
+        let y = g.activate(y, Activation::Relu);
+        g.output(y);
+        let g = g.optimise();
+        assert_eq!(g.nodes.len(), 3);
+        assert!(matches!(
+            g.nodes[1].op,
+            Op::Product {
+                activation: Activation::None,
+                residual: true,
+                ..
+            }
+        ));
+        assert!(matches!(g.nodes[2].op, Op::Activate(Activation::Relu)));
+    }
+
+    #[test]
     fn a_value_that_others_want_is_kept() {
         let mut g = Graph::new();
         let x = g.input("x", [1, 4, 1, 8]);

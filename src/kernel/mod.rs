@@ -32,6 +32,10 @@ pub enum Activation {
     Gelu = 2,
     /// `x * sigmoid(1.702 x)`, CLIP's.
     QuickGelu = 3,
+    /// `max(x, 0)`.
+    Relu = 4,
+    /// `3 tanh(x / 3)`, which keeps TAESD's latents in bounds.
+    SoftClamp = 5,
 }
 
 impl Activation {
@@ -44,6 +48,8 @@ impl Activation {
             Activation::Silu => x * sigmoid(x),
             Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
             Activation::QuickGelu => x * sigmoid(1.702 * x),
+            Activation::Relu => x.max(0.0),
+            Activation::SoftClamp => 3.0 * (x / 3.0).tanh(),
         };
         y as f32
     }

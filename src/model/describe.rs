@@ -1,6 +1,6 @@
 //! The graph of a part, for people.
 
-use super::{clip, unet, vae};
+use super::{autoencoder, clip, unet};
 use crate::checkpoint::Checkpoint;
 use crate::graph::Graph;
 use crate::{Error, Result};
@@ -40,8 +40,11 @@ pub fn describe(checkpoint: &Checkpoint, part: &str, size: [usize; 2]) -> Result
             };
             unet::graph(&checkpoint.unet, ids, size)
         }
-        "vae-decoder" => vae::decoder(&checkpoint.vae, [h, w]),
-        "vae-encoder" => vae::encoder(&checkpoint.vae, size),
+        "vae-decoder" => autoencoder::decoder(&checkpoint.vae, [h, w]),
+        "vae-encoder" if !checkpoint.vae.has_encoder() => {
+            return Err(wrong("the VAE has a decoder only".into()));
+        }
+        "vae-encoder" => autoencoder::encoder(&checkpoint.vae, size),
         _ => return Err(wrong(format!("choose one of {}", GRAPHS.join(", ")))),
     };
     Ok(graph.optimise())

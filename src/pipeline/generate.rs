@@ -111,7 +111,7 @@ impl Pipeline {
                 return Err(Error::invalid(field, value, allowed));
             }
         }
-        if checkpoint.unet.in_channels > checkpoint.vae.latent_channels && request.mask.is_none() {
+        if checkpoint.unet.in_channels > checkpoint.vae.latent_channels() && request.mask.is_none() {
             let allowed = "this is an inpainting model; give an image and a mask";
             return Err(Error::invalid("mask", "missing", allowed));
         }
@@ -135,7 +135,7 @@ impl Pipeline {
         Shape {
             h: request.height / scale,
             w: request.width / scale,
-            c: checkpoint.vae.latent_channels,
+            c: checkpoint.vae.latent_channels(),
         }
     }
 
@@ -163,7 +163,7 @@ impl Pipeline {
             pictures.push(self.picture(request, &pixels)?);
         }
         if let Some(trace) = &mut observer.trace {
-            let c = self.base.checkpoint.vae.out_channels;
+            let c = self.base.checkpoint.vae.picture_channels();
             let shape = [total, c, request.height, request.width];
             trace.put_f32("decoded", &shape, &decoded);
         }
@@ -173,7 +173,7 @@ impl Pipeline {
 
     /// RGB from the VAE's planes; a model of one channel is grey.
     fn picture(&self, request: &Request, planes: &[f32]) -> Result<Picture> {
-        let c = self.base.checkpoint.vae.out_channels;
+        let c = self.base.checkpoint.vae.picture_channels();
         let plane = request.width * request.height;
         let rgb: Vec<f32> = [0, 1.min(c - 1), 2.min(c - 1)]
             .iter()

@@ -1,8 +1,9 @@
 //! Checkpoints and a device, ready to draw.
 
+use super::preview::Previews;
 use super::vae::Vae;
 use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request};
-use crate::checkpoint::{Checkpoint, Part};
+use crate::checkpoint::{Checkpoint, Part, open_vae};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Storage, Tuning};
@@ -29,10 +30,6 @@ pub struct LoadOptions {
     pub model: String,
     /// A refiner for it, named as `model` is; `demo` is the embedded one.
     pub refiner: Option<String>,
-    /// Another VAE, or a small decoder: a file or folder.
-    pub vae: Option<String>,
-    /// A small decoder for previews.
-    pub preview_vae: Option<String>,
     /// Go on where a LoRA has keys that match nothing.
     pub lora_allow_unmatched: bool,
     /// An index or a part of an adapter's name.
@@ -51,6 +48,10 @@ pub struct LoadOptions {
     /// the batch, and one UNet on the device at a time.
     pub low_memory: bool,
     pub vae_tiling: Tiling,
+    /// A VAE in place of the model's own: a file or folder, TAESD too.
+    pub vae: Option<String>,
+    /// The VAE that previews are decoded with; without one they are estimated.
+    pub preview_vae: Option<String>,
 }
 
 /// The precisions in use.
@@ -58,11 +59,10 @@ pub struct LoadOptions {
 pub(super) struct Precision {
     pub weights: WeightStorage,
     pub activations: Storage,
-    pub vae: Storage,
 }
 
 impl Precision {
-    fn choose(options: &LoadOptions, gpu: &Gpu, force_upcast: bool) -> Result<Self> {
+    fn choose(options: &LoadOptions, gpu: &Gpu) -> Result<Self> {
         let c = gpu.capabilities();
         let dtype = match options.dtype {
             Dtype::Auto if c.shader_f16 && !c.is_cpu => Dtype::F16,
@@ -86,11 +86,6 @@ impl Precision {
                 _ => WeightStorage::F32,
             },
             activations,
-            vae: if force_upcast {
-                Storage::F32
-            } else {
-                activations
-            },
         })
     }
 }
@@ -102,8 +97,11 @@ pub(super) struct Model {
 }
 
 impl Model {
-    fn open(name: &str) -> Result<Self> {
-        let checkpoint = Checkpoint::open(name)?;
+    fn open(name: &str, vae: Option<&str>) -> Result<Self> {
+        let mut checkpoint = Checkpoint::open(name)?;
+        if let Some(path) = vae {
+            checkpoint.replace_vae(open_vae(path)?)?;
+        }
         check(&checkpoint)?;
         Ok(Self {
             checkpoint,
@@ -123,7 +121,7 @@ impl Refiner {
     fn open(name: &str, base: &Checkpoint) -> Result<Self> {
         // The base's word for the embedded model means its own refiner.
         let name = if name == "demo" { "demo-refiner" } else { name };
-        let model = Model::open(name)?;
+        let model = Model::open(name, None)?;
         let checkpoint = &model.checkpoint;
         let wrong = |problem: String| {
             let remedy = "use a refiner that was made for this base model";
@@ -132,7 +130,7 @@ impl Refiner {
         if !checkpoint.is_refiner() {
             return wrong("is no refiner: it has two text encoders".into());
         }
-        let channels = [checkpoint.unet.in_channels, base.vae.latent_channels];
+        let channels = [checkpoint.unet.in_channels, base.vae.latent_channels()];
         if channels[0] != channels[1] {
             return wrong(format!(
                 "its UNet has {} latent channels, the base's VAE has {}",
@@ -157,6 +155,7 @@ pub struct Pipeline {
     pub(super) refiner: Option<Refiner>,
     pub(super) precision: Precision,
     pub(super) options: LoadOptions,
+    pub(super) previews: Previews,
     vae: Loaded,
     pub(super) load_seconds: f64,
 }
@@ -170,18 +169,19 @@ impl Pipeline {
             part: "checkpoint".into(),
         });
         observer.cancel.check()?;
-        let base = Model::open(&options.model)?;
+        let base = Model::open(&options.model, options.vae.as_deref())?;
         let refiner = match &options.refiner {
             Some(name) => Some(Refiner::open(name, &base.checkpoint)?),
             None => None,
         };
+        let previews = Previews::open(options.preview_vae.as_deref(), &base.checkpoint)?;
         observer.cancel.check()?;
         let gpu = Gpu::open(&AdapterChoice {
             adapter: options.adapter.clone(),
             backend: options.backend.clone(),
             ..Default::default()
         })?;
-        let precision = Precision::choose(options, &gpu, base.checkpoint.vae.force_upcast)?;
+        let precision = Precision::choose(options, &gpu)?;
         Ok(Self {
             tuning: match options.direct_kernels {
                 Some(direct) => Tuning { direct },
@@ -192,6 +192,7 @@ impl Pipeline {
             refiner,
             precision,
             options: options.clone(),
+            previews,
             vae: Loaded::default(),
             load_seconds: start.elapsed().as_secs_f64(),
         })
@@ -248,7 +249,6 @@ fn wanted(checkpoint: &Checkpoint, part: Part) -> Vec<(String, Vec<usize>)> {
         let graph = clip::graph(config, 1, 0).optimise();
         [model::tensors(&graph), clip::embedding_tensors(config)].concat()
     };
-    let vae = &checkpoint.vae;
     match part {
         Part::TextEncoder => checkpoint
             .text_encoder
@@ -266,11 +266,7 @@ fn wanted(checkpoint: &Checkpoint, part: Part) -> Vec<(String, Vec<usize>)> {
             let ids = checkpoint.time_id_count();
             model::tensors(&unet::graph(&checkpoint.unet, ids, size))
         }
-        Part::Vae => [
-            model::tensors(&model::vae::decoder(vae, [8, 8])),
-            model::tensors(&model::vae::encoder(vae, [64, 64])),
-        ]
-        .concat(),
+        Part::Vae => model::autoencoder::wanted(&checkpoint.vae),
     }
 }
 

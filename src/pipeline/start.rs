@@ -2,8 +2,7 @@
 
 use super::denoise::{Sample, Shape};
 use super::route::Start;
-use super::vae::Posterior;
-use super::{Observer, Pipeline, Request};
+use super::{Observer, Pipeline, Posterior, Request, scale_latents};
 use crate::Result;
 use crate::schedule::NoiseGenerator;
 

@@ -4,14 +4,16 @@
 //! so all of them take the group norms' factors from a small copy of the whole.
 
 use super::load::Tiling;
+use super::posterior::{Posterior, unscale_latents};
 use super::tiles::{Blend, shrink, starts};
 use super::{Cancel, Pipeline};
-use crate::Result;
-use crate::checkpoint::Part;
+use crate::checkpoint::{Autoencoder, Part, TensorSource, VaeFile};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, Graph, Runner, SharedNorms};
-use crate::kernel::{Program, Storage, Tensor, View, layout};
-use crate::model::{DeviceWeights, Loaded, vae};
+use crate::kernel::product::WeightStorage;
+use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
+use crate::model::{DeviceWeights, Loaded, autoencoder};
+use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -25,17 +27,52 @@ const OVERLAP: usize = 24;
 /// latents.
 const PILOT: usize = 64;
 
-/// The VAE of a pipeline.
+/// A VAE on a device: the checkpoint's own, or another beside it.
 pub struct Vae<'a> {
-    pipeline: &'a Pipeline,
+    gpu: &'a Arc<Gpu>,
+    tuning: Tuning,
+    weights: WeightStorage,
+    storage: Storage,
+    config: &'a Autoencoder,
+    source: &'a dyn TensorSource,
     loaded: &'a Loaded,
     tiling: Tiling,
 }
 
 impl<'a> Vae<'a> {
+    /// The checkpoint's own.
     pub(super) fn new(pipeline: &'a Pipeline, loaded: &'a Loaded, tiling: Tiling) -> Self {
+        let checkpoint = &pipeline.base.checkpoint;
+        let source = checkpoint.source(Part::Vae);
+        Self::with(pipeline, (&checkpoint.vae, source), loaded, tiling)
+    }
+
+    /// One that is not the checkpoint's.
+    pub(super) fn other(
+        pipeline: &'a Pipeline,
+        vae: &'a VaeFile,
+        loaded: &'a Loaded,
+        tiling: Tiling,
+    ) -> Self {
+        Self::with(pipeline, (&vae.config, vae.source()), loaded, tiling)
+    }
+
+    fn with(
+        pipeline: &'a Pipeline,
+        (config, source): (&'a Autoencoder, &'a dyn TensorSource),
+        loaded: &'a Loaded,
+        tiling: Tiling,
+    ) -> Self {
         Self {
-            pipeline,
+            gpu: &pipeline.gpu,
+            tuning: pipeline.tuning,
+            weights: pipeline.precision.weights,
+            storage: match config.force_upcast() {
+                true => Storage::F32,
+                false => pipeline.precision.activations,
+            },
+            config,
+            source,
             loaded,
             tiling,
         }
@@ -43,25 +80,23 @@ impl<'a> Vae<'a> {
 
     /// The graph of `kind` for an input of `side`, ready to run.
     fn pass(&self, kind: &Kind, side: [usize; 2], norms: Option<SharedNorms<'_>>) -> Result<Pass> {
-        let gpu = &self.pipeline.gpu;
-        let (precision, tuning) = (&self.pipeline.precision, self.pipeline.tuning);
-        let checkpoint = &self.pipeline.base.checkpoint;
-        let source = checkpoint.source(Part::Vae);
-        let weights = DeviceWeights::new(gpu, source, precision.weights, self.loaded);
-        let graph = (kind.graph)(&checkpoint.vae, side).optimise();
+        let (gpu, tuning) = (self.gpu, self.tuning);
+        let weights = DeviceWeights::new(gpu, self.source, self.weights, self.loaded);
+        let graph = (kind.graph)(self.config, side).optimise();
         let none = HashMap::new();
         let executor =
-            Executor::with_norms(gpu, tuning, precision.vae, &graph, &weights, &none, norms)?;
+            Executor::with_norms(gpu, tuning, self.storage, &graph, &weights, &none, norms)?;
         let planes = |t: &Tensor| {
             let bytes = (t.rows() * t.c * 4) as u64;
-            Ok::<_, crate::Error>(View::whole(&Arc::new(gpu.buffer("planes", bytes)?)))
+            Ok::<_, Error>(View::whole(&Arc::new(gpu.buffer("planes", bytes)?)))
         };
         let input = executor.input(kind.input).cloned();
         let input = input.ok_or_else(|| gpu.error("the VAE has no input", "report this bug"))?;
         let output = executor.output(0).clone();
         let (from, to) = (planes(&input)?, planes(&output)?);
-        let import = layout::to_pixels(tuning, &from, &input, [1.0, 0.0]);
-        let export = layout::to_planes(tuning, &output, &to, [1.0, 0.0]);
+        let [before, after] = kind.affine;
+        let import = layout::to_pixels(tuning, &from, &input, before);
+        let export = layout::to_planes(tuning, &output, &to, after);
         Ok(Pass {
             executor,
             import: Program::new(gpu, vec![import])?,
@@ -72,47 +107,73 @@ impl<'a> Vae<'a> {
     }
 
     /// A decoder for latents of `[h, w]`.
-    pub fn decoder(&self, size: [usize; 2]) -> Result<Coder<'a>> {
-        let config = &self.pipeline.base.checkpoint.vae;
-        let scale = self.pipeline.base.checkpoint.vae_scale();
-        self.coder(
-            size,
-            Kind {
-                input: "latents",
-                channels: [config.latent_channels, config.out_channels],
-                graph: |config, size| vae::decoder(config, size),
-                up: scale,
-                down: 1,
-            },
-        )
+    pub fn decoder(&self, size: [usize; 2]) -> Result<Coder> {
+        let config = self.config;
+        let kind = Kind {
+            input: "latents",
+            channels: [config.latent_channels(), config.picture_channels()],
+            graph: autoencoder::decoder,
+            affine: [[1.0, 0.0], autoencoder::picture_range(config)[1]],
+            up: config.scale(),
+            down: 1,
+        };
+        self.coder(size, kind)
     }
 
     /// An encoder for pictures of `[h, w]` pixels.
-    pub fn encoder(&self, size: [usize; 2]) -> Result<Coder<'a>> {
-        let config = &self.pipeline.base.checkpoint.vae;
-        let scale = self.pipeline.base.checkpoint.vae_scale();
-        self.coder(
-            size,
-            Kind {
-                input: "picture",
-                channels: [config.in_channels, 2 * config.latent_channels],
-                graph: |config, size| vae::encoder(config, size),
-                up: 1,
-                down: scale,
-            },
-        )
+    ///
+    /// # Errors
+    /// Where the sides are no multiples of the VAE's scale, or the VAE is a decoder
+    /// alone.
+    pub fn encoder(&self, size: [usize; 2]) -> Result<Coder> {
+        let (config, scale) = (self.config, self.config.scale());
+        if !config.has_encoder() {
+            let allowed = "encoding a picture takes its encoder too: keep taesdxl_encoder.safetensors beside taesdxl_decoder.safetensors, or use another VAE";
+            return Err(Error::invalid("--vae", "TAESD's decoder alone", allowed));
+        }
+        let [h, w] = size;
+        if h % scale != 0 || w % scale != 0 {
+            let allowed = format!("this VAE takes multiples of {scale} pixels");
+            return Err(Error::invalid("picture", format!("{w}x{h}"), allowed));
+        }
+        let made = match autoencoder::encodes_moments(config) {
+            true => 2 * config.latent_channels(),
+            false => config.latent_channels(),
+        };
+        let kind = Kind {
+            input: "picture",
+            channels: [config.picture_channels(), made],
+            graph: autoencoder::encoder,
+            affine: [autoencoder::picture_range(config)[0], [1.0, 0.0]],
+            up: 1,
+            down: scale,
+        };
+        self.coder(size, kind)
     }
 
-    fn coder(&self, size: [usize; 2], kind: Kind) -> Result<Coder<'a>> {
-        let config = &self.pipeline.base.checkpoint.vae;
+    /// Encodes the planes `[3, h, w]` of a picture of `[h, w]` pixels, -1 to 1; see
+    /// [`Self::encoder`] for several of one size.
+    pub fn encode_distribution(
+        &self,
+        picture: &[f32],
+        size: [usize; 2],
+        cancel: &Cancel,
+    ) -> Result<Posterior> {
+        self.encoder(size)?.encode(picture, cancel)
+    }
+
+    fn coder(&self, size: [usize; 2], kind: Kind) -> Result<Coder> {
+        if size.contains(&0) {
+            let allowed = "must be at least 1 by 1";
+            return Err(Error::invalid(kind.input, format!("{size:?}"), allowed));
+        }
         let tile = TILE * kind.down;
         let tiled = [size[0].min(tile), size[1].min(tile)];
         let fits = || {
-            let is_cpu = self.pipeline.gpu.capabilities().is_cpu;
-            let storage = self.pipeline.precision.vae;
-            let graph = (kind.graph)(config, size).optimise();
-            let (bytes, largest) = graph.planned_bytes(self.pipeline.tuning, storage);
-            let limit = self.pipeline.gpu.capabilities().max_buffer;
+            let is_cpu = self.gpu.capabilities().is_cpu;
+            let graph = (kind.graph)(self.config, size).optimise();
+            let (bytes, largest) = graph.planned_bytes(self.tuning, self.storage);
+            let limit = self.gpu.capabilities().max_buffer;
             largest <= limit && (!is_cpu || bytes <= WHOLE_BYTES)
         };
         let whole = match self.tiling {
@@ -131,14 +192,18 @@ impl<'a> Vae<'a> {
         self.tiles(kind, size, tiled)
     }
 
-    /// Tiles that are normed alike: a small copy of the whole says how.
-    fn tiles(&self, kind: Kind, size: [usize; 2], side: [usize; 2]) -> Result<Coder<'a>> {
-        let gpu = &self.pipeline.gpu;
+    /// Tiles that are normed alike: a small copy of the whole says how. TAESD has no
+    /// norms, so that its tiles need none.
+    fn tiles(&self, kind: Kind, size: [usize; 2], side: [usize; 2]) -> Result<Coder> {
         let most = PILOT * kind.down;
         let longest = size[0].max(size[1]).max(most);
         let small = size.map(|x| (x * most / longest / kind.down).max(1) * kind.down);
-        let graph = (kind.graph)(&self.pipeline.base.checkpoint.vae, small);
-        let factors = SharedNorms::room(gpu, &graph)?;
+        let graph = (kind.graph)(self.config, small);
+        let factors = SharedNorms::room(self.gpu, &graph)?;
+        if factors.is_empty() {
+            let pass = self.pass(&kind, side, None)?;
+            return Ok(self.finish(kind, size, side, pass, None));
+        }
         let norms = |measure| {
             Some(SharedNorms {
                 factors: &factors,
@@ -160,9 +225,10 @@ impl<'a> Vae<'a> {
         side: [usize; 2],
         pass: Pass,
         pilot: Option<Pilot>,
-    ) -> Coder<'a> {
+    ) -> Coder {
         Coder {
-            pipeline: self.pipeline,
+            gpu: self.gpu.clone(),
+            config: self.config.clone(),
             pass,
             pilot,
             overlap: OVERLAP * kind.down,
@@ -208,17 +274,20 @@ struct Kind {
     input: &'static str,
     /// Of input and output.
     channels: [usize; 2],
-    graph: fn(&crate::checkpoint::VaeConfig, [usize; 2]) -> Graph,
+    graph: fn(&Autoencoder, [usize; 2]) -> Graph,
+    /// Scale and shift of the input's and of the output's values.
+    affine: [[f32; 2]; 2],
     /// The output is larger by `up` and smaller by `down`.
     up: usize,
     down: usize,
 }
 
 /// A decoder or encoder, ready for pictures of one size.
-pub struct Coder<'a> {
-    pipeline: &'a Pipeline,
+pub struct Coder {
+    gpu: Arc<Gpu>,
+    config: Autoencoder,
     pass: Pass,
-    /// Where the pass is for a tile.
+    /// Where the pass is for a tile of a VAE with group norms.
     pilot: Option<Pilot>,
     kind: Kind,
     size: [usize; 2],
@@ -227,39 +296,34 @@ pub struct Coder<'a> {
     overlap: usize,
 }
 
-impl Coder<'_> {
-    /// Latents `[c, h, w]` as the UNet leaves them to a picture `[c, 8 h, 8 w]` in
-    /// -1..1.
+impl Coder {
+    /// Decodes latents `[c, h, w]` as the UNet leaves them to a picture
+    /// `[3, 8 h, 8 w]` in -1..1.
     pub fn decode(&self, latents: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
-        let config = &self.pipeline.base.checkpoint.vae;
-        let plane = (self.size[0] * self.size[1]).max(1);
-        let both = config
-            .latents_mean
-            .as_ref()
-            .zip(config.latents_std.as_ref());
-        let scaled: Vec<f32> = latents
-            .iter()
-            .enumerate()
-            .map(|(i, x)| {
-                // Per channel where the checkpoint says so, as diffusers does.
-                match both.and_then(|(m, s)| m.get(i / plane).zip(s.get(i / plane))) {
-                    Some((mean, std)) => x * std / config.scaling_factor + mean,
-                    None => x / config.scaling_factor + config.shift_factor.unwrap_or(0.0),
-                }
-            })
-            .collect();
-        self.run(&scaled, cancel)
+        self.run(&unscale_latents(&self.config, latents), cancel)
+    }
+
+    /// Encodes a picture `[3, h, w]` in -1..1.
+    pub fn encode(&self, picture: &[f32], cancel: &Cancel) -> Result<Posterior> {
+        let moments = autoencoder::encodes_moments(&self.config);
+        Ok(Posterior::new(self.run(picture, cancel)?, moments))
     }
 
     /// Runs the graph over the planes `[c, h, w]`, tile by tile where need be.
     pub fn run(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
-        let gpu = &self.pipeline.gpu;
-        let Some(pilot) = &self.pilot else {
-            return self.pass.run(gpu, input, cancel);
-        };
-        let small = shrink(input, self.size, pilot.size);
-        pilot.pass.run(gpu, &small, cancel)?;
         let [h, w] = self.size;
+        let wanted = self.kind.channels[0] * h * w;
+        if input.len() != wanted {
+            let allowed = format!("{w}x{h} take {wanted} values");
+            return Err(Error::invalid(self.kind.input, input.len(), allowed));
+        }
+        if self.side == self.size {
+            return self.pass.run(&self.gpu, input, cancel);
+        }
+        if let Some(pilot) = &self.pilot {
+            let small = shrink(input, self.size, pilot.size);
+            pilot.pass.run(&self.gpu, &small, cancel)?;
+        }
         let mut blend = Blend::new(self.out([h, w]), self.kind.channels[1]);
         for y in starts(h, self.side[0], self.overlap, self.kind.down) {
             for x in starts(w, self.side[1], self.overlap, self.kind.down) {
@@ -269,7 +333,7 @@ impl Coder<'_> {
                         part.extend_from_slice(&line[x..x + self.side[1]]);
                     }
                 }
-                let made = self.pass.run(gpu, &part, cancel)?;
+                let made = self.pass.run(&self.gpu, &part, cancel)?;
                 let ramp = self.out([self.overlap; 2])[0];
                 blend.add(&made, self.out([y, x]), self.out(self.side), ramp);
             }
@@ -280,56 +344,5 @@ impl Coder<'_> {
     /// A length of the input in the output.
     fn out(&self, size: [usize; 2]) -> [usize; 2] {
         size.map(|x| x * self.kind.up / self.kind.down)
-    }
-}
-
-/// A picture's place among the latents: mean and standard deviation, planes
-/// `[c, h, w]`. A coder that has no deviation gives the latents themselves.
-pub struct Posterior {
-    pub mean: Vec<f32>,
-    pub std: Option<Vec<f32>>,
-}
-
-impl Posterior {
-    /// The posterior's value for this noise, of its shape.
-    pub fn sample(&self, noise: &[f32]) -> Vec<f32> {
-        match &self.std {
-            Some(std) => (0..self.mean.len())
-                .map(|i| self.mean[i] + std[i] * noise[i])
-                .collect(),
-            None => self.mean.clone(),
-        }
-    }
-}
-
-impl Pipeline {
-    pub(super) fn encode(
-        &self,
-        planes: &[f32],
-        request: &super::Request,
-        cancel: &Cancel,
-    ) -> Result<Posterior> {
-        let vae = self.vae(self.options.vae_tiling);
-        let moments = vae
-            .encoder([request.height, request.width])?
-            .run(planes, cancel)?;
-        let (mean, logvar) = moments.split_at(moments.len() / 2);
-        let std = logvar
-            .iter()
-            .map(|x| (0.5 * x.clamp(-30.0, 20.0)).exp())
-            .collect();
-        Ok(Posterior {
-            mean: mean.to_vec(),
-            std: Some(std),
-        })
-    }
-
-    pub(super) fn scaled(&self, latents: &[f32]) -> Vec<f32> {
-        let f = self.base.checkpoint.vae.scaling_factor;
-        latents.iter().map(|x| x * f).collect()
-    }
-
-    pub(super) fn first_model(&self, _: &super::Request) -> &super::load::Model {
-        &self.base
     }
 }

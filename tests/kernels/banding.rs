@@ -196,7 +196,7 @@ fn group_norms() {
             size,
             groups,
             per,
-            activation: ACTIVATIONS[i % 4],
+            activation: ACTIVATIONS[i % ACTIVATIONS.len()],
             seed: i as u64,
         };
         for (tuning, storage) in kinds() {

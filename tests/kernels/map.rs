@@ -86,7 +86,7 @@ fn maps() {
     for (i, shape) in fixed.into_iter().chain(drawn).enumerate() {
         let map = Map {
             shape,
-            activation: ACTIVATIONS[i / 3 % 4],
+            activation: ACTIVATIONS[i / 3 % ACTIVATIONS.len()],
             added: [Added::Nothing, Added::Rows, Added::OneAPicture][i % 3],
             seed: i as u64,
         };

@@ -102,7 +102,7 @@ fn group_norms() {
             size,
             groups,
             per,
-            activation: ACTIVATIONS[i % 4],
+            activation: ACTIVATIONS[i % ACTIVATIONS.len()],
             seed: i as u64,
         };
         for (tuning, storage) in kinds() {
@@ -113,11 +113,13 @@ fn group_norms() {
     report.finish(30);
 }
 
-pub const ACTIVATIONS: [Activation; 4] = [
+pub const ACTIVATIONS: [Activation; 6] = [
     Activation::None,
     Activation::Silu,
     Activation::Gelu,
     Activation::QuickGelu,
+    Activation::Relu,
+    Activation::SoftClamp,
 ];
 
 #[test]

@@ -54,6 +54,14 @@ pub fn all_parts() -> Vec<Parts> {
             ..bias
         },
         Parts {
+            activation: Activation::Relu,
+            ..bias
+        },
+        Parts {
+            activation: Activation::SoftClamp,
+            ..none
+        },
+        Parts {
             geglu: true,
             ..bias
         },

@@ -4,8 +4,11 @@
 mod names;
 mod shapes;
 mod source;
+mod taesd;
+mod vae;
 
 use super::architecture;
+use super::config::Autoencoder;
 use super::fields::Fields;
 use super::file::SafeFile;
 use super::tensor::TensorSource;
@@ -18,6 +21,8 @@ use serde_json::{Map, Value, json};
 use source::Single;
 use std::path::Path;
 use std::sync::Arc;
+
+pub(super) use vae::open as open_vae;
 
 /// Key of the header's metadata under which a converter may keep what shapes
 /// cannot tell: an object of configuration objects, by component.
@@ -50,7 +55,8 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
     let pooled = text_encoder_2.projection_dim.unwrap_or(0);
     let unet = shapes::unet(&file, pooled, if base { 6 } else { 5 })?;
     let unet = architecture::unet(&known.fields("unet", unet))?;
-    let vae = architecture::vae(&known.fields("vae", shapes::vae(&file)?))?;
+    let vae = known.fields("vae", vae::config(&file, vae::PREFIX, false)?);
+    let vae = architecture::vae(&vae)?;
     let index = known.fields("model_index", Map::new());
     let part = |names: Names| -> Arc<dyn TensorSource> {
         let file = file.clone();
@@ -68,6 +74,7 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
         }),
         part(Names::unet(&unet)),
         part(Names::Vae {
+            prefix: prefixed(vae::PREFIX),
             levels: vae.block_out_channels.len(),
         }),
     );
@@ -87,7 +94,7 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
         files: vec![(path.to_path_buf(), file.size())],
         sources,
         unet,
-        vae,
+        vae: Autoencoder::Kl(vae),
         text_encoder,
         text_encoder_2,
     };

@@ -9,7 +9,14 @@ use crate::checkpoint::config::UNetConfig;
 pub(super) enum Names {
     UNet(UNetNumbers),
     Vae {
+        prefix: String,
         levels: usize,
+    },
+    /// One side of TAESD: `SIDE.layers.N` is `N + shift` below a prefix.
+    Tiny {
+        prefix: String,
+        side: &'static str,
+        shift: usize,
     },
     /// Hugging Face's names below a prefix.
     Clip {
@@ -64,9 +71,19 @@ impl Names {
                 let key = numbers.name(name)?;
                 Some(plain(format!("model.diffusion_model.{key}")))
             }
-            Names::Vae { levels } => {
+            Names::Vae { prefix, levels } => {
                 let key = vae(name, *levels)?;
-                Some(plain(format!("first_stage_model.{key}")))
+                Some(plain(format!("{prefix}{key}")))
+            }
+            Names::Tiny {
+                prefix,
+                side,
+                shift,
+            } => {
+                let layer = name.strip_prefix(side)?.strip_prefix(".layers.")?;
+                let (layer, rest) = layer.split_once('.')?;
+                let layer = number(layer)? + shift;
+                Some(plain(format!("{prefix}{layer}.{rest}")))
             }
             Names::Clip { prefix } => Some(plain(format!("{prefix}{name}"))),
             Names::OpenClip { prefix } => {

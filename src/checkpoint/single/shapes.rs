@@ -11,12 +11,11 @@ use serde_json::{Map, Value, json};
 const HEAD: usize = 64;
 
 const UNET: &str = "model.diffusion_model.";
-const VAE: &str = "first_stage_model.";
 
-type Object = Map<String, Value>;
+pub(super) type Object = Map<String, Value>;
 
 /// Size of a tensor along one axis.
-fn dim(file: &SafeFile, key: &str, axis: usize) -> Result<usize> {
+pub(super) fn dim(file: &SafeFile, key: &str, axis: usize) -> Result<usize> {
     let entry = file.entry(key).ok_or_else(|| missing(file.path(), key))?;
     let size = entry.shape.get(axis).copied().filter(|n| *n > 0);
     size.ok_or_else(|| {
@@ -25,16 +24,16 @@ fn dim(file: &SafeFile, key: &str, axis: usize) -> Result<usize> {
     })
 }
 
-fn has(file: &SafeFile, key: &str) -> bool {
+pub(super) fn has(file: &SafeFile, key: &str) -> bool {
     file.entry(key).is_some()
 }
 
 /// How many of `key(0)`, `key(1)`, ... there are in a row.
-fn count(file: &SafeFile, key: impl Fn(usize) -> String) -> usize {
+pub(super) fn count(file: &SafeFile, key: impl Fn(usize) -> String) -> usize {
     (0..).take_while(|i| has(file, &key(*i))).count()
 }
 
-fn object(value: Value) -> Object {
+pub(super) fn object(value: Value) -> Object {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -183,33 +182,6 @@ fn uneven(file: &SafeFile, key: &str) -> Error {
         problem,
         "use a checkpoint of SDXL's own architecture, uniform within a level",
     )
-}
-
-/// `vae/config.json`.
-pub(super) fn vae(file: &SafeFile) -> Result<Object> {
-    let key = |rest: &str| format!("{VAE}{rest}");
-    let block =
-        |level: usize, i: usize| key(&format!("encoder.down.{level}.block.{i}.conv1.weight"));
-    let levels = count(file, |level| block(level, 0));
-    if levels == 0 {
-        return Err(missing(file.path(), &block(0, 0)));
-    }
-    let channels: Result<Vec<usize>> = (0..levels).map(|l| dim(file, &block(l, 0), 0)).collect();
-    Ok(object(json!({
-        "in_channels": dim(file, &key("encoder.conv_in.weight"), 1)?,
-        "out_channels": dim(file, &key("decoder.conv_out.weight"), 0)?,
-        "latent_channels": dim(file, &key("decoder.conv_in.weight"), 1)?,
-        "block_out_channels": channels?,
-        "down_block_types": vec!["DownEncoderBlock2D"; levels],
-        "up_block_types": vec!["UpDecoderBlock2D"; levels],
-        "layers_per_block": count(file, |i| block(0, i)),
-        "sample_size": 1024,
-        "scaling_factor": 0.13025,
-        "force_upcast": true,
-        "use_quant_conv": has(file, &key("quant_conv.weight")),
-        "use_post_quant_conv": has(file, &key("post_quant_conv.weight")),
-        "mid_block_add_attention": has(file, &key("encoder.mid.attn_1.q.weight")),
-    })))
 }
 
 /// The first text encoder's `config.json`, under Hugging Face's names.

@@ -6,7 +6,10 @@
 //! and also counts what no picture needs, such as the last layer of the first text
 //! encoder. A test of the pipeline holds the two together.
 
-use super::config::{ClipConfig, UNetConfig, VaeConfig};
+mod tiny;
+
+use super::config::{Autoencoder, ClipConfig, UNetConfig, VaeConfig};
+use tiny::tiny;
 
 /// A name and a shape in PyTorch's order.
 pub(super) type Tensor = (String, Vec<usize>);
@@ -231,7 +234,15 @@ fn unet_up(list: &mut List, levels: &[Level], time: usize, c: &UNetConfig) {
 }
 
 /// The VAE's tensors, encoder and decoder.
-pub(super) fn vae(c: &VaeConfig) -> Vec<Tensor> {
+pub(super) fn autoencoder(c: &Autoencoder) -> Vec<Tensor> {
+    match c {
+        Autoencoder::Kl(c) => vae(c),
+        Autoencoder::Tiny(c) => tiny(c),
+    }
+}
+
+/// `AutoencoderKL`'s tensors, encoder and decoder.
+fn vae(c: &VaeConfig) -> Vec<Tensor> {
     let mut list = List::default();
     let (Some(&first), Some(&last)) = (c.block_out_channels.first(), c.block_out_channels.last())
     else {
