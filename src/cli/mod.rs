@@ -10,6 +10,7 @@ mod inspect;
 mod interrupt;
 mod output;
 mod progress;
+mod schedulers;
 mod usage;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,7 @@ enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
+    Schedulers(schedulers::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Schedulers(args) => schedulers::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
