@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod output;
 mod progress;
+mod schedulers;
 mod styles;
 mod usage;
 
@@ -33,6 +34,7 @@ enum Command {
     Devices(devices::Args),
     Inspect(inspect::Args),
     Styles(styles::Args),
+    Schedulers(schedulers::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Styles(args) => styles::run(&args),
+        Command::Schedulers(args) => schedulers::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! Text to conditioning: token ids, hidden states, the pooled vector, and the
 //! numbers of the micro-conditioning.
 
-use super::request::MicroConditioning;
+use super::request::{MicroConditioning, NegativeMicro};
 use super::route::Route;
 use super::{Cancel, Event, Observer, Pipeline, Request};
 use crate::Result;
@@ -51,11 +51,21 @@ pub(super) fn encode(
         .as_ref()
         .filter(|_| route.refiner.is_some());
     let texts = Texts::new(request);
-    let own = refiner.filter(|refiner| !refiner.shares_encoder);
+    // The refiner reads the first encoder's texts, as in diffusers.
+    let for_refiner = Texts {
+        positive: [texts.positive[0].clone(), texts.positive[0].clone()],
+        negative: [texts.negative[0].clone(), texts.negative[0].clone()],
+    };
+    let shared = refiner.is_some_and(|refiner| refiner.shares_encoder) && texts == for_refiner;
+    let own = refiner.filter(|_| !shared);
     let mut readings = vec![Reading::new(base, &texts, request.prompt_weighting)?];
     if let Some(refiner) = own {
         let checkpoint = &refiner.model.checkpoint;
-        readings.push(Reading::new(checkpoint, &texts, request.prompt_weighting)?);
+        readings.push(Reading::new(
+            checkpoint,
+            &for_refiner,
+            request.prompt_weighting,
+        )?);
     }
     let count = readings.iter().map(Reading::len).max().unwrap_or(1);
     readings.iter_mut().for_each(|reading| reading.pad(count));
@@ -63,7 +73,6 @@ pub(super) fn encode(
     // An absent negative prompt needs no encoder where it is embedded as zeros.
     let zeroed = request.negative_prompt.is_none() && texts.negative.iter().all(String::is_empty);
     let reads = |checkpoint: &Checkpoint| !(zeroed && checkpoint.force_zeros_for_empty_prompt);
-    let shared = refiner.is_some_and(|refiner| refiner.shares_encoder);
     // The trace has the negative prompt's tensors whether they are used or not.
     let wants_negative = request.guided() || observer.trace.is_some();
     let base_reads = wants_negative && reads(base) && route.base.is_some();
@@ -137,26 +146,40 @@ pub(super) fn encode(
 
 /// `[original_h, original_w, crop_top, crop_left, target_h, target_w]`, or with
 /// an aesthetic score in the target's place.
+///
+/// What the negative prompt's are where the request leaves them open is as
+/// diffusers' pipelines have it: the sizes are the prompt's; the crop is the
+/// prompt's where nothing is said of the negative prompt or the base starts from a
+/// picture (then whatever the request says), and otherwise (0, 0), for the refiner
+/// always.
 fn time_ids(checkpoint: &Checkpoint, request: &Request, negative: bool) -> Vec<f32> {
-    let (micro, score) = match negative {
-        false => (&request.micro, request.aesthetic_score),
-        true => (&request.negative_micro, request.negative_aesthetic_score),
-    };
-    let MicroConditioning {
-        original_size,
-        crops_coords_top_left,
-        target_size,
-    } = micro;
-    let mut all = [*original_size, *crops_coords_top_left].concat();
-    if !checkpoint.requires_aesthetics_score {
-        all.extend(target_size);
+    let scored = checkpoint.requires_aesthetics_score;
+    let mut micro = request.micro;
+    let mut score = request.aesthetic_score;
+    if negative {
+        let said = &request.negative_micro;
+        let nothing = *said == NegativeMicro::default();
+        micro = MicroConditioning {
+            original_size: said.original_size.unwrap_or(micro.original_size),
+            target_size: said.target_size.unwrap_or(micro.target_size),
+            crops_coords_top_left: match scored {
+                false if nothing || request.image.is_some() => micro.crops_coords_top_left,
+                _ => said.crops_coords_top_left.unwrap_or([0, 0]),
+            },
+        };
+        score = request.negative_aesthetic_score;
     }
-    let score = checkpoint.requires_aesthetics_score.then_some(score as f32);
+    let mut all = [micro.original_size, micro.crops_coords_top_left].concat();
+    if !scored {
+        all.extend(micro.target_size);
+    }
+    let score = scored.then_some(score as f32);
     all.into_iter().map(|n| n as f32).chain(score).collect()
 }
 
 /// The texts that the encoders read, with the style in them: for the first and
 /// the second encoder.
+#[derive(PartialEq)]
 struct Texts {
     positive: [String; 2],
     negative: [String; 2],

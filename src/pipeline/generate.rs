@@ -97,7 +97,7 @@ impl Pipeline {
                 .peak_device_bytes
                 .load(Ordering::Relaxed),
             stats,
-            warnings,
+            warnings: Vec::new(),
         })
     }
 
@@ -111,7 +111,8 @@ impl Pipeline {
                 return Err(Error::invalid(field, value, allowed));
             }
         }
-        if checkpoint.unet.in_channels > checkpoint.vae.latent_channels() && request.mask.is_none() {
+        if checkpoint.unet.in_channels > checkpoint.vae.latent_channels() && request.mask.is_none()
+        {
             let allowed = "this is an inpainting model; give an image and a mask";
             return Err(Error::invalid("mask", "missing", allowed));
         }

@@ -69,7 +69,7 @@ impl Preset {
     /// default holds. Any other solver or spacing is meant.
     pub fn of(config: &schedule::Config) -> Self {
         let class = config.class_name.as_deref().unwrap_or_default();
-        let asked = schedule::of_class(class);
+        let asked = schedule::canonical_name(class).ok();
         let plain = Self::default();
         match asked {
             Some("LCM" | "TCD") => Self {
@@ -90,12 +90,17 @@ impl Preset {
         }
     }
 
-    /// The options that do not depend on the preset's own scheduler.
-    pub(super) fn options_of_any(&self) -> Map<String, Value> {
-        let general = ["timestep_spacing", "prediction_type"];
-        let options = self.options.iter();
+    /// The preset's options for the scheduler of this name: all for its own, for
+    /// another those that it has too.
+    pub(super) fn options_for(&self, name: &str) -> Map<String, Value> {
+        let known = schedule::canonical_name(name).unwrap_or_default();
+        let info = schedule::list().into_iter().find(|info| info.name == known);
+        let has = |key: &str| {
+            info.as_ref()
+                .is_some_and(|info| info.options.contains(&key))
+        };
+        let options = self.options.iter().filter(|(key, _)| has(key));
         options
-            .filter(|(key, _)| general.contains(&key.as_str()))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect()
     }

@@ -129,7 +129,7 @@ impl Linear {
     /// Decodes a probe with the pipeline's VAE and fits the map by least squares to
     /// the means of what each latent pixel becomes.
     fn fit(pipeline: &Pipeline, cancel: &Cancel) -> Result<Self> {
-        let config = &pipeline.checkpoint.vae;
+        let config = &pipeline.base.checkpoint.vae;
         let (channels, scale) = (config.latent_channels(), config.scale());
         let latents = probe(channels);
         let decoder = pipeline.vae(Tiling::Auto).decoder([PROBE; 2])?;

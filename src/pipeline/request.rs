@@ -3,7 +3,9 @@
 
 use super::Preset;
 use crate::picture::{Fit, LEAST_INPUT_SIDE, Mask, Picture};
-use crate::schedule::{self, NoiseGenerator, PhiloxGenerator, TorchCpuGenerator};
+use crate::schedule::{
+    self, Choice, NoiseGenerator, TorchCpuGenerator as PhiloxGenerator, TorchCpuGenerator,
+};
 use crate::text::{Style, Styles, Weighting};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -133,6 +135,14 @@ pub struct MicroConditioning {
     pub target_size: [usize; 2],
 }
 
+/// The same for the negative prompt, as far as the request says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct NegativeMicro {
+    pub original_size: Option<[usize; 2]>,
+    pub crops_coords_top_left: Option<[usize; 2]>,
+    pub target_size: Option<[usize; 2]>,
+}
+
 /// A LoRA that a request names, and how strongly it is merged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lora {
@@ -248,7 +258,7 @@ pub struct Request {
     pub aesthetic_score: f64,
     pub negative_aesthetic_score: f64,
     pub micro: MicroConditioning,
-    pub negative_micro: MicroConditioning,
+    pub negative_micro: NegativeMicro,
     /// Used with `image` only.
     pub strength: f64,
     /// How the pictures came to their size.
@@ -285,14 +295,12 @@ impl Request {
         let height = side("height", raw.height, context.native.1)?;
         let samples = count("samples", raw.samples, 1, SAMPLES)?;
         let name = raw.scheduler.as_deref().unwrap_or(preset.scheduler);
-        let (scheduler, implied) = schedule::resolve(name)?;
-        let mut scheduler_options = match raw.scheduler {
-            None => preset.options.clone(),
-            Some(_) => preset.options_of_any(),
-        };
-        scheduler_options.extend(implied);
-        scheduler_options.extend(raw.scheduler_options.clone());
-        schedule::check_options(scheduler, &scheduler_options)?;
+        let mut options = preset.options_for(name);
+        options.extend(raw.scheduler_options.clone());
+        let Choice {
+            name: scheduler,
+            options: scheduler_options,
+        } = schedule::choose(name, &options)?;
         let (micro, negative_micro) = micro(&raw, [height, width])?;
         let fit: Fit = match raw.fit.as_deref() {
             Some(name) => name.parse()?,
@@ -393,14 +401,25 @@ impl Request {
             original_size: pair(self.micro.original_size),
             crops_coords_top_left: pair(self.micro.crops_coords_top_left),
             target_size: pair(self.micro.target_size),
-            negative_original_size: pair(self.negative_micro.original_size),
-            negative_crops_coords_top_left: pair(self.negative_micro.crops_coords_top_left),
-            negative_target_size: pair(self.negative_micro.target_size),
+            negative_original_size: self.negative_micro.original_size.and_then(pair),
+            negative_crops_coords_top_left: self
+                .negative_micro
+                .crops_coords_top_left
+                .and_then(pair),
+            negative_target_size: self.negative_micro.target_size.and_then(pair),
             strength: Some(self.strength),
             fit: Some(self.fit.name().into()),
             loras: self.loras.clone(),
             image: None,
             mask: None,
+        }
+    }
+
+    /// The scheduler with the request's options.
+    pub fn solver(&self) -> Choice {
+        Choice {
+            name: self.scheduler,
+            options: self.scheduler_options.clone(),
         }
     }
 
@@ -482,10 +501,7 @@ fn refinement(raw: &RawRequest, at_hand: bool) -> Result<Refinement> {
     })
 }
 
-/// Sizes and crop for the prompt and the negative one, which is told the same
-/// unless the request says otherwise. With a negative size but no negative crop
-/// that crop is (0, 0), as diffusers has it.
-fn micro(raw: &RawRequest, size: [usize; 2]) -> Result<(MicroConditioning, MicroConditioning)> {
+fn micro(raw: &RawRequest, size: [usize; 2]) -> Result<(MicroConditioning, NegativeMicro)> {
     let pair = |field: &str, given: Option<[i64; 2]>, least: i64| {
         let most = 1 << 16;
         let Some(pair) = given else { return Ok(None) };
@@ -498,29 +514,20 @@ fn micro(raw: &RawRequest, size: [usize; 2]) -> Result<(MicroConditioning, Micro
             }
         }
     };
-    let positive = MicroConditioning {
-        original_size: pair("original_size", raw.original_size, 1)?.unwrap_or(size),
-        crops_coords_top_left: pair("crops_coords_top_left", raw.crops_coords_top_left, 0)?
-            .unwrap_or([0, 0]),
-        target_size: pair("target_size", raw.target_size, 1)?.unwrap_or(size),
-    };
-    let original = pair("negative_original_size", raw.negative_original_size, 1)?;
-    let crop = pair(
-        "negative_crops_coords_top_left",
-        raw.negative_crops_coords_top_left,
-        0,
-    )?;
-    let target = pair("negative_target_size", raw.negative_target_size, 1)?;
-    let kept = match original.or(target) {
-        Some(_) => [0, 0],
-        None => positive.crops_coords_top_left,
-    };
-    let negative = MicroConditioning {
-        original_size: original.unwrap_or(positive.original_size),
-        crops_coords_top_left: crop.unwrap_or(kept),
-        target_size: target.unwrap_or(positive.target_size),
-    };
-    Ok((positive, negative))
+    let crop = pair("crops_coords_top_left", raw.crops_coords_top_left, 0)?;
+    let negative_crop = raw.negative_crops_coords_top_left;
+    Ok((
+        MicroConditioning {
+            original_size: pair("original_size", raw.original_size, 1)?.unwrap_or(size),
+            crops_coords_top_left: crop.unwrap_or([0, 0]),
+            target_size: pair("target_size", raw.target_size, 1)?.unwrap_or(size),
+        },
+        NegativeMicro {
+            original_size: pair("negative_original_size", raw.negative_original_size, 1)?,
+            crops_coords_top_left: pair("negative_crops_coords_top_left", negative_crop, 0)?,
+            target_size: pair("negative_target_size", raw.negative_target_size, 1)?,
+        },
+    ))
 }
 
 /// The picture and the mask at the request's size.

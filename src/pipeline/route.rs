@@ -143,11 +143,9 @@ impl Route {
                     });
                 }
                 let cutoff = whole.cutoff(high_noise_fraction);
-                let kept = leg
-                    .timesteps()
-                    .iter()
-                    .take_while(|t| f64::from(**t) >= cutoff);
-                leg.steps.truncate(kept.count());
+                let kept = leg.timesteps().iter().filter(|t| f64::from(**t) >= cutoff);
+                let kept = kept.count();
+                leg.steps.truncate(kept);
                 let begin = rest.begin_below(rest.cutoff(high_noise_fraction));
                 let second = rest.from(begin)?;
                 Ok(Route {
@@ -171,12 +169,9 @@ struct Way {
 
 impl Way {
     fn new(request: &Request, checkpoint: &Checkpoint) -> Result<Self> {
-        let config = schedule::configure(
-            request.scheduler,
-            &checkpoint.scheduler,
-            &request.scheduler_options,
-        )?;
-        let scheduler = schedule::create(request.scheduler, &config)?;
+        let solver = request.solver();
+        let config = solver.config(&checkpoint.scheduler)?;
+        let scheduler = solver.create(&checkpoint.scheduler)?;
         Ok(Self {
             grid: scheduler.grid(request.steps)?,
             scheduler,

@@ -24,9 +24,14 @@ pub(super) fn depart(
 ) -> Result<Departure> {
     let shape = pipeline.latent_shape(request);
     let pixels = Pixels::new(request);
-    let beside = pipeline.first_model(request).checkpoint.unet.in_channels > shape.c;
+    let beside = pipeline.base.checkpoint.unet.in_channels > shape.c;
     let encode = |planes: &Option<Vec<f32>>| match planes {
-        Some(planes) => pipeline.encode(planes, request, observer.cancel).map(Some),
+        Some(planes) => {
+            let vae = pipeline.vae(pipeline.options.vae_tiling);
+            let size = [request.height, request.width];
+            vae.encode_distribution(planes, size, observer.cancel)
+                .map(Some)
+        }
         None => Ok(None),
     };
     let encoded = Encoded {
@@ -111,7 +116,7 @@ fn sample(
             Some(_) => generator.randn(count),
             None => Vec::new(),
         };
-        pipeline.scaled(&posterior.sample(&noise))
+        scale_latents(&pipeline.base.checkpoint.vae, &posterior.sample(&noise))
     };
     let picture = encoded.picture.as_ref();
     let picture = picture.map(|posterior| drawn(posterior, generator.as_mut()));

@@ -1,5 +1,7 @@
 //! `scheduler_config.json`, field for field as diffusers names it.
 
+use super::class::Defaults;
+use super::read::{REMEDY, Reader, Source};
 use super::table::Table;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -15,6 +17,32 @@ pub enum BetaSchedule {
     ScaledLinear,
     /// Nichol and Dhariwal's cosine, capped at 0.999.
     SquaredCosCapV2,
+    /// `ᾱ = e^(−12t)`.
+    Exp,
+    /// Xu et al. 2022 (GeoDiff).
+    Sigmoid,
+    /// `ᾱ` of a signal-to-noise ratio that is Laplace distributed.
+    Laplace,
+}
+
+/// How much noise a step of DDPM adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VarianceType {
+    /// The posterior's variance `β̃`, by either of its two names.
+    FixedSmall,
+    /// `β`, by either of its two names.
+    FixedLarge,
+    /// A second output of the UNet says; SDXL's has none.
+    Learned,
+}
+
+/// Timesteps that a request asks for, in the place of a spacing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Timesteps {
+    /// Sabour et al. 2024, the list for SDXL.
+    AlignYourSteps,
+    /// These, highest first; as many steps as there are of them.
+    Listed(Vec<f64>),
 }
 
 /// What the UNet's output means.
@@ -86,8 +114,12 @@ pub enum TimestepType {
     Continuous,
 }
 
-/// A scheduler's configuration; the defaults are diffusers' `EulerDiscreteScheduler`'s.
-/// It holds the keys that the schedulers here read, and no others.
+/// A scheduler's configuration. It holds the keys that the schedulers here read, and
+/// no others.
+///
+/// `None` is a key that nothing sets: each scheduler then takes its own default. The
+/// defaults of the other fields are diffusers' `EulerDiscreteScheduler`'s; where
+/// another class has its own, that takes their place when the scheduler is made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// `_class_name`: the diffusers class that the checkpoint was saved with.
@@ -111,7 +143,40 @@ pub struct Config {
     pub final_sigmas_type: FinalSigma,
     pub timestep_type: TimestepType,
     pub interpolation_type: Interpolation,
+    /// Whether the predicted picture is clipped.
+    pub clip_sample: Option<bool>,
+    /// Where it is clipped, on both sides of zero.
+    pub clip_sample_range: Option<f64>,
+    /// Dynamic thresholding, which goes before clipping.
+    pub thresholding: Option<bool>,
+    pub dynamic_thresholding_ratio: Option<f64>,
+    pub sample_max_value: Option<f64>,
+    /// Whether `ᾱ` after the last step is 1, rather than the first of the training.
+    pub set_alpha_to_one: Option<bool>,
+    /// Whether PNDM starts without Runge-Kutta steps.
+    pub skip_prk_steps: Option<bool>,
+    pub variance_type: Option<VarianceType>,
+    /// Share of the noise that a step draws anew, from 0 to 1 (in requests only).
+    pub eta: Option<f64>,
+    /// Steps that a consistency model was distilled with.
+    pub original_inference_steps: Option<usize>,
+    /// Factor of the timestep in a consistency model's boundary conditions.
+    pub timestep_scaling: Option<f64>,
+    /// In the place of a spacing (in requests only).
+    pub timesteps: Option<Timesteps>,
+    /// Noise levels in the place of a curve, the final one too (in requests only).
+    pub sigmas: Option<Vec<f64>>,
+    /// Which of the keys that classes disagree about were set.
+    pub(super) given: Vec<&'static str>,
 }
+
+/// Keys whose default depends on the class, and that are no `Option`.
+pub(super) const BY_CLASS: [&str; 4] = [
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "timestep_spacing",
+];
 
 impl Default for Config {
     fn default() -> Self {
@@ -132,6 +197,20 @@ impl Default for Config {
             final_sigmas_type: FinalSigma::Zero,
             timestep_type: TimestepType::Discrete,
             interpolation_type: Interpolation::Linear,
+            clip_sample: None,
+            clip_sample_range: None,
+            thresholding: None,
+            dynamic_thresholding_ratio: None,
+            sample_max_value: None,
+            set_alpha_to_one: None,
+            skip_prk_steps: None,
+            variance_type: None,
+            eta: None,
+            original_inference_steps: None,
+            timestep_scaling: None,
+            timesteps: None,
+            sigmas: None,
+            given: Vec::new(),
         }
     }
 }
@@ -146,6 +225,11 @@ impl Config {
             beta_schedule: BetaSchedule::ScaledLinear,
             timestep_spacing: Spacing::Leading,
             steps_offset: 1,
+            clip_sample: Some(false),
+            sample_max_value: Some(1.0),
+            set_alpha_to_one: Some(false),
+            skip_prk_steps: Some(true),
+            given: BY_CLASS.to_vec(),
             ..Config::default()
         }
     }
@@ -170,235 +254,45 @@ impl Config {
                 "replace it with the checkpoint's own scheduler_config.json",
             ));
         };
-        let base = self;
-        let config = Reader { path, object, base }.config()?;
+        let config = Reader::new(Source::File(path), object, self).config()?;
         match Table::new(&config) {
             Ok(_) => Ok(config),
             Err(error) => Err(Error::file(path, error, REMEDY)),
         }
     }
-}
 
-/// The largest count of training timesteps that is believed.
-const MOST_TIMESTEPS: usize = 100_000;
-
-const REMEDY: &str = "correct it, or restore the checkpoint's own file";
-
-struct Reader<'a> {
-    path: &'a Path,
-    object: &'a Map<String, Value>,
-    /// Where keys that are missing take their values.
-    base: &'a Config,
-}
-
-impl<'a> Reader<'a> {
-    fn config(&self) -> Result<Config> {
-        let base = self.base;
-        let betas = self.betas()?;
-        let timesteps = base.num_train_timesteps;
-        let timesteps = self.count("num_train_timesteps", timesteps, 1, MOST_TIMESTEPS)?;
-        Ok(Config {
-            class_name: self
-                .text("_class_name")?
-                .map(str::to_owned)
-                .or_else(|| base.class_name.clone()),
-            num_train_timesteps: timesteps,
-            beta_start: self.variance("beta_start", base.beta_start)?,
-            beta_end: self.variance("beta_end", base.beta_end)?,
-            beta_schedule: self.choice(
-                "beta_schedule",
-                base.beta_schedule,
-                &[
-                    ("linear", BetaSchedule::Linear),
-                    ("scaled_linear", BetaSchedule::ScaledLinear),
-                    ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2),
-                ],
-            )?,
-            prediction_type: self.choice(
-                "prediction_type",
-                base.prediction_type,
-                &[
-                    ("epsilon", Prediction::Epsilon),
-                    ("v_prediction", Prediction::V),
-                    ("sample", Prediction::Sample),
-                    ("original_sample", Prediction::Sample),
-                ],
-            )?,
-            timestep_spacing: self.choice(
-                "timestep_spacing",
-                base.timestep_spacing,
-                &[
-                    ("linspace", Spacing::Linspace),
-                    ("leading", Spacing::Leading),
-                    ("trailing", Spacing::Trailing),
-                ],
-            )?,
-            steps_offset: self.count("steps_offset", base.steps_offset, 0, timesteps)?,
-            sigma_curve: self.curve()?,
-            sigma_min: self.level("sigma_min")?.or(base.sigma_min),
-            sigma_max: self.level("sigma_max")?.or(base.sigma_max),
-            rescale_betas_zero_snr: self
-                .flag("rescale_betas_zero_snr")?
-                .unwrap_or(base.rescale_betas_zero_snr),
-            final_sigmas_type: self.choice(
-                "final_sigmas_type",
-                base.final_sigmas_type,
-                &[
-                    ("zero", FinalSigma::Zero),
-                    ("sigma_min", FinalSigma::SigmaMin),
-                ],
-            )?,
-            timestep_type: self.choice(
-                "timestep_type",
-                base.timestep_type,
-                &[
-                    ("discrete", TimestepType::Discrete),
-                    ("continuous", TimestepType::Continuous),
-                ],
-            )?,
-            interpolation_type: self.choice(
-                "interpolation_type",
-                base.interpolation_type,
-                &[
-                    ("linear", Interpolation::Linear),
-                    ("log_linear", Interpolation::LogLinear),
-                ],
-            )?,
-            trained_betas: betas.or_else(|| base.trained_betas.clone()),
-        })
+    /// This configuration with a request's options, by their full names, laid over
+    /// it. A wrong value is [`Error::Invalid`] and names `scheduler-option`.
+    pub(super) fn with_options(&self, options: &Map<String, Value>) -> Result<Self> {
+        Reader::new(Source::Options, options, self).config()
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
-    }
-
-    fn wrong(&self, key: &str, value: &Value, allowed: &str) -> Error {
-        // Long values would hide the message.
-        let mut shown: String = value.to_string();
-        if shown.chars().count() > 60 {
-            shown = shown.chars().take(57).collect::<String>() + "...";
+    /// This configuration with a class's defaults where nothing is set.
+    pub(super) fn filled(&self, defaults: &Defaults) -> Self {
+        let given = |key| self.given.contains(&key);
+        let mut config = self.clone();
+        if !given("beta_start") {
+            config.beta_start = defaults.beta_start;
         }
-        Error::file(
-            self.path,
-            format!("{key} is {shown}, allowed is {allowed}"),
-            REMEDY,
-        )
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(value) => Err(self.wrong(key, value, "a string")),
+        if !given("beta_end") {
+            config.beta_end = defaults.beta_end;
         }
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(value) => Err(self.wrong(key, value, "true or false")),
+        if !given("beta_schedule") {
+            config.beta_schedule = defaults.beta_schedule;
         }
-    }
-
-    fn count(&self, key: &str, default: usize, least: usize, most: usize) -> Result<usize> {
-        let Some(value) = self.get(key) else {
-            return Ok(default);
-        };
-        // `1000.0` is a whole number too.
-        value
-            .as_f64()
-            .filter(|count| count.fract() == 0.0 && (0.0..=1e9).contains(count))
-            .map(|count| count as usize)
-            .filter(|count| (least..=most).contains(count))
-            .ok_or_else(|| {
-                self.wrong(
-                    key,
-                    value,
-                    &format!("a whole number from {least} to {most}"),
-                )
-            })
-    }
-
-    /// A variance of noise: between 0 and 1, both excluded.
-    fn variance(&self, key: &str, default: f64) -> Result<f64> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(value) => value
-                .as_f64()
-                .filter(|beta| *beta > 0.0 && *beta < 1.0)
-                .ok_or_else(|| self.wrong(key, value, "a number above 0 and below 1")),
+        if !given("timestep_spacing") {
+            config.timestep_spacing = defaults.timestep_spacing;
         }
+        config
     }
 
-    /// A noise level.
-    fn level(&self, key: &str) -> Result<Option<f64>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(value) => value
-                .as_f64()
-                .filter(|sigma| *sigma > 0.0 && *sigma <= 1e6)
-                .map(Some)
-                .ok_or_else(|| self.wrong(key, value, "a number above 0 and at most 1e6")),
+    /// The number of steps that an explicit list of timesteps or noise levels
+    /// fixes, whatever number is asked for.
+    pub fn listed_steps(&self) -> Option<usize> {
+        match (&self.timesteps, &self.sigmas) {
+            (Some(Timesteps::Listed(list)), _) => Some(list.len()),
+            (_, Some(sigmas)) => Some(sigmas.len().saturating_sub(1)),
+            _ => None,
         }
-    }
-
-    fn betas(&self) -> Result<Option<Vec<f64>>> {
-        let key = "trained_betas";
-        let Some(value) = self.get(key) else {
-            return Ok(None);
-        };
-        let allowed = "a list of 1 to 100000 numbers above 0 and below 1";
-        let list = value
-            .as_array()
-            .filter(|list| (1..=MOST_TIMESTEPS).contains(&list.len()))
-            .ok_or_else(|| self.wrong(key, value, allowed))?;
-        list.iter()
-            .map(|beta| {
-                beta.as_f64()
-                    .filter(|beta| *beta > 0.0 && *beta < 1.0)
-                    .ok_or_else(|| self.wrong(key, beta, allowed))
-            })
-            .collect::<Result<Vec<_>>>()
-            .map(Some)
-    }
-
-    /// The value of `key` by its name.
-    fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> Result<T> {
-        let Some(given) = self.text(key)? else {
-            return Ok(default);
-        };
-        choices
-            .iter()
-            .find(|(name, _)| *name == given)
-            .map(|(_, choice)| *choice)
-            .ok_or_else(|| {
-                let allowed: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-                let allowed = format!("one of {}", allowed.join(", "));
-                self.wrong(key, &Value::from(given), &allowed)
-            })
-    }
-
-    fn curve(&self) -> Result<SigmaCurve> {
-        let keys = [
-            ("use_karras_sigmas", SigmaCurve::Karras),
-            ("use_exponential_sigmas", SigmaCurve::Exponential),
-            ("use_beta_sigmas", SigmaCurve::Beta),
-        ];
-        if keys.iter().all(|(key, _)| self.get(key).is_none()) {
-            return Ok(self.base.sigma_curve);
-        }
-        let mut curve = SigmaCurve::Trained;
-        for (key, chosen) in keys {
-            if self.flag(key)? != Some(true) {
-                continue;
-            }
-            if curve != SigmaCurve::Trained {
-                let allowed = "only one of the keys use_*_sigmas being true";
-                return Err(self.wrong(key, &Value::Bool(true), allowed));
-            }
-            curve = chosen;
-        }
-        Ok(curve)
     }
 }

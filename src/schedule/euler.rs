@@ -2,20 +2,34 @@
 //! algorithm 1 without churn), as diffusers' `EulerDiscreteScheduler`.
 
 use super::Scheduler;
-use super::config::{Config, Prediction};
+use super::class::{ANY, CURVES, Class, Defaults, SPACING, TIMESTEPS, TRAINING, ZERO_SNR};
+use super::config::Config;
 use super::grid::Grid;
-use super::step::{Combination, NoiseMix, Step};
+use super::linear::{Linear, derivative, input_scale, mix};
+use super::step::Step;
 use super::table::Table;
 use crate::Result;
 use std::ops::Range;
 
-/// `x + (σ_next − σ)·d` with `d = (x − x₀)/σ`, where the picture `x₀` is:
-///
-/// | prediction | `x₀` |
-/// |---|---|
-/// | epsilon | `x − σ·m` |
-/// | v | `x/(σ²+1) − m·σ/√(σ²+1)` |
-/// | sample | `m` |
+pub(super) const CLASS: Class = Class {
+    name: Euler::NAME,
+    others: &["euler"],
+    class: "EulerDiscreteScheduler",
+    options: &[
+        TRAINING,
+        SPACING,
+        CURVES,
+        TIMESTEPS,
+        ZERO_SNR,
+        &["final_sigmas_type", "timestep_type", "interpolation_type"],
+    ],
+    defaults: Defaults::USUAL,
+    predictions: ANY,
+    implies: &[],
+    make: |config| Ok(Box::new(Euler::new(config)?)),
+};
+
+/// `x + (σ_next − σ)·d` with `d = (x − x₀)/σ`.
 #[derive(Debug, Clone)]
 pub struct Euler {
     config: Config,
@@ -35,31 +49,15 @@ impl Euler {
     }
 
     fn step(&self, timestep: f32, sigma: f32, next: f32) -> Step {
-        // In f32 as in PyTorch, where noise levels are f32 tensors.
-        let input_scale = 1.0 / (sigma * sigma + 1.0).sqrt();
-        let mix = NoiseMix {
-            original: 1.0,
-            noise: f64::from(sigma),
-        };
-        let (sigma, next) = (f64::from(sigma), f64::from(next));
-        let dt = next - sigma;
-        let squares = sigma * sigma + 1.0;
-        let (sample, output) = match self.config.prediction_type {
-            Prediction::Epsilon => (1.0, dt),
-            Prediction::V => (1.0 + dt * sigma / squares, dt / squares.sqrt()),
-            Prediction::Sample => (next / sigma, -dt / sigma),
-        };
+        let (from, to) = (f64::from(sigma), f64::from(next));
+        let slope = derivative(self.config.prediction_type, from);
         Step {
             timestep,
-            input_scale,
-            mix,
+            input_scale: input_scale(sigma),
+            mix: mix(sigma),
             draws_noise: false,
             store: Vec::new(),
-            update: Combination {
-                sample,
-                output,
-                ..Combination::default()
-            },
+            update: (Linear::SAMPLE + slope * (to - from)).with(&[]),
         }
     }
 }

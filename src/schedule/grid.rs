@@ -1,9 +1,11 @@
 //! Timesteps and noise levels of one run.
 
+use super::ays;
 use super::beta::beta_quantile;
 use super::config::{
-    Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
+    Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType, Timesteps,
 };
+use super::options::FIELD;
 use super::table::{Table, torch_linspace};
 use crate::{Error, Result};
 
@@ -22,23 +24,43 @@ pub struct Grid {
 impl Grid {
     /// As diffusers' Euler, Heun, LMS and DPM2 build it, before any repetition.
     pub(super) fn of_sigmas(config: &Config, table: &Table, steps: usize) -> Result<Self> {
-        let n = config.num_train_timesteps;
-        if !(1..=n).contains(&steps) {
-            let allowed =
-                format!("must be from 1 to {n}, the timesteps that the model was trained on");
-            return Err(Error::invalid("steps", steps, allowed));
+        let steps = config.listed_steps().unwrap_or(steps);
+        within_training(config, steps)?;
+        if let Some(sigmas) = &config.sigmas {
+            return Self::of_listed_sigmas(config, table, sigmas);
         }
-        let mut timesteps = spaced(config, steps);
+        let mut timesteps = match listed(config, steps)? {
+            Some(listed) => listed,
+            None => spaced(config, steps),
+        };
         let mut sigmas = trained_sigmas(config, table, &timesteps, steps);
         if config.sigma_curve != SigmaCurve::Trained {
             sigmas = curve(config, &sigmas, steps);
-            let logs: Vec<f32> = table.sigmas.iter().map(|s| ln_f32(*s)).collect();
+            let logs = table.logs();
             timesteps = sigmas.iter().map(|s| timestep_of(*s, &logs)).collect();
         }
         sigmas.push(match config.final_sigmas_type {
             FinalSigma::Zero => 0.0,
             FinalSigma::SigmaMin => f64::from(table.sigmas[0]),
         });
+        Ok(Self::of_levels(config, timesteps, sigmas))
+    }
+
+    /// The timesteps of a request's own noise levels, the final one among them; as
+    /// diffusers' Euler with `sigmas`.
+    fn of_listed_sigmas(config: &Config, table: &Table, sigmas: &[f64]) -> Result<Self> {
+        if config.timesteps.is_some() {
+            let allowed = "not together with timesteps; leave one of them out";
+            return Err(Error::invalid(FIELD, "sigmas", allowed));
+        }
+        let logs = table.logs();
+        let sigmas: Vec<f64> = sigmas.iter().map(|s| f64::from(*s as f32)).collect();
+        let visited = &sigmas[..sigmas.len().saturating_sub(1)];
+        let timesteps = visited.iter().map(|s| timestep_of(*s, &logs)).collect();
+        Ok(Self::of_levels(config, timesteps, sigmas))
+    }
+
+    fn of_levels(config: &Config, timesteps: Vec<f64>, sigmas: Vec<f64>) -> Self {
         let sigmas: Vec<f32> = sigmas.into_iter().map(|s| s as f32).collect();
         let continuous = config.timestep_type == TimestepType::Continuous
             && config.prediction_type == Prediction::V;
@@ -49,17 +71,98 @@ impl Grid {
                 .collect(),
             false => timesteps.into_iter().map(|t| t as f32).collect(),
         };
-        let init_noise_sigma = first_deviation(config.timestep_spacing, &sigmas);
-        Ok(Grid {
+        Grid {
+            init_noise_sigma: first_deviation(config.timestep_spacing, &sigmas),
             timesteps,
             sigmas,
-            init_noise_sigma,
-        })
+        }
+    }
+
+    /// A run over whole timesteps of the training, as diffusers' DDIM and DDPM
+    /// build it: no noise levels, and the first latents are plain noise.
+    ///
+    /// At some numbers of steps diffusers' `trailing` ends at timestep −1, which the
+    /// model never saw: it is left out here. With `leading`, timesteps beyond the
+    /// training are an error.
+    pub(super) fn of_timesteps(config: &Config, steps: usize) -> Result<Self> {
+        let steps = config.listed_steps().unwrap_or(steps);
+        within_training(config, steps)?;
+        let last = (config.num_train_timesteps - 1) as f64;
+        let timesteps: Vec<f64> = match (listed(config, steps)?, config.timestep_spacing) {
+            (Some(listed), _) => whole(listed)?,
+            (None, Spacing::Linspace) => linspace(0.0, last, steps)
+                .into_iter()
+                .rev()
+                .map(f64::round_ties_even)
+                .collect(),
+            (None, _) => spaced(config, steps),
+        };
+        if let Some(beyond) = timesteps.iter().find(|t| **t > last) {
+            let allowed = format!(
+                "with steps_offset {} visits timestep {beyond} beyond the last, {last}; \
+                 take fewer steps or another timestep_spacing",
+                config.steps_offset
+            );
+            return Err(Error::invalid("steps", steps, allowed));
+        }
+        let visited = timesteps.into_iter().filter(|t| *t >= 0.0);
+        Ok(Self::of_whole(visited))
+    }
+
+    pub(super) fn of_whole(timesteps: impl Iterator<Item = f64>) -> Self {
+        Grid {
+            timesteps: timesteps.map(|t| t as f32).collect(),
+            sigmas: Vec::new(),
+            init_noise_sigma: 1.0,
+        }
+    }
+}
+
+fn within_training(config: &Config, steps: usize) -> Result<()> {
+    let n = config.num_train_timesteps;
+    match (1..=n).contains(&steps) {
+        true => Ok(()),
+        false => {
+            let allowed =
+                format!("must be from 1 to {n}, the timesteps that the model was trained on");
+            Err(Error::invalid("steps", steps, allowed))
+        }
+    }
+}
+
+/// A request's own timesteps. As in diffusers they do not go with a curve, nor with
+/// continuous timesteps.
+pub(super) fn listed(config: &Config, steps: usize) -> Result<Option<Vec<f64>>> {
+    let Some(timesteps) = &config.timesteps else {
+        return Ok(None);
+    };
+    if config.sigma_curve != SigmaCurve::Trained {
+        let allowed = "not together with a curve of noise levels; add sigmas=trained";
+        return Err(Error::invalid(FIELD, "timesteps", allowed));
+    }
+    if config.timestep_type == TimestepType::Continuous && config.prediction_type == Prediction::V {
+        let allowed = "not together with continuous timesteps; add timestep_type=discrete";
+        return Err(Error::invalid(FIELD, "timesteps", allowed));
+    }
+    match timesteps {
+        Timesteps::AlignYourSteps => ays::timesteps(config, steps).map(Some),
+        Timesteps::Listed(list) => Ok(Some(list.clone())),
+    }
+}
+
+/// Fails at a timestep that is no whole number.
+pub(super) fn whole(timesteps: Vec<f64>) -> Result<Vec<f64>> {
+    match timesteps.iter().find(|t| t.fract() != 0.0) {
+        None => Ok(timesteps),
+        Some(part) => {
+            let allowed = "this scheduler needs whole numbers; or choose Euler or Heun";
+            Err(Error::invalid(FIELD, format!("timesteps={part}"), allowed))
+        }
     }
 }
 
 /// Rounded once, so that it does not depend on the platform's f32 logarithm.
-fn ln_f32(x: f32) -> f32 {
+pub(super) fn ln_f32(x: f32) -> f32 {
     f64::from(x).ln() as f32
 }
 
@@ -97,7 +200,7 @@ fn spaced(config: &Config, steps: usize) -> Vec<f64> {
 }
 
 /// `numpy.linspace`.
-fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
+pub(super) fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
     if n == 1 {
         return vec![start];
     }
@@ -123,7 +226,7 @@ fn trained_sigmas(config: &Config, table: &Table, timesteps: &[f64], steps: usiz
 }
 
 /// `numpy.interp` over the indices of `values`: beyond the ends the end values.
-fn interpolate(x: f64, values: &[f32]) -> f64 {
+pub(super) fn interpolate(x: f64, values: &[f32]) -> f64 {
     let last = values.len() - 1;
     if x <= 0.0 {
         return f64::from(values[0]);
@@ -163,7 +266,7 @@ fn curve(config: &Config, trained: &[f64], steps: usize) -> Vec<f64> {
 
 /// The timestep, in fractions, at which the training has this noise level.
 /// `logs` are the logarithms of the training's levels, lowest first.
-fn timestep_of(sigma: f64, logs: &[f32]) -> f64 {
+pub(super) fn timestep_of(sigma: f64, logs: &[f32]) -> f64 {
     let log = sigma.max(1e-10).ln();
     let reached = logs
         .iter()

@@ -5,24 +5,49 @@
 //! call of the UNet, by what the input is scaled and which linear combination of
 //! the state tensors makes the next latents ([`Step`]). The engine carries that
 //! out on the device; [`State`] carries it out on the CPU, for tests.
+//!
+//! Each solver is a file with a constant that says its names and options; the table
+//! in `registry.rs` has a line for each.
 
+mod alphas;
+mod ays;
 mod beta;
+mod class;
 mod config;
+mod ddim;
+mod ddpm;
+mod dpm2;
+mod dpm2_ancestral;
 mod euler;
+mod euler_ancestral;
 mod grid;
+mod heun;
+mod lcm;
+mod linear;
+mod lms;
 mod noise;
+mod options;
+mod pndm;
+mod read;
+mod registry;
 mod step;
 mod table;
+mod tcd;
 
 pub use config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
+    Timesteps, VarianceType,
 };
 pub use euler::Euler;
 pub use grid::Grid;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
+pub use options::{OptionInfo, options};
+pub use registry::{
+    Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
+};
 pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};
 
-use crate::{Error, Result};
+use crate::Result;
 use std::ops::Range;
 
 /// A solver of the diffusion equation, configured for one checkpoint.
@@ -70,70 +95,3 @@ impl Plan {
         self.steps.iter().map(Step::slots).max().unwrap_or(0)
     }
 }
-
-type Make = fn(&Config) -> Result<Box<dyn Scheduler>>;
-
-/// Every scheduler: its name, the other names accepted, and how it is made.
-const SCHEDULERS: &[(&str, &[&str], Make)] = &[(Euler::NAME, &["euler"], make_euler)];
-
-fn make_euler(config: &Config) -> Result<Box<dyn Scheduler>> {
-    Ok(Box::new(Euler::new(config)?))
-}
-
-fn find(name: &str) -> Result<&'static (&'static str, &'static [&'static str], Make)> {
-    let wanted = name.trim();
-    SCHEDULERS
-        .iter()
-        .find(|(own, others, _)| {
-            own.eq_ignore_ascii_case(wanted)
-                || others
-                    .iter()
-                    .any(|other| other.eq_ignore_ascii_case(wanted))
-        })
-        .ok_or_else(|| Error::unknown("scheduler", name, names()))
-}
-
-/// The names of all schedulers.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    SCHEDULERS.iter().map(|(name, ..)| *name)
-}
-
-/// The proper name of a scheduler given by any of its names, without regard to case.
-///
-/// An unknown name is [`Error::Invalid`] and lists the allowed ones.
-pub fn canonical_name(name: &str) -> Result<&'static str> {
-    Ok(find(name)?.0)
-}
-
-/// Makes the scheduler called `name` with a checkpoint's configuration.
-///
-/// An unknown name is [`Error::Invalid`] and lists the allowed ones.
-pub fn create(name: &str, config: &Config) -> Result<Box<dyn Scheduler>> {
-    (find(name)?.2)(config)
-}
-
-/// A checkpoint's configuration with a request's options laid over it.
-///
-/// An option that is unknown or out of range is [`Error::Invalid`].
-pub fn configure(
-    _name: &str,
-    config: &Config,
-    options: &serde_json::Map<String, serde_json::Value>,
-) -> Result<Config> {
-    if options.is_empty() {
-        return Ok(config.clone());
-    }
-    let value = serde_json::Value::Object(options.clone());
-    config.overlaid("scheduler-option", &value)
-}
-
-pub fn resolve(name: &str) -> Result<(&'static str, serde_json::Map<String, serde_json::Value>)> {
-    Ok((canonical_name(name)?, Default::default()))
-}
-pub fn check_options(_: &str, _: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
-    Ok(())
-}
-pub fn of_class(_: &str) -> Option<&'static str> {
-    Some("Euler")
-}
-pub type PhiloxGenerator = TorchCpuGenerator;

@@ -2,6 +2,7 @@
 //! rounded where PyTorch rounds them.
 
 use super::config::{BetaSchedule, Config};
+use super::grid::ln_f32;
 use crate::{Error, Result};
 
 /// Training noise levels `σ = √((1 − ᾱ)/ᾱ)`, lowest first.
@@ -13,11 +14,7 @@ pub(super) struct Table {
 impl Table {
     /// Fails where the variances are such that a level is not a positive number.
     pub fn new(config: &Config) -> Result<Self> {
-        let mut betas = betas(config);
-        if config.rescale_betas_zero_snr {
-            rescale_zero_terminal_snr(&mut betas);
-        }
-        let mut alphas = cumulative_product(&betas);
+        let mut alphas = alphas_cumprod(config);
         if config.rescale_betas_zero_snr
             && let Some(last) = alphas.last_mut()
         {
@@ -47,6 +44,23 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Logarithms of the noise levels, in float32.
+    pub fn logs(&self) -> Vec<f32> {
+        self.sigmas.iter().map(|s| ln_f32(*s)).collect()
+    }
+}
+
+/// Products `ᾱ` of `1 − β` over the training timesteps; the last is zero where
+/// `rescale_betas_zero_snr` says so.
+pub(super) fn alphas_cumprod(config: &Config) -> Vec<f32> {
+    let mut betas = betas(config);
+    if config.rescale_betas_zero_snr {
+        rescale_zero_terminal_snr(&mut betas);
+    }
+    cumulative_product(&betas)
+}
+
 fn betas(config: &Config) -> Vec<f32> {
     if let Some(betas) = &config.trained_betas {
         return betas.iter().map(|beta| *beta as f32).collect();
@@ -59,23 +73,41 @@ fn betas(config: &Config) -> Vec<f32> {
             .into_iter()
             .map(|root| root * root)
             .collect(),
-        BetaSchedule::SquaredCosCapV2 => cosine_betas(n),
+        BetaSchedule::SquaredCosCapV2 => betas_of(n, cosine),
+        BetaSchedule::Exp => betas_of(n, |t| (-12.0 * t).exp()),
+        BetaSchedule::Laplace => betas_of(n, laplace),
+        BetaSchedule::Sigmoid => torch_linspace(-6.0, 6.0, n)
+            .into_iter()
+            .map(|x| (1.0 / (1.0 + (-f64::from(x)).exp())) as f32)
+            .map(|share| share * (end - start) as f32 + start as f32)
+            .collect(),
     }
 }
 
-/// Nichol and Dhariwal 2021, equation 17, with `s = 0.008` and betas up to 0.999.
-fn cosine_betas(n: usize) -> Vec<f32> {
-    let alpha_bar = |t: f64| {
-        ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2)
-            .cos()
-            .powi(2)
-    };
+/// Variances that give the product `ᾱ` as a function of time from 0 to 1, at most
+/// 0.999 each; diffusers' `betas_for_alpha_bar`.
+fn betas_of(n: usize, alpha_bar: fn(f64) -> f64) -> Vec<f32> {
     (0..n)
         .map(|i| {
             let (t1, t2) = (i as f64 / n as f64, (i + 1) as f64 / n as f64);
             (1.0 - alpha_bar(t2) / alpha_bar(t1)).min(0.999) as f32
         })
         .collect()
+}
+
+/// Nichol and Dhariwal 2021, equation 17, with `s = 0.008`.
+fn cosine(t: f64) -> f64 {
+    ((t + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2)
+        .cos()
+        .powi(2)
+}
+
+/// The logarithm of the signal-to-noise ratio falls as a Laplace quantile does.
+fn laplace(t: f64) -> f64 {
+    let side = 1f64.copysign(0.5 - t);
+    let log = -0.5 * side * (1.0 - 2.0 * (0.5 - t).abs() + 1e-6).ln();
+    let ratio = log.exp();
+    (ratio / (1.0 + ratio)).sqrt()
 }
 
 /// `torch.linspace` in float32: from both ends towards the middle.

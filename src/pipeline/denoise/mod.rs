@@ -72,6 +72,7 @@ pub(super) struct Denoiser<'a> {
     before: Program,
     /// After a step, and after one whose first store is thresholded.
     after: [Program; 2],
+    put_back: Program,
     planes: Planes,
     step: Arc<Buffer>,
     table: Arc<Buffer>,
@@ -176,6 +177,7 @@ impl<'a> Denoiser<'a> {
                     false => Program::new(gpu, vec![])?,
                 },
             ],
+            put_back: tensors.put_back(gpu, tuning)?,
             planes: Planes::new(gpu, tuning, &tensors)?,
             step: tensors.step.buffer.clone(),
             unet,
@@ -227,6 +229,7 @@ impl<'a> Denoiser<'a> {
                 let latents = self.read(Read::Latents)?;
                 gathered.put(&format!("latents.{:03}", k + 1), &latents);
             }
+            runner.run(|_| {}, &[&self.put_back], &|| false)?;
             let so_far = Progress {
                 denoiser: self,
                 runner: &mut runner,

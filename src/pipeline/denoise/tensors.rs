@@ -73,8 +73,7 @@ impl Tensors {
         })
     }
 
-    /// What follows the UNet in a step: guidance, the scheduler's update, and what a
-    /// mask keeps put back.
+    /// What follows the UNet in a step: guidance and the scheduler's update.
     pub fn after(
         &self,
         gpu: &Gpu,
@@ -107,11 +106,17 @@ impl Tensors {
         } else {
             all.push(update(Share::Whole));
         }
-        if let (Some([original, noise]), Some(mask)) = (&self.kept, &self.mask) {
-            let kept = [&original.view, &noise.view, mask];
-            all.push(latent::mask(tuning, &self.latents, kept, step));
-        }
         Program::new(gpu, all)
+    }
+
+    /// Puts back what a mask keeps, after a step.
+    pub fn put_back(&self, gpu: &Gpu, tuning: Tuning) -> Result<Program> {
+        let (Some([original, noise]), Some(mask)) = (&self.kept, &self.mask) else {
+            return Program::new(gpu, vec![]);
+        };
+        let kept = [&original.view, &noise.view, mask];
+        let dispatch = latent::mask(tuning, &self.latents, kept, &self.step);
+        Program::new(gpu, vec![dispatch])
     }
 }
 

@@ -1,0 +1,88 @@
+//! Euler's method with fresh noise at every step, as diffusers'
+//! `EulerAncestralDiscreteScheduler`.
+
+use super::Scheduler;
+use super::class::{Class, Defaults, NOISE_OR_V, SPACING, TRAINING, ZERO_SNR};
+use super::config::Config;
+use super::grid::Grid;
+use super::linear::{Linear, derivative, input_scale, mix};
+use super::step::Step;
+use super::table::Table;
+use crate::Result;
+use std::ops::Range;
+
+pub(super) const CLASS: Class = Class {
+    name: EulerAncestral::NAME,
+    others: &["euler_a", "euler_ancestral"],
+    class: "EulerAncestralDiscreteScheduler",
+    options: &[TRAINING, SPACING, ZERO_SNR],
+    defaults: Defaults::USUAL,
+    predictions: NOISE_OR_V,
+    implies: &[],
+    make: |config| Ok(Box::new(EulerAncestral::new(config)?)),
+};
+
+/// `x + (σ_down − σ)·d + σ_up·n`.
+#[derive(Debug, Clone)]
+struct EulerAncestral {
+    config: Config,
+    table: Table,
+}
+
+impl EulerAncestral {
+    const NAME: &str = "Euler a";
+
+    fn new(config: &Config) -> Result<Self> {
+        Ok(EulerAncestral {
+            config: config.clone(),
+            table: Table::new(config)?,
+        })
+    }
+
+    fn step(&self, timestep: f32, sigma: f32, next: f32) -> Step {
+        let (down, up) = split(sigma, next);
+        let from = f64::from(sigma);
+        let slope = derivative(self.config.prediction_type, from);
+        let update = Linear::SAMPLE + slope * (f64::from(down) - from);
+        Step {
+            timestep,
+            input_scale: input_scale(sigma),
+            mix: mix(sigma),
+            draws_noise: true,
+            store: Vec::new(),
+            update: update.with_noise(f64::from(up)),
+        }
+    }
+}
+
+impl Scheduler for EulerAncestral {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn grid(&self, steps: usize) -> Result<Grid> {
+        Grid::of_sigmas(&self.config, &self.table, steps)
+    }
+
+    fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
+        let levels = grid.sigmas.windows(2);
+        let all = grid.timesteps.iter().zip(levels);
+        let (skip, take) = (part.start, part.len());
+        all.skip(skip)
+            .take(take)
+            .map(|(t, level)| self.step(*t, level[0], level[1]))
+            .collect()
+    }
+}
+
+/// `(σ_down, σ_up)`: how far to go down so that fresh noise of deviation `σ_up`
+/// leads back up to `to`, `σ_down² + σ_up² = to²`. In f32 as in PyTorch, which
+/// cancels digits at small levels.
+pub(super) fn split(from: f32, to: f32) -> (f32, f32) {
+    if from <= 0.0 {
+        return (0.0, 0.0);
+    }
+    let up = to * to * (from * from - to * to) / (from * from);
+    let up = up.max(0.0).sqrt();
+    ((to * to - up * up).max(0.0).sqrt(), up)
+}
