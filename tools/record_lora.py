@@ -8,7 +8,8 @@ Every file is loaded with load_lora_weights and weighed with set_adapters; the r
 in float32 on the CPU with Euler. Recorded, under the names of src/pipeline/trace.rs:
 the embeddings (of the prompt the first --tokens tokens), the schedule, the first
 latents and the first prediction. Then the adapters are merged with fuse_lora and of
-every changed weight the first, middle and last row recorded, as PART.TENSOR.
+every changed weight that has a --weights text in its name the first, middle and last
+row recorded, as PART.TENSOR.
 Needs torch, diffusers, peft, safetensors.
 """
 import argparse
@@ -39,15 +40,17 @@ def weights(pipe):
             for part in PARTS for name, value in getattr(pipe, part).state_dict().items() if "lora_" not in name}
 
 
-def merged(pipe, names, out):
+def merged(pipe, names, texts, out):
     before = {name: value.clone() for name, value in weights(pipe).items()}
     pipe.fuse_lora(components=PARTS, adapter_names=names)
     changed = 0
     for name, value in weights(pipe).items():
-        if not torch.equal(value, before[name]):
+        if torch.equal(value, before[name]):
+            continue
+        changed += 1
+        if not texts or any(text in name for text in texts):
             rows = value.shape[0]
             out[name] = value[sorted({0, rows // 2, rows - 1})].contiguous().clone()
-            changed += 1
     return changed
 
 
@@ -63,6 +66,7 @@ def main():
     p.add_argument("--guidance-scale", type=float, default=5.0)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--tokens", type=int, default=8)
+    p.add_argument("--weights", action="append", default=[])
     p.add_argument("--out", required=True)
     a = p.parse_args()
     (pipe, names), out = load(a.base, a.lora), {}
@@ -84,8 +88,8 @@ def main():
     scheduler_step, pipe.scheduler.step = pipe.scheduler.step, step
     pipe(a.prompt, negative_prompt=a.negative_prompt, width=a.width, height=a.height, num_inference_steps=a.steps,
          guidance_scale=a.guidance_scale, generator=torch.Generator("cpu").manual_seed(a.seed), output_type="latent")
-    changed = merged(pipe, names, out)
-    meta = {k: v for k, v in vars(a).items() if k not in ("out", "base", "lora")}
+    changed = merged(pipe, names, a.weights, out)
+    meta = {k: v for k, v in vars(a).items() if k not in ("out", "base", "lora", "weights")}
     meta["loras"] = [{"file": Path(path).name, "weight": float(weight)} for path, weight in a.lora]
     meta |= {"samples": 1, "diffusers": diffusers.__version__, "torch": torch.__version__}
     save_file(out, a.out, metadata={"meta": json.dumps(meta)})
