@@ -10,6 +10,7 @@ mod fields;
 mod file;
 mod folder;
 pub mod inspect;
+pub mod lora;
 mod random;
 mod single;
 pub mod tensor;
@@ -19,6 +20,7 @@ mod weights;
 pub use autoencoder::{VaeFile, open_vae};
 pub use config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
 pub use inspect::Report;
+pub use lora::{LoraFile, LoraReport, LoraUse};
 pub use tensor::{DType, Part, TensorSource, TensorView};
 
 use crate::schedule;
@@ -71,6 +73,8 @@ struct Sources {
     text_encoder_2: Arc<dyn TensorSource>,
     unet: Arc<dyn TensorSource>,
     vae: Arc<dyn TensorSource>,
+    /// What is merged into the others, on reading.
+    adapters: lora::Adapters,
 }
 
 impl Sources {
@@ -85,6 +89,17 @@ impl Sources {
             text_encoder_2,
             unet,
             vae,
+            adapters: lora::Adapters::default(),
+        }
+    }
+
+    /// A part's tensors as its files have them.
+    fn plain(&self, part: Part) -> &Arc<dyn TensorSource> {
+        match part {
+            Part::TextEncoder => &self.text_encoder,
+            Part::TextEncoder2 => &self.text_encoder_2,
+            Part::UNet => &self.unet,
+            Part::Vae => &self.vae,
         }
     }
 }
@@ -127,13 +142,12 @@ impl Checkpoint {
         self.text_encoder.is_none()
     }
 
-    /// The tensors of one part. The refiner's [`Part::TextEncoder`] has none.
+    /// The tensors of one part, adapters merged in. The refiner's
+    /// [`Part::TextEncoder`] has none.
     pub fn source(&self, part: Part) -> &dyn TensorSource {
-        match part {
-            Part::TextEncoder => self.sources.text_encoder.as_ref(),
-            Part::TextEncoder2 => self.sources.text_encoder_2.as_ref(),
-            Part::UNet => self.sources.unet.as_ref(),
-            Part::Vae => self.sources.vae.as_ref(),
+        match self.sources.adapters.source(part) {
+            Some(merged) => merged,
+            None => self.sources.plain(part).as_ref(),
         }
     }
 

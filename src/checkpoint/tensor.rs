@@ -1,6 +1,7 @@
 //! Where tensors come from.
 
 use crate::Result;
+use half::{bf16, f16};
 use std::borrow::Cow;
 
 /// Precision of stored values.
@@ -61,6 +62,20 @@ pub struct TensorView<'a> {
     pub dtype: DType,
     pub shape: Vec<usize>,
     pub data: Cow<'a, [u8]>,
+}
+
+impl TensorView<'_> {
+    /// The values `range` (counted in values) as f32.
+    pub fn values(&self, range: std::ops::Range<usize>) -> Vec<f32> {
+        let size = self.dtype.size();
+        let bytes = &self.data[range.start * size..range.end * size];
+        let halves = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        match self.dtype {
+            DType::F32 => bytemuck::pod_collect_to_vec(bytes),
+            DType::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            DType::BF16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+        }
+    }
 }
 
 /// The named tensors of one part, under diffusers' state-dict names

@@ -7,7 +7,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Graph, Norm, Product, Weights};
 use crate::kernel::View;
 use crate::kernel::product::{Weight, WeightStorage};
-use half::{bf16, f16};
+use half::f16;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -266,20 +266,6 @@ fn pack_panel<T: Value>(layout: &Layout, rows: &[&[T]], p: usize, out: &mut [T])
                     out[(tap * k4 + start + k) * 64 + column] = *value;
                 }
             }
-        }
-    }
-}
-
-impl TensorView<'_> {
-    /// The values `range` (counted in values) as f32.
-    pub fn values(&self, range: std::ops::Range<usize>) -> Vec<f32> {
-        let size = self.dtype.size();
-        let bytes = &self.data[range.start * size..range.end * size];
-        let halves = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-        match self.dtype {
-            DType::F32 => bytemuck::pod_collect_to_vec(bytes),
-            DType::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            DType::BF16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A request carried out: text, the first latents, the loop of each model, the VAE.
 
 use super::condition::{self, Conditioning};
-use super::denoise::{Denoiser, Gathered, Sample, Setup, Shape, Tally};
+use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Tally};
 use super::load::Model;
+use super::preview::Previewer;
 use super::route::{Leg, Route};
 use super::start::{Departure, depart};
 use super::{Event, Observer, Output, Pipeline, Request, Seconds};
@@ -21,6 +22,7 @@ impl Pipeline {
     /// Carries out a request.
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
         self.check(request)?;
+        let warnings = self.merge(&request.loras)?;
         // Before anything goes to the device.
         let refiner = self
             .refiner
@@ -97,7 +99,7 @@ impl Pipeline {
                 .peak_device_bytes
                 .load(Ordering::Relaxed),
             stats,
-            warnings: Vec::new(),
+            warnings,
         })
     }
 
@@ -211,11 +213,17 @@ impl<'a> Run<'a> {
         (observer.events)(Event::Loading {
             part: format!("{}unet", prefix.replace('.', " ")),
         });
+        let shape = self.pipeline.latent_shape(self.request);
         let mut gathered = Gathered::default();
         let mut batch = Batch::new(self.pipeline, self.request.samples);
+        let previewer = match observer.preview_every {
+            0 => None,
+            _ => Some(self.pipeline.previewer(observer.cancel)?),
+        };
         let mut rest = &mut departure.samples[..];
         let mut made: Option<(usize, Denoiser<'_>)> = None;
         while !rest.is_empty() {
+            let place = self.request.samples - rest.len();
             let start = Instant::now();
             let count = batch.pictures.min(rest.len());
             if made.as_ref().is_none_or(|(pictures, _)| *pictures != count) {
@@ -246,23 +254,21 @@ impl<'a> Run<'a> {
             let (now, later) = rest.split_at_mut(*count);
             rest = later;
             let (before, total) = (self.done, self.total);
-            denoiser.run(
-                now,
-                observer,
-                &mut gathered,
-                &mut self.tally,
-                &mut |observer, at| {
-                    (observer.events)(Event::Step {
-                        index: before + at.done * count,
-                        total,
-                    });
-                    Ok(())
-                },
-            )?;
+            let mut progress = |observer: &mut Observer<'_>, mut at: Progress<'_, '_>| {
+                let index = before + at.done * count;
+                (observer.events)(Event::Step { index, total });
+                match &previewer {
+                    Some(previewer) if at.done.is_multiple_of(observer.preview_every) => {
+                        preview(previewer, &at.expected()?, place, shape, observer)
+                    }
+                    _ => Ok(()),
+                }
+            };
+            let tally = &mut self.tally;
+            denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
             self.done += leg.steps.len() * count;
         }
         if let Some(trace) = &mut observer.trace {
-            let shape = self.pipeline.latent_shape(self.request);
             gathered.record(prefix, leg, shape, trace);
         }
         Ok(())
@@ -317,6 +323,22 @@ impl Batch {
             }
         }
     }
+}
+
+/// Sends previews of pictures `place` and on from their latents, planes.
+fn preview(
+    previewer: &Previewer<'_>,
+    latents: &[f32],
+    place: usize,
+    shape: Shape,
+    observer: &mut Observer<'_>,
+) -> Result<()> {
+    for (i, latents) in latents.chunks(shape.count()).enumerate() {
+        let picture = previewer.picture(latents, shape.h, shape.w, observer.cancel)?;
+        let index = place + i;
+        (observer.events)(Event::Preview { index, picture });
+    }
+    Ok(())
 }
 
 /// Noise over finished latents, for a pass of the refiner's own.

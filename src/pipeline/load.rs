@@ -1,5 +1,6 @@
 //! Checkpoints and a device, ready to draw.
 
+use super::adapters::Merged;
 use super::preview::Previews;
 use super::vae::Vae;
 use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request};
@@ -156,6 +157,7 @@ pub struct Pipeline {
     pub(super) precision: Precision,
     pub(super) options: LoadOptions,
     pub(super) previews: Previews,
+    pub(super) merged: Merged,
     vae: Loaded,
     pub(super) load_seconds: f64,
 }
@@ -193,6 +195,7 @@ impl Pipeline {
             precision,
             options: options.clone(),
             previews,
+            merged: Merged::default(),
             vae: Loaded::default(),
             load_seconds: start.elapsed().as_secs_f64(),
         })

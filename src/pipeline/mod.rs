@@ -1,5 +1,6 @@
 //! A validated request to pictures: conditioning, the denoising loop, decoding.
 
+mod adapters;
 pub mod bench;
 mod condition;
 mod denoise;

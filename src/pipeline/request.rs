@@ -2,16 +2,17 @@
 //! for every front door.
 
 use super::Preset;
+use crate::checkpoint::lora;
 use crate::picture::{Fit, LEAST_INPUT_SIDE, Mask, Picture};
 use crate::schedule::{
     self, Choice, NoiseGenerator, TorchCpuGenerator as PhiloxGenerator, TorchCpuGenerator,
 };
-use crate::text::{Style, Styles, Weighting};
+use crate::text::{LoraTag, Style, Styles, Weighting, extract_loras};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -207,6 +208,39 @@ pub struct RawRequest {
     /// How picture and mask are brought to the request's size.
     pub fit: Option<String>,
     pub loras: Vec<Lora>,
+}
+
+impl RawRequest {
+    /// Takes the tags `<lora:name:weight>` out of the prompts; the files that they
+    /// name, which lie in `folder`, join `loras`.
+    ///
+    /// # Errors
+    /// Where a tag is malformed, or names no file.
+    pub fn take_lora_tags(&mut self, folder: &Path) -> Result<()> {
+        let mut tags: Vec<LoraTag> = Vec::new();
+        for prompt in [&mut self.prompt, &mut self.prompt_2] {
+            let Some(text) = prompt else { continue };
+            let (rest, found) = extract_loras(text)?;
+            if !found.is_empty() {
+                *prompt = Some(rest);
+            }
+            // The second encoder's prompt may repeat what the first one's says.
+            tags.extend(
+                found
+                    .into_iter()
+                    .filter(|tag| !tags.contains(tag))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        for tag in tags {
+            self.loras.push(Lora {
+                path: lora::find(&tag.name, folder)?,
+                unet_weight: tag.unet_weight,
+                text_weight: tag.text_weight,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// What a request's defaults depend on.

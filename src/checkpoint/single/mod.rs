@@ -8,7 +8,7 @@ mod taesd;
 mod vae;
 
 use super::architecture;
-use super::config::Autoencoder;
+use super::config::{Autoencoder, UNetConfig};
 use super::fields::Fields;
 use super::file::SafeFile;
 use super::tensor::TensorSource;
@@ -100,6 +100,16 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
     };
     checkpoint.check(path)?;
     Ok(checkpoint)
+}
+
+/// What the original release calls a module of the UNet that diffusers' name is given of.
+pub(super) fn unet_names(config: &UNetConfig) -> impl Fn(&str) -> Option<String> + use<> {
+    let names = Names::unet(config);
+    move |module| {
+        let original = names.original(&format!("{module}.weight"))?;
+        let module = original.key.strip_suffix(".weight")?;
+        Some(module.strip_prefix("model.diffusion_model.")?.to_string())
+    }
 }
 
 /// Whether this is a base checkpoint rather than a refiner; an error that says

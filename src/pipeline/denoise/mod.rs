@@ -229,7 +229,9 @@ impl<'a> Denoiser<'a> {
                 let latents = self.read(Read::Latents)?;
                 gathered.put(&format!("latents.{:03}", k + 1), &latents);
             }
-            runner.run(|_| {}, &[&self.put_back], &|| false)?;
+            if !self.put_back.is_empty() {
+                runner.run(|_| {}, &[&self.put_back], &|| false)?;
+            }
             let so_far = Progress {
                 denoiser: self,
                 runner: &mut runner,
