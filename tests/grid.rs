@@ -3,9 +3,7 @@
 //! `tools/record_grid.py` recorded.
 
 use calotype::picture::Picture;
-use calotype::pipeline::{
-    Cancel, Context, Dtype, LoadOptions, Observer, Pipeline, RawRequest, Request, Trace,
-};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequest, Trace};
 use calotype::text::Styles;
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -84,23 +82,19 @@ fn load() -> Pipeline {
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace: None,
+        preview_every: 0,
     };
     Pipeline::load(&options, &mut observer).unwrap()
 }
 
 fn trace(pipeline: &mut Pipeline, raw: RawRequest) -> Trace {
-    let context = Context {
-        native: pipeline.native_size(),
-        preset: pipeline.preset(),
-        refiner: pipeline.has_refiner(),
-        styles: &Styles::builtin(),
-    };
-    let request = Request::resolve(raw, &context).unwrap();
+    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
     let mut trace = Trace::new();
     let mut observer = Observer {
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace: Some(&mut trace),
+        preview_every: 0,
     };
     pipeline.generate(&request, &mut observer).unwrap();
     trace

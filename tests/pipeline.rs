@@ -2,16 +2,13 @@
 //! adapter there is. The cases are diffusers' own runs, cut down by
 //! `tools/make_case_fixture.py`; `refiner` is from `tools/record_refiner.py`.
 
-use calotype::pipeline::{
-    Cancel, Dtype, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Request, Trace,
-};
+#[path = "common/case.rs"]
+mod case;
+
+use calotype::Error;
+use calotype::pipeline::{Cancel, Dtype, Event, LoadOptions, Observer, RawRequest, Trace};
 use calotype::text::Styles;
-use calotype::{Error, Result};
-use half::f16;
-use safetensors::SafeTensors;
-use safetensors::tensor::Dtype as FileDtype;
-use serde_json::Value;
-use std::path::Path;
+use case::{Case, F16, F32, Limits, compare, generate, load, relative};
 
 const CASES: [&str; 5] = [
     "red-circle",
@@ -20,177 +17,6 @@ const CASES: [&str; 5] = [
     "unguided",
     "refiner",
 ];
-
-/// A recorded run of diffusers.
-struct Case {
-    bytes: Vec<u8>,
-    meta: Value,
-}
-
-impl Case {
-    fn open(name: &str) -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases");
-        let bytes = std::fs::read(folder.join(name).with_extension("safetensors")).unwrap();
-        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let meta = header.metadata().as_ref().unwrap()["meta"].clone();
-        Case {
-            meta: serde_json::from_str(&meta).unwrap(),
-            bytes,
-        }
-    }
-
-    fn model(&self) -> String {
-        match self.meta["refiner_alone"].as_bool() {
-            Some(true) => "demo-refiner".into(),
-            _ => "demo".into(),
-        }
-    }
-
-    fn raw(&self) -> RawRequest {
-        let text = |key: &str| self.meta[key].as_str().map(str::to_owned);
-        let number = |key: &str| self.meta[key].as_i64();
-        RawRequest {
-            prompt: text("prompt"),
-            negative_prompt: text("negative_prompt"),
-            width: number("width"),
-            height: number("height"),
-            steps: number("steps"),
-            scheduler: Some("Euler".into()),
-            guidance_scale: self.meta["guidance_scale"].as_f64(),
-            seed: number("seed"),
-            samples: number("samples"),
-            ..Default::default()
-        }
-    }
-
-    /// Shape and values of a tensor.
-    fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let file = SafeTensors::deserialize(&self.bytes).unwrap();
-        let tensor = file.tensor(name).unwrap();
-        let data = tensor.data();
-        let values = match tensor.dtype() {
-            FileDtype::F16 => data
-                .chunks_exact(2)
-                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
-                .collect(),
-            FileDtype::I32 => bytemuck::pod_collect_to_vec::<u8, i32>(data)
-                .into_iter()
-                .map(|i| i as f32)
-                .collect(),
-            _ => bytemuck::pod_collect_to_vec(data),
-        };
-        (tensor.shape().to_vec(), values)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let file = SafeTensors::deserialize(&self.bytes).unwrap();
-        file.names().into_iter().map(str::to_owned).collect()
-    }
-}
-
-/// Largest relative errors, and the least PSNR in dB.
-struct Limits {
-    embeds: f64,
-    noise: f64,
-    latents: f64,
-    decoded: f64,
-}
-
-const F32: Limits = Limits {
-    embeds: 1e-4,
-    noise: 2e-4,
-    latents: 1e-3,
-    decoded: 50.0,
-};
-
-const F16: Limits = Limits {
-    embeds: 1e-2,
-    noise: 1e-2,
-    latents: f64::INFINITY,
-    decoded: 35.0,
-};
-
-fn relative(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let pairs = found.iter().zip(expected);
-    let off: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    let all: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
-    (off / all).sqrt()
-}
-
-/// In dB, of values from -1 to 1.
-fn psnr(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len());
-    let pairs = found.iter().zip(expected);
-    let off: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    10.0 * (4.0 * found.len() as f64 / off).log10()
-}
-
-fn compare(label: &str, case: &Case, trace: &Trace, limits: &Limits) {
-    let mut names = case.names();
-    names.sort();
-    let last = names
-        .iter()
-        .rfind(|n| n.starts_with("latents."))
-        .unwrap()
-        .clone();
-    let mut line = label.to_owned();
-    for name in &names {
-        let (shape, expected) = case.get(name);
-        if name.contains("input_ids") {
-            let (found_shape, found) = trace.i32s(name).expect(name);
-            assert_eq!(found_shape, shape, "{label} {name}");
-            assert!(
-                found.iter().map(|i| *i as f32).eq(expected),
-                "{label} {name}"
-            );
-            continue;
-        }
-        let (found_shape, found) = trace.f32s(name).expect(name);
-        assert_eq!(found_shape, shape, "{label} {name}");
-        if name == "decoded" {
-            let psnr = psnr(&found, &expected);
-            line += &format!(", decoded {psnr:.1} dB");
-            assert!(psnr >= limits.decoded, "{line}");
-            continue;
-        }
-        let allowed = match name.as_str() {
-            name if name.contains("embeds") => limits.embeds,
-            "noise_pred.000" => limits.noise,
-            name if *name == last => limits.latents,
-            _ => 1e-6,
-        };
-        let error = relative(&found, &expected);
-        if allowed > 1e-6 {
-            line += &format!(", {name} {error:.1e}");
-        }
-        assert!(error <= allowed, "{line}; {name} {error:e}");
-    }
-    println!("{line}");
-}
-
-fn load(options: &LoadOptions) -> Result<Pipeline> {
-    Pipeline::load(
-        options,
-        &mut Observer {
-            events: &mut |_| {},
-            cancel: &Cancel::default(),
-            trace: None,
-            preview_every: 0,
-        },
-    )
-}
-
-fn generate(pipeline: &mut Pipeline, raw: RawRequest, trace: Option<&mut Trace>) -> Output {
-    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace,
-        preview_every: 0,
-    };
-    pipeline.generate(&request, &mut observer).unwrap()
-}
 
 fn in_f32() -> LoadOptions {
     LoadOptions {
@@ -202,11 +28,7 @@ fn in_f32() -> LoadOptions {
 fn hold(cases: &[&str], label: &str, options: &LoadOptions, limits: &Limits) {
     for name in cases {
         let case = Case::open(name);
-        let options = LoadOptions {
-            model: case.model(),
-            ..options.clone()
-        };
-        let mut pipeline = load(&options).unwrap();
+        let mut pipeline = load(&case.options(options)).unwrap();
         let mut trace = Trace::new();
         generate(&mut pipeline, case.raw(), Some(&mut trace));
         compare(&format!("{label}: {name}"), &case, &trace, limits);

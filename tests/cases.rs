@@ -1,0 +1,121 @@
+//! Feature by feature against diffusers in float32: the refiner both ways, pictures
+//! to start from, masks, conditioning. `tools/record_cases.py` recorded the cases.
+
+#[path = "common/case.rs"]
+mod case;
+#[path = "common/inpaint.rs"]
+mod inpaint;
+
+use calotype::pipeline::{Dtype, LoadOptions, Trace};
+use case::{Case, F32, compare, generate, load};
+
+fn in_f32() -> LoadOptions {
+    LoadOptions {
+        dtype: Dtype::F32,
+        ..Default::default()
+    }
+}
+
+fn hold(names: &[&str], options: &LoadOptions) {
+    for name in names {
+        let case = Case::open(name);
+        let mut pipeline = load(&case.options(options)).unwrap();
+        let mut trace = Trace::new();
+        generate(&mut pipeline, case.raw(), Some(&mut trace));
+        compare(name, &case, &trace, &F32);
+    }
+}
+
+#[test]
+fn the_refiner_takes_over() {
+    let names = [
+        "refined-unipc",
+        "refined-heun",
+        "refined-two-samples",
+        "refined-unguided",
+        "refiner-from-noise",
+        "conditioning-refined",
+    ];
+    hold(&names, &in_f32());
+}
+
+#[test]
+fn the_refiner_makes_a_second_pass() {
+    hold(&["second-pass", "second-pass-ancestral"], &in_f32());
+}
+
+#[test]
+fn pictures_come_from_pictures() {
+    let names = [
+        "image",
+        "image-resized",
+        "image-ddpm",
+        "image-two-samples",
+        "image-refined",
+        "image-refiner-only",
+        "conditioning-image",
+    ];
+    hold(&names, &in_f32());
+}
+
+#[test]
+fn masks_say_what_is_painted_anew() {
+    let names = [
+        "inpaint",
+        "inpaint-whole",
+        "inpaint-ancestral",
+        "inpaint-ancestral-whole",
+        "inpaint-ddim",
+        "inpaint-heun",
+        "inpaint-unipc",
+        "inpaint-refined",
+    ];
+    hold(&names, &in_f32());
+}
+
+#[test]
+fn prompts_and_sizes_reach_the_unet() {
+    let names = [
+        "clip-skip-1",
+        "clip-skip-2",
+        "second-prompts",
+        "conditioning",
+        "conditioning-positive",
+        "guidance-rescale",
+        "wide",
+        "zero-snr",
+    ];
+    hold(&names, &in_f32());
+}
+
+#[test]
+fn every_kernel_does_it_all() {
+    let names = [
+        "refined-two-samples",
+        "inpaint-ancestral",
+        "guidance-rescale",
+    ];
+    for direct in [false, true] {
+        let options = LoadOptions {
+            direct_kernels: Some(direct),
+            ..in_f32()
+        };
+        hold(&names, &options);
+    }
+}
+
+#[test]
+fn an_inpainting_unet_sees_mask_and_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    inpaint::make(folder.path());
+    for name in ["inpaint-9", "inpaint-9-whole", "inpaint-9-two-samples"] {
+        let case = Case::open(name);
+        let options = LoadOptions {
+            model: folder.path().to_str().unwrap().into(),
+            ..in_f32()
+        };
+        let mut trace = Trace::new();
+        generate(&mut load(&options).unwrap(), case.raw(), Some(&mut trace));
+        compare(name, &case, &trace, &F32);
+    }
+}

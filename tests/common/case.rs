@@ -1,0 +1,248 @@
+//! Recorded runs of diffusers, and comparison with a trace of ours.
+
+use calotype::Result;
+use calotype::picture::{Mask, Picture};
+use calotype::pipeline::{Cancel, LoadOptions, Observer, Output, Pipeline, RawRequest, Trace};
+use calotype::text::Styles;
+use half::f16;
+use safetensors::SafeTensors;
+use safetensors::tensor::Dtype as FileDtype;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// A recorded run.
+pub struct Case {
+    bytes: Vec<u8>,
+    pub meta: Value,
+}
+
+impl Case {
+    pub fn open(name: &str) -> Self {
+        let path = fixtures().join("cases").join(name);
+        let bytes = std::fs::read(path.with_extension("safetensors")).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let meta = header.metadata().as_ref().unwrap()["meta"].clone();
+        Case {
+            meta: serde_json::from_str(&meta).unwrap(),
+            bytes,
+        }
+    }
+
+    pub fn flag(&self, key: &str) -> bool {
+        self.meta[key].as_bool().unwrap_or(false)
+    }
+
+    pub fn model(&self) -> String {
+        match self.flag("refiner_alone") {
+            true => "demo-refiner".into(),
+            false => "demo".into(),
+        }
+    }
+
+    /// What loads the models of the case.
+    pub fn options(&self, options: &LoadOptions) -> LoadOptions {
+        LoadOptions {
+            model: self.model(),
+            refiner: self.flag("refiner").then(|| "demo".into()),
+            ..options.clone()
+        }
+    }
+
+    pub fn raw(&self) -> RawRequest {
+        let text = |key: &str| self.meta[key].as_str().map(str::to_owned);
+        let whole = |key: &str| self.meta[key].as_i64();
+        let number = |key: &str| self.meta[key].as_f64();
+        let pair = |key: &str| serde_json::from_value(self.meta[key].clone()).unwrap_or(None);
+        let file = |key: &str| text(key).map(|name| fixtures().join("pictures").join(name));
+        let star = fixtures().join("../../models/demo/pictures/yellow-star.png");
+        let image = file("image").map(|path| if path.exists() { path } else { star });
+        RawRequest {
+            prompt: text("prompt"),
+            prompt_2: text("prompt_2"),
+            negative_prompt: text("negative_prompt"),
+            negative_prompt_2: text("negative_prompt_2"),
+            width: whole("width"),
+            height: whole("height"),
+            steps: whole("steps"),
+            scheduler: text("scheduler").or(Some("Euler".into())),
+            scheduler_options: match &self.meta["scheduler_config"] {
+                Value::Object(options) => options.clone(),
+                _ => Map::new(),
+            },
+            guidance_scale: number("guidance_scale"),
+            guidance_rescale: number("guidance_rescale"),
+            seed: whole("seed"),
+            samples: whole("samples"),
+            high_noise_fraction: number("high_noise_fraction")
+                .filter(|_| number("refiner_strength").is_none()),
+            refiner_strength: number("refiner_strength"),
+            aesthetic_score: number("aesthetic_score"),
+            negative_aesthetic_score: number("negative_aesthetic_score"),
+            clip_skip: whole("clip_skip"),
+            original_size: pair("original_size"),
+            crops_coords_top_left: pair("crops_coords_top_left"),
+            target_size: pair("target_size"),
+            negative_original_size: pair("negative_original_size"),
+            negative_crops_coords_top_left: pair("negative_crops_coords_top_left"),
+            negative_target_size: pair("negative_target_size"),
+            strength: number("strength"),
+            image: image.map(|path| Arc::new(Picture::open(path).unwrap())),
+            mask: file("mask").map(|path| Arc::new(Mask::open(path).unwrap())),
+            ..Default::default()
+        }
+    }
+
+    /// Shape and values of a tensor.
+    pub fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        let data = tensor.data();
+        let values = match tensor.dtype() {
+            FileDtype::F16 => data
+                .chunks_exact(2)
+                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
+                .collect(),
+            FileDtype::I32 => bytemuck::pod_collect_to_vec::<u8, i32>(data)
+                .into_iter()
+                .map(|i| i as f32)
+                .collect(),
+            _ => bytemuck::pod_collect_to_vec(data),
+        };
+        (tensor.shape().to_vec(), values)
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let mut names: Vec<_> = file.names().into_iter().map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Largest relative errors, and the least PSNR in dB.
+pub struct Limits {
+    pub embeds: f64,
+    /// Of the first predictions of each part.
+    pub noise: f64,
+    /// Of the last latents of each part.
+    pub latents: f64,
+    pub decoded: f64,
+    /// Of what no arithmetic of the models has touched.
+    pub exact: f64,
+}
+
+pub const F32: Limits = Limits {
+    embeds: 1e-4,
+    noise: 2e-4,
+    latents: 1e-3,
+    decoded: 50.0,
+    exact: 1e-6,
+};
+
+pub const F16: Limits = Limits {
+    embeds: 1e-2,
+    noise: 1e-2,
+    latents: f64::INFINITY,
+    decoded: 35.0,
+    exact: 1e-6,
+};
+
+pub fn relative(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(expected);
+    let off: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let all: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
+    (off / all).sqrt()
+}
+
+/// In dB, of values from -1 to 1.
+pub fn psnr(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(expected);
+    let off: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    10.0 * (4.0 * found.len() as f64 / off).log10()
+}
+
+/// What may differ in a tensor: `None` for pictures, which have a PSNR.
+fn allowed(name: &str, limits: &Limits, from_noise: bool) -> Option<f64> {
+    let own = name.strip_prefix("refiner.").unwrap_or(name);
+    match own {
+        "decoded" => None,
+        // Stored as f16.
+        "init_image" | "mask" => Some(1e-3),
+        own if own.contains("embeds") => Some(limits.embeds),
+        own if own.starts_with("noise_pred.") => Some(match name == own {
+            true => limits.noise,
+            // It starts from what the base made.
+            false => limits.noise.max(limits.latents),
+        }),
+        // Nothing but noise, or a picture that the VAE has seen.
+        "latents.000" if name == own && from_noise => Some(limits.exact),
+        "latents.000" if name == own => Some(limits.embeds),
+        own if own.contains("latents") => Some(limits.latents),
+        _ => Some(limits.exact),
+    }
+}
+
+/// Fails where a tensor of the case is missing from `trace` or too far off.
+pub fn compare(label: &str, case: &Case, trace: &Trace, limits: &Limits) {
+    let mut line = label.to_owned();
+    let from_noise = case.meta["image"].is_null();
+    for name in &case.names() {
+        let (shape, expected) = case.get(name);
+        if name.contains("input_ids") {
+            let (found_shape, found) = trace.i32s(name).expect(name);
+            assert_eq!(found_shape, shape, "{label} {name}");
+            assert!(
+                found.iter().map(|i| *i as f32).eq(expected),
+                "{label} {name}"
+            );
+            continue;
+        }
+        let (found_shape, found) = trace.f32s(name).expect(name);
+        assert_eq!(found_shape, shape, "{label} {name}");
+        let Some(allowed) = allowed(name, limits, from_noise) else {
+            let psnr = psnr(&found, &expected);
+            line += &format!(", {name} {psnr:.1} dB");
+            assert!(psnr >= limits.decoded, "{line}");
+            continue;
+        };
+        let error = match expected.iter().any(|x| *x != 0.0) {
+            true => relative(&found, &expected),
+            false => found.iter().fold(0.0, |most, x| x.abs().max(most)).into(),
+        };
+        if allowed > limits.exact {
+            line += &format!(", {name} {error:.1e}");
+        }
+        assert!(error <= allowed, "{line}; {name} {error:e}");
+    }
+    println!("{line}");
+}
+
+pub fn load(options: &LoadOptions) -> Result<Pipeline> {
+    Pipeline::load(
+        options,
+        &mut Observer {
+            events: &mut |_| {},
+            cancel: &Cancel::default(),
+            trace: None,
+            preview_every: 0,
+        },
+    )
+}
+
+pub fn generate(pipeline: &mut Pipeline, raw: RawRequest, trace: Option<&mut Trace>) -> Output {
+    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
+    let mut observer = Observer {
+        events: &mut |_| {},
+        cancel: &Cancel::default(),
+        trace,
+        preview_every: 0,
+    };
+    pipeline.generate(&request, &mut observer).unwrap()
+}
