@@ -1,6 +1,7 @@
 //! TAESD (`AutoencoderTiny`) against diffusers. The fixture is
 //! `tools/make_taesd_fixture.py`'s.
 
+mod common;
 #[path = "common/tensors.rs"]
 mod tensors;
 
@@ -8,6 +9,7 @@ use calotype::checkpoint::{Autoencoder, Checkpoint, Part, open_vae};
 use calotype::model::autoencoder;
 use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, Tiling};
 use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
+use common::write_sparse;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tensors::{Tensors, floats, read, relative, renamed, write};
@@ -25,10 +27,15 @@ fn cases() -> Tensors {
 }
 
 fn load(vae: &Path, direct: Option<bool>) -> Pipeline {
+    try_load(vae, direct, Dtype::F32).unwrap()
+}
+
+fn try_load(vae: &Path, direct: Option<bool>, dtype: Dtype) -> calotype::Result<Pipeline> {
     let options = LoadOptions {
         model: "demo".into(),
         vae: Some(vae.to_str().unwrap().into()),
-        dtype: Dtype::F32,
+        dtype,
+        activations: dtype,
         direct_kernels: direct,
         ..Default::default()
     };
@@ -37,7 +44,7 @@ fn load(vae: &Path, direct: Option<bool>) -> Pipeline {
         cancel: &Cancel::default(),
         trace: None,
     };
-    Pipeline::load(&options, &mut observer).unwrap()
+    Pipeline::load(&options, &mut observer)
 }
 
 /// What becomes of the cases' latents and picture.
@@ -66,6 +73,51 @@ fn decoder_and_encoder_are_diffusers() {
             assert!(error <= 1e-4, "{name}: {error:e}");
         }
     }
+}
+
+#[test]
+fn half_precision_is_close_to_diffusers() {
+    let pipeline = match try_load(&fixture(), None, Dtype::F16) {
+        Err(e) if e.to_string().contains("SHADER_F16") => return println!("skipped: {e}"),
+        loaded => loaded.unwrap(),
+    };
+    let (cases, found) = (cases(), coded(&pipeline));
+    for (name, found) in ["decoded", "encoded"].iter().zip(&found) {
+        let error = relative(found, &floats(&cases, name));
+        println!("f16, {name}: {error:.1e}");
+        assert!(error <= 1e-2, "{name}: {error:e}");
+    }
+}
+
+/// The published TAESD has 64 channels; diffusers counts these parameters.
+#[test]
+fn its_full_size_is_read_from_the_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("taesdxl.safetensors");
+    let wide = |(name, (_, shape, _)): (String, (_, Vec<usize>, _))| {
+        let shape = shape.iter().map(|n| if *n == 8 { 64 } else { *n });
+        (name, "F16", shape.collect())
+    };
+    let described: Vec<_> = renamed(&weights(), original("decoder.", "encoder."))
+        .into_iter()
+        .map(wide)
+        .collect();
+    write_sparse(&path, &described);
+    let vae = open_vae(&path).unwrap();
+    let Autoencoder::Tiny(config) = &vae.config else {
+        panic!("{vae:?}");
+    };
+    assert_eq!(config.num_encoder_blocks, [1, 3, 3, 3]);
+    assert_eq!(config.num_decoder_blocks, [3, 3, 3, 1]);
+    let wanted = autoencoder::wanted(&vae.config);
+    for (name, shape) in &wanted {
+        vae.source().check(name, shape).unwrap();
+    }
+    let side = |side: &str| -> usize {
+        let side = wanted.iter().filter(|(name, _)| name.starts_with(side));
+        side.map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    };
+    assert_eq!([side("decoder"), side("encoder")], [1_222_531, 1_222_532]);
 }
 
 /// A layer's number moved by `by`, below another prefix.
