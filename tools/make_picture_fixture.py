@@ -3,7 +3,7 @@
 
     python3 tools/make_picture_fixture.py tests/fixtures/pictures
 
-Needs Pillow and numpy. `source.png` is resized with Lanczos to the sizes in the
+Needs Pillow 13 and numpy. `source.png` is resized with Lanczos to the sizes in the
 names of `resize-*.png`, cut to shape by ImageOps.fit in `fit-*.png`, and, as a
 mask of blots, in `mask*.png`. The others carry settings as AUTOMATIC1111's
 program stores them, and an EXIF orientation.
@@ -43,9 +43,9 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     picture = source()
     picture.save(out / "source.png", optimize=True)
-    for size in [(16, 16), (61, 50), (8, 40), (37, 9), (24, 23), (1, 1), (5, 3)]:
+    for size in [(16, 16), (61, 50), (8, 40), (37, 9), (24, 23), (1, 1), (5, 3), (61, 12), (30, 4)]:
         picture.resize(size, Image.LANCZOS).save(out / f"resize-{size[0]}x{size[1]}.png", optimize=True)
-    for size in [(16, 16), (50, 20), (7, 40)]:
+    for size in [(16, 16), (50, 20), (7, 40), (9, 17)]:
         ImageOps.fit(picture, size, Image.LANCZOS).save(out / f"fit-{size[0]}x{size[1]}.png", optimize=True)
     mask = blots()
     mask.save(out / "mask.png", optimize=True)

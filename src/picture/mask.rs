@@ -4,7 +4,6 @@ use super::Picture;
 use super::open::{decode, flatten, read};
 use super::resize::{Fit, resize};
 use crate::{Error, Result};
-use fast_image_resize::PixelType;
 use image::{DynamicImage, GrayImage};
 use std::path::Path;
 
@@ -99,7 +98,7 @@ impl Mask {
     /// The mask at `width` times `height` pixels, resized as [`Picture::resized`] is.
     pub fn resized(&self, width: usize, height: usize, fit: Fit) -> Result<Self> {
         let (from, to) = ((self.width, self.height), (width, height));
-        let values = resize(&self.values, PixelType::U8, from, to, fit)?;
+        let values = resize(&self.values, 1, from, to, fit)?;
         Ok(Mask {
             width,
             height,

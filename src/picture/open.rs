@@ -38,8 +38,9 @@ impl Refusal {
 
     pub(super) fn damaged(format: &str, why: impl ToString) -> Self {
         let why = why.to_string();
-        // Some decoders quote what they met at length.
-        let why: String = why.chars().take(120).collect();
+        // Some decoders quote what they met at length, and over several lines.
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        let why: String = why.trim_matches('"').chars().take(120).collect();
         Refusal::new(
             format!("a damaged {format} file ({why})"),
             "save or download it again, or use another picture",
@@ -208,12 +209,34 @@ fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
     let (width, height) = decoder.dimensions().ok_or_else(missing)?;
     check_size(width, height, 3 * (width * height) as u64)?;
     let rgb = decoder.decode().map_err(damaged)?;
+    if !has_end(bytes) {
+        return Err(Refusal::damaged("JPEG", "its end is missing"));
+    }
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif))
         .unwrap_or(Orientation::NoTransforms);
     let image = RgbImage::from_raw(width as u32, height as u32, rgb).ok_or_else(missing)?;
     Ok((DynamicImage::ImageRgb8(image), orientation))
+}
+
+/// Whether a JPEG's end mark follows its pixels. The decoder does not notice that
+/// bits are missing from the last row of blocks.
+fn has_end(bytes: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    const END_OF_IMAGE: u8 = 0xd9;
+    // A thumbnail among the headers has marks of its own: step over each whole.
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    while let [0xff, kind, high, low, ..] = rest {
+        let length = match kind {
+            0xff => 1,
+            _ if *kind == START_OF_SCAN => break,
+            _ => 2 + usize::from(u16::from_be_bytes([*high, *low])),
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    // Among the pixels 255 is always followed by 0 or by a mark.
+    rest.windows(2).any(|pair| pair == [0xff, END_OF_IMAGE])
 }
 
 /// 8-bit red green blue; what is transparent is laid over a grey of `background`.
