@@ -7,7 +7,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`pipeline`] | a validated request to pictures |
-//! | [`picture`] | encoding, metadata, atomic writing |
+//! | [`picture`] | reading, resizing, masks, encoding, metadata, atomic writing |
 //! | [`model`] | CLIP, UNet and VAE written as graphs |
 //! | [`checkpoint`] | files to named tensors and configurations, the scheduler's too |
 //! | [`schedule`] | schedulers and their configuration, noise generators; no device |

@@ -46,7 +46,8 @@ impl Parameters {
     }
 
     /// With `settings`. Its fields `prompt` and `negative_prompt`, where it has
-    /// them, are what a reader gets as this structure's.
+    /// them, are what a reader gets as this structure's. What has no JSON form is
+    /// left out.
     #[must_use]
     pub fn with_settings(mut self, settings: &impl Serialize) -> Self {
         self.settings = serde_json::to_value(settings).ok();
@@ -66,7 +67,8 @@ impl Parameters {
     /// As AUTOMATIC1111's `parse_generation_parameters`: the last line holds the
     /// pairs where at least three are found in it; of the others those from the
     /// first that begins with `Negative prompt:` on are the negative prompt. Text
-    /// without such lines is all prompt.
+    /// without such lines is all prompt. That program leaves the negative prompt's
+    /// line out where it is empty.
     pub fn parse(text: &str) -> Self {
         infotext::parse(text)
     }
