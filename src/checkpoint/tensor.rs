@@ -1,6 +1,7 @@
 //! Where tensors come from.
 
 use crate::Result;
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::borrow::Cow;
 
@@ -69,13 +70,26 @@ impl TensorView<'_> {
     pub fn values(&self, range: std::ops::Range<usize>) -> Vec<f32> {
         let size = self.dtype.size();
         let bytes = &self.data[range.start * size..range.end * size];
-        let halves = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         match self.dtype {
             DType::F32 => bytemuck::pod_collect_to_vec(bytes),
-            DType::F16 => halves().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            DType::BF16 => halves().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+            DType::F16 => widened::<f16>(bytes),
+            DType::BF16 => widened::<bf16>(bytes),
         }
     }
+}
+
+/// 16-bit floats as f32, many at a time where the processor can.
+fn widened<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<f32>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let halves: Cow<'_, [T]> = match bytemuck::try_cast_slice(bytes) {
+        Ok(aligned) => Cow::Borrowed(aligned),
+        Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
+    };
+    let mut values = vec![0.0; halves.len()];
+    halves.convert_to_f32_slice(&mut values);
+    values
 }
 
 /// The named tensors of one part, under diffusers' state-dict names

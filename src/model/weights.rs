@@ -269,3 +269,36 @@ fn pack_panel<T: Value>(layout: &Layout, rows: &[&[T]], p: usize, out: &mut [T])
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A product whose parts are of several precisions, as where an adapter changes the
+    /// query alone: none loses anything in f32, all are rounded once in f16.
+    #[test]
+    fn parts_of_several_precisions_are_packed_alike() {
+        let names = ["q", "k"].map(String::from);
+        let layout = Layout::new(&Product::side_by_side(&names, [8, 4], false));
+        let values: Vec<f32> = (0..32).map(|i| i as f32 / 3.0 - 4.0).collect();
+        let halves: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
+        let view = |dtype, bytes: &[u8]| TensorView {
+            dtype,
+            shape: vec![4, 8],
+            data: bytes.to_vec().into(),
+        };
+        let full = || view(DType::F32, bytemuck::cast_slice(&values));
+        let half = || view(DType::F16, bytemuck::cast_slice(&halves));
+        let widened: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
+        let wide = || view(DType::F32, bytemuck::cast_slice(&widened));
+        let mixed = [(full(), 4), (half(), 4)];
+        assert_eq!(
+            pack::<f32>(&layout, &mixed),
+            pack::<f32>(&layout, &[(full(), 4), (wide(), 4)])
+        );
+        assert_eq!(
+            pack::<f16>(&layout, &mixed),
+            pack::<f16>(&layout, &[(half(), 4), (half(), 4)])
+        );
+    }
+}

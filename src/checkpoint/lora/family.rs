@@ -40,12 +40,7 @@ pub(super) fn check(file: &LoraFile, checkpoint: &Checkpoint, names: &Names) -> 
             false => "SDXL",
         };
         let problem = format!("made for {model}, not for {kind}: {why}");
-        let remedy = format!("use an adapter made for {kind}, or a checkpoint of {model}");
-        // There is no such checkpoint for this program but SDXL's own.
-        let remedy = match model.contains("SDXL") {
-            true => remedy,
-            false => format!("use an adapter made for {kind}"),
-        };
+        let remedy = format!("use an adapter made for {kind}");
         Err(Error::file(file.path(), problem, remedy))
     };
     let modules = file.modules();

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::tensor::TensorView;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2, ShapeError};
+use ndarray::{ArrayView2, ArrayViewMut2, ErrorKind, ShapeError};
 use rayon::prelude::*;
 
 /// Rows of the weight that one task computes: enough to pay for the packing of
@@ -18,32 +18,37 @@ pub(super) struct Term {
     pub down: Vec<f32>,
 }
 
-/// `base`, `[rows, columns]` in any precision, plus all terms, in f32. An error where a
-/// term's sizes do not fit.
+/// `base`, `[rows, columns]` in any precision, plus all terms: the bytes of f32 values.
+/// An error where a term's sizes do not fit.
 pub(super) fn merge(
     base: &TensorView<'_>,
     [rows, columns]: [usize; 2],
     terms: &[Term],
-) -> Result<Vec<f32>, ShapeError> {
-    for term in terms {
-        ArrayView2::from_shape((rows, term.rank), &term.up)?;
+) -> Result<Vec<u8>, ShapeError> {
+    const SIZE: usize = size_of::<f32>();
+    let fits =
+        |term: &Term| term.up.len() == rows * term.rank && term.down.len() == term.rank * columns;
+    if base.data.len() != rows * columns * base.dtype.size() || !terms.iter().all(fits) {
+        return Err(ShapeError::from_kind(ErrorKind::IncompatibleShape));
     }
-    let mut out = vec![0.0; rows * columns];
-    let blocks = out.par_chunks_mut(ROWS * columns.max(1)).enumerate();
-    blocks.try_for_each(|(block, out)| {
-        let first = block * ROWS;
-        let count = out.len() / columns;
-        out.copy_from_slice(&base.values(first * columns..(first + count) * columns));
-        let mut sum = ArrayViewMut2::from_shape((count, columns), out)?;
+    let mut bytes = vec![0; rows * columns * SIZE];
+    let block = ROWS * columns.max(1);
+    let blocks = bytes.par_chunks_mut(block * SIZE).enumerate();
+    blocks.try_for_each(|(number, bytes)| {
+        let (first, count) = (number * block, bytes.len() / SIZE);
+        let mut sum = base.values(first..first + count);
+        let (first, rows) = (number * ROWS, count / columns.max(1));
+        let mut view = ArrayViewMut2::from_shape((rows, columns), &mut sum)?;
         for term in terms {
-            let up = &term.up[first * term.rank..(first + count) * term.rank];
-            let up = ArrayView2::from_shape((count, term.rank), up)?;
+            let up = &term.up[first * term.rank..(first + rows) * term.rank];
+            let up = ArrayView2::from_shape((rows, term.rank), up)?;
             let down = ArrayView2::from_shape((term.rank, columns), &term.down)?;
-            general_mat_mul(term.scale, &up, &down, 1.0, &mut sum);
+            general_mat_mul(term.scale, &up, &down, 1.0, &mut view);
         }
+        bytes.copy_from_slice(bytemuck::cast_slice(&sum));
         Ok(())
     })?;
-    Ok(out)
+    Ok(bytes)
 }
 
 /// A 1x1 convolution `down` `[b, inputs]` and the kernel `mid` `[a, b, taps]` after it
@@ -93,6 +98,7 @@ mod tests {
         };
         let terms = [term(2, 0.5), term(5, -0.25)];
         let merged = merge(&view, [rows, columns], &terms).unwrap();
+        let merged: Vec<f32> = bytemuck::pod_collect_to_vec(&merged);
         for i in 0..rows {
             for j in 0..columns {
                 let mut sum = base[i * columns + j].to_f32();
@@ -104,7 +110,9 @@ mod tests {
                 assert_eq!(merged[i * columns + j], sum, "{i} {j}");
             }
         }
-        assert!(merge(&view, [rows, columns - 1], &terms).is_err());
+        for columns in [columns - 1, columns + 1] {
+            assert!(merge(&view, [rows, columns], &terms).is_err());
+        }
     }
 
     #[test]

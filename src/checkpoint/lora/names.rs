@@ -116,3 +116,73 @@ fn old_clip(module: &str) -> Option<String> {
     let which = projection.strip_suffix("_proj")?;
     Some(format!("{attention}.self_attn.to_{which}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_modules_share_a_name() {
+        for model in ["demo", "random:sdxl-base", "random:sdxl-refiner"] {
+            let checkpoint = Checkpoint::open(model).unwrap();
+            for part in PARTS {
+                let all = modules(&checkpoint, part);
+                let mut count: HashMap<&str, usize> = HashMap::new();
+                for target in all.values() {
+                    *count.entry(&target.tensor).or_default() += 1;
+                }
+                for (tensor, names) in count {
+                    let attention = match part {
+                        Part::UNet => tensor.contains(".to_out.0."),
+                        _ => tensor.contains(".self_attn."),
+                    };
+                    let expected = 1 + usize::from(part == Part::UNet) + usize::from(attention);
+                    assert_eq!(names, expected, "{model} {tensor}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_of_the_original_release_are_known() {
+        let names = Names::new(&Checkpoint::open("random:sdxl-base").unwrap());
+        let cases = [
+            ("input_blocks_0_0", "conv_in"),
+            ("input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"),
+            (
+                "input_blocks_4_0_skip_connection",
+                "down_blocks.1.resnets.0.conv_shortcut",
+            ),
+            (
+                "input_blocks_4_1_transformer_blocks_0_attn1_to_q",
+                "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+            ),
+            ("middle_block_1_proj_in", "mid_block.attentions.0.proj_in"),
+            (
+                "middle_block_2_emb_layers_1",
+                "mid_block.resnets.1.time_emb_proj",
+            ),
+            (
+                "output_blocks_0_0_in_layers_2",
+                "up_blocks.0.resnets.0.conv1",
+            ),
+            ("output_blocks_2_2_conv", "up_blocks.0.upsamplers.0.conv"),
+            (
+                "output_blocks_8_0_out_layers_3",
+                "up_blocks.2.resnets.2.conv2",
+            ),
+            ("time_embed_2", "time_embedding.linear_2"),
+            ("label_emb_0_0", "add_embedding.linear_1"),
+            ("out_2", "conv_out"),
+        ];
+        for (original, module) in cases {
+            let found = names.find(&format!("lora_unet_{original}")).unwrap();
+            assert_eq!(found.tensor, format!("{module}.weight"));
+            assert_eq!(
+                names.find(&flat(&format!("unet.{module}"))).unwrap().shape,
+                found.shape
+            );
+        }
+        assert_eq!(names.find("lora_unet_output_blocks_11_1_proj_in"), None);
+    }
+}

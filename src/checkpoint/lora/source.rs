@@ -75,7 +75,7 @@ impl TensorSource for Merged {
         Ok(TensorView {
             dtype: DType::F32,
             shape: shape.to_vec(),
-            data: Cow::Owned(bytemuck::cast_slice(&merged).to_vec()),
+            data: Cow::Owned(merged),
         })
     }
 
