@@ -277,9 +277,6 @@ mod tests {
             assert_eq!(deep(n, "[", "]"), deep(64, "[", "]"));
         }
         assert_eq!(deep(40, "(", ":9)"), WEIGHT_MOST);
-        assert_eq!(
-            weight(&format!("(a:-{})", "9".repeat(400))),
-            -WEIGHT_MOST
-        );
+        assert_eq!(weight(&format!("(a:-{})", "9".repeat(400))), -WEIGHT_MOST);
     }
 }

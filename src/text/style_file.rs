@@ -36,7 +36,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<Entry>> {
     };
     // A table ends, or is divided, by rows of nothing but commas.
     entries.retain(|entry| *entry != Entry::default());
-    match entries.iter().position(|entry| entry.name.trim().is_empty()) {
+    match entries
+        .iter()
+        .position(|entry| entry.name.trim().is_empty())
+    {
         Some(i) => Err(broken(path, format!("style {} has no name", i + 1))),
         None => Ok(entries),
     }
@@ -52,7 +55,10 @@ fn table(text: &str, path: &Path) -> Result<Vec<Entry>> {
     heading.trim();
     let has = |name: &str| heading.iter().any(|column| column == name);
     if !has("name") || !(has("prompt") || has("text")) {
-        return Err(broken(path, "the first line has no columns name and prompt"));
+        return Err(broken(
+            path,
+            "the first line has no columns name and prompt",
+        ));
     }
     let mut entries = Vec::new();
     for record in reader.records() {
