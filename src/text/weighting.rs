@@ -145,3 +145,43 @@ fn mean(states: &[f32]) -> f32 {
     let sum: f64 = states.iter().copied().map(f64::from).sum();
     (sum / states.len().max(1) as f64) as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Weighting, weigh};
+    use crate::text::{Piece, parse};
+
+    #[test]
+    fn a_mean_of_nothing_is_left_alone() {
+        for weights in [[0.0, 0.0], [1.0, -1.0]] {
+            let mut states = [1.0, 2.0, 2.0, 1.0];
+            weigh(&mut states, &weights, Weighting::A1111, None).unwrap();
+            let want: Vec<f32> = [1.0, 2.0, 2.0, 1.0]
+                .iter()
+                .zip([weights[0], weights[0], weights[1], weights[1]])
+                .map(|(x, w): (&f32, f32)| x * w)
+                .collect();
+            assert_eq!(states[..], want[..]);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let mut states = vec![1.0; 6];
+        let message = |result: crate::Result<()>| result.unwrap_err().to_string();
+        let comfy = message(weigh(&mut states, &[2.0; 3], Weighting::Comfy, None));
+        assert!(comfy.contains("empty prompt"), "{comfy}");
+        let lengths = message(weigh(&mut states, &[2.0; 4], Weighting::A1111, None));
+        assert!(lengths.contains("4 weights"), "{lengths}");
+        let unknown = "nonorm".parse::<Weighting>().unwrap_err().to_string();
+        assert!(unknown.starts_with("weighting is \"nonorm\": choose one of default, no-norm"));
+        assert_eq!("No-Norm".parse::<Weighting>().unwrap(), Weighting::NoNorm);
+    }
+
+    #[test]
+    fn off_takes_brackets_as_text() {
+        let prompt = r"(a:1.3) \[b\] BREAK c";
+        assert_eq!(Weighting::Off.parse(prompt), [Piece::plain(prompt)]);
+        assert_eq!(Weighting::Comfy.parse("(a)"), parse("(a)"));
+    }
+}
