@@ -103,7 +103,11 @@ fn runs_are_diffusers() {
             case.options,
             case.steps,
             case.begin,
-            if case.file.is_some() { ", own file" } else { "" }
+            if case.file.is_some() {
+                ", own file"
+            } else {
+                ""
+            }
         );
         assert_eq!(grid.timesteps.len(), case.timesteps.len(), "{what}");
         let times = grid.timesteps.iter().zip(&case.timesteps);

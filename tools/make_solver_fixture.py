@@ -2,7 +2,7 @@
 """Record what diffusers' schedulers do: tests/fixtures/solvers.json.
 
     python3 tools/make_solver_fixture.py > tests/fixtures/solvers.json
-    python3 tools/make_solver_fixture.py --random 400 --seed 1 > /tmp/solvers.json
+    python3 tools/make_solver_fixture.py --random 400 --seed 1 --double > random.json
 
 Needs diffusers and scipy. A case is a class, the file it is configured from (none:
 SDXL's), options, the number of steps and the entry to start from; recorded are
@@ -12,7 +12,8 @@ after a run as the pipelines do it, with a toy for a UNet:
     x0[i] = sin(1.7 i + 0.3), noise[i] = cos(2.3 i), model(x, t)[i] = x[i]/2 + cos(i + t/100)/2
 
 The run starts at x0·init_noise_sigma, or at add_noise(x0, noise) where it starts in
-the middle. `--random` makes other cases by chance, for the same test.
+the middle. `--random` makes other cases by chance, for the same test; `--double` keeps
+latents in float64, because noise levels in the thousands drown float32's digits.
 """
 import argparse
 import json
@@ -26,6 +27,7 @@ SDXL = {"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedu
         "prediction_type": "epsilon", "sample_max_value": 1.0, "set_alpha_to_one": False, "skip_prk_steps": True,
         "steps_offset": 1, "timestep_spacing": "leading", "trained_betas": None, "use_karras_sigmas": False}
 COUNT = 16
+FLOAT = torch.float32
 CURVES = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 AYS = [999, 845, 730, 587, 443, 310, 193, 116, 53, 13]
 V = {"prediction_type": "v_prediction"}
@@ -136,7 +138,7 @@ def chosen(count, seed):
 
 
 def model(x, t):
-    places = torch.arange(COUNT, dtype=torch.float32).reshape(x.shape)
+    places = torch.arange(COUNT, dtype=FLOAT).reshape(x.shape)
     return x / 2 + torch.cos(places + float(t) / 100) / 2
 
 
@@ -145,7 +147,7 @@ def run(name, file, options, steps, begin):
     scheduler = scheduler_of(name).from_config(file or SDXL, **given)
     lists = {key: options[key] for key in ("timesteps", "sigmas") if key in options}
     scheduler.set_timesteps(**(lists or {"num_inference_steps": steps}))
-    places = torch.arange(COUNT, dtype=torch.float32).reshape(1, 2, 2, 4)
+    places = torch.arange(COUNT, dtype=FLOAT).reshape(1, 2, 2, 4)
     x, noise = torch.sin(1.7 * places + 0.3), torch.cos(2.3 * places)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
@@ -160,7 +162,7 @@ def run(name, file, options, steps, begin):
 
     def counted(*args, **kwargs):
         draws[-1] = 1
-        return randn(*args, **kwargs)
+        return randn(*args, **{**kwargs, "dtype": torch.float32}).to(FLOAT)
 
     torch.randn = counted
     for t in timesteps:
@@ -180,7 +182,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--double", action="store_true")
     arguments = parser.parse_args()
+    if arguments.double:
+        global FLOAT
+        FLOAT = torch.float64
     lines = []
     for name, file, options, steps, begin in chosen(arguments.random, arguments.seed) if arguments.random else cases():
         if name.startswith("KDPM2") and not any(curve in options for curve in CURVES):

@@ -1,9 +1,9 @@
 //! Align Your Steps (Sabour et al. 2024, arXiv 2404.14507): timesteps that were
 //! optimised for SDXL.
 
+use super::choices::FIELD;
 use super::config::Config;
 use super::grid::{interpolate, linspace, timestep_of};
-use super::options::FIELD;
 use super::table::Table;
 use crate::{Error, Result};
 

@@ -22,6 +22,8 @@ pub(super) struct Class {
     pub defaults: Defaults,
     /// What its UNet may predict.
     pub predictions: &'static [Prediction],
+    /// Whether `sigmas` may be a list of noise levels, not only a curve's name.
+    pub takes_levels: bool,
     /// Options that go with the name, unless a request says otherwise.
     pub implies: &'static [(&'static str, &'static str)],
     pub make: fn(&Config) -> Result<Box<dyn Scheduler>>,

@@ -5,7 +5,7 @@ use super::Scheduler;
 use super::class::{CURVES, Class, Defaults, NOISE_OR_V, SPACING, TRAINING};
 use super::config::{Config, SigmaCurve};
 use super::grid::{Grid, ln_f32, timestep_of};
-use super::linear::{Linear, derivative, input_scale, keep, mix};
+use super::linear::{Linear, derivative, input_scale, keep, mix, way};
 use super::step::{Combination, Step, Store};
 use super::table::Table;
 use crate::Result;
@@ -18,6 +18,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES],
     defaults: Defaults::SECOND_ORDER,
     predictions: NOISE_OR_V,
+    takes_levels: false,
     implies: &[("sigmas", "karras")],
     make: |config| Ok(Box::new(Dpm2::new(config)?)),
 };
@@ -44,16 +45,16 @@ impl Dpm2 {
     }
 
     /// To `middle`, from where a second call goes on.
-    fn first(&self, sigma: f64, middle: f64) -> (Vec<Store>, Combination) {
-        let slope = derivative(self.config.prediction_type, sigma);
+    fn first(&self, sigma: f32, middle: f32) -> (Vec<Store>, Combination) {
+        let slope = derivative(self.config.prediction_type, f64::from(sigma));
         let store = keep(START, Linear::SAMPLE.with(&[]));
-        let update = Linear::SAMPLE + slope * (middle - sigma);
+        let update = Linear::SAMPLE + slope * way(sigma, middle);
         (vec![store], update.with(&[]))
     }
 
-    fn second(&self, sigma: f64, middle: f64, next: f64) -> (Vec<Store>, Combination) {
-        let slope = derivative(self.config.prediction_type, middle);
-        let update = slope * (next - sigma);
+    fn second(&self, sigma: f32, middle: f32, next: f32) -> (Vec<Store>, Combination) {
+        let slope = derivative(self.config.prediction_type, f64::from(middle));
+        let update = slope * way(sigma, next);
         (Vec::new(), update.with(&[(START, 1.0)]))
     }
 }
@@ -83,15 +84,15 @@ impl Scheduler for Dpm2 {
         };
         (part.start..end)
             .map(|i| {
-                let sigma = |k: usize| f64::from(grid.sigmas[k]);
+                let sigma = |k: usize| grid.sigmas[k];
                 let (scaled_by, (store, update)) = match (i - part.start).is_multiple_of(2) {
                     true => {
-                        let to = f64::from(middle(i + 1));
-                        (grid.sigmas[i], self.first(sigma(i), to))
+                        let step = self.first(sigma(i), middle(i + 1));
+                        (sigma(i), step)
                     }
                     false => {
                         let at = middle(i);
-                        let step = self.second(sigma(i - 1), f64::from(at), sigma(i));
+                        let step = self.second(sigma(i - 1), at, sigma(i));
                         (at, step)
                     }
                 };

@@ -7,7 +7,7 @@ use super::config::Config;
 use super::dpm2::{START, between, interleaved, levels};
 use super::euler_ancestral::split;
 use super::grid::Grid;
-use super::linear::{Linear, derivative, input_scale, keep, mix};
+use super::linear::{Linear, derivative, input_scale, keep, mix, way};
 use super::step::{Combination, Step};
 use super::table::Table;
 use crate::Result;
@@ -20,6 +20,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES],
     defaults: Defaults::SECOND_ORDER,
     predictions: NOISE_OR_V,
+    takes_levels: false,
     implies: &[("sigmas", "karras")],
     make: |config| Ok(Box::new(Dpm2Ancestral::new(config)?)),
 };
@@ -62,9 +63,8 @@ impl Dpm2Ancestral {
     }
 
     fn first(&self, timestep: f32, sigma: f32, to: Levels) -> Step {
-        let from = f64::from(sigma);
-        let slope = derivative(self.config.prediction_type, from);
-        let update = Linear::SAMPLE + slope * (f64::from(to.middle) - from);
+        let slope = derivative(self.config.prediction_type, f64::from(sigma));
+        let update = Linear::SAMPLE + slope * way(sigma, to.middle);
         Step {
             timestep,
             input_scale: input_scale(sigma),
@@ -78,7 +78,7 @@ impl Dpm2Ancestral {
     /// `start` is the level where the step started, `own` that of this entry.
     fn second(&self, timestep: f32, start: f32, own: f32, to: Levels) -> Step {
         let slope = derivative(self.config.prediction_type, f64::from(to.middle));
-        let update = slope * (f64::from(to.down) - f64::from(start));
+        let update = slope * way(start, to.down);
         Step {
             timestep,
             input_scale: input_scale(to.middle),

@@ -5,7 +5,7 @@ use super::Scheduler;
 use super::class::{ANY, CURVES, Class, Defaults, SPACING, TIMESTEPS, TRAINING, ZERO_SNR};
 use super::config::Config;
 use super::grid::Grid;
-use super::linear::{Linear, derivative, input_scale, mix};
+use super::linear::{Linear, derivative, input_scale, mix, way};
 use super::step::Step;
 use super::table::Table;
 use crate::Result;
@@ -25,6 +25,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    takes_levels: true,
     implies: &[],
     make: |config| Ok(Box::new(Euler::new(config)?)),
 };
@@ -49,15 +50,14 @@ impl Euler {
     }
 
     fn step(&self, timestep: f32, sigma: f32, next: f32) -> Step {
-        let (from, to) = (f64::from(sigma), f64::from(next));
-        let slope = derivative(self.config.prediction_type, from);
+        let slope = derivative(self.config.prediction_type, f64::from(sigma));
         Step {
             timestep,
             input_scale: input_scale(sigma),
             mix: mix(sigma),
             draws_noise: false,
             store: Vec::new(),
-            update: (Linear::SAMPLE + slope * (to - from)).with(&[]),
+            update: (Linear::SAMPLE + slope * way(sigma, next)).with(&[]),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::Scheduler;
 use super::class::{Class, Defaults, NOISE_OR_V, SPACING, TRAINING, ZERO_SNR};
 use super::config::Config;
 use super::grid::Grid;
-use super::linear::{Linear, derivative, input_scale, mix};
+use super::linear::{Linear, derivative, input_scale, mix, way};
 use super::step::Step;
 use super::table::Table;
 use crate::Result;
@@ -18,6 +18,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, ZERO_SNR],
     defaults: Defaults::USUAL,
     predictions: NOISE_OR_V,
+    takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(EulerAncestral::new(config)?)),
 };
@@ -41,9 +42,8 @@ impl EulerAncestral {
 
     fn step(&self, timestep: f32, sigma: f32, next: f32) -> Step {
         let (down, up) = split(sigma, next);
-        let from = f64::from(sigma);
-        let slope = derivative(self.config.prediction_type, from);
-        let update = Linear::SAMPLE + slope * (f64::from(down) - from);
+        let slope = derivative(self.config.prediction_type, f64::from(sigma));
+        let update = Linear::SAMPLE + slope * way(sigma, down);
         Step {
             timestep,
             input_scale: input_scale(sigma),

@@ -2,10 +2,10 @@
 
 use super::ays;
 use super::beta::beta_quantile;
+use super::choices::FIELD;
 use super::config::{
     Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType, Timesteps,
 };
-use super::options::FIELD;
 use super::table::{Table, torch_linspace};
 use crate::{Error, Result};
 

@@ -5,7 +5,7 @@ use super::Scheduler;
 use super::class::{ANY, CLIP, CURVES, Class, Defaults, SPACING, TIMESTEPS, TRAINING};
 use super::config::Config;
 use super::grid::Grid;
-use super::linear::{Linear, bound, derivative, input_scale, keep, mix, picture};
+use super::linear::{Linear, bound, derivative, input_scale, keep, mix, picture, way};
 use super::step::{Bound, Combination, Step, Store};
 use super::table::Table;
 use crate::Result;
@@ -18,6 +18,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES, TIMESTEPS, CLIP],
     defaults: Defaults::SECOND_ORDER,
     predictions: ANY,
+    takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Heun::new(config)?)),
 };
@@ -54,8 +55,9 @@ impl Heun {
     }
 
     /// The slope at `sigma`, and the store that it needs.
-    fn slope(&self, sigma: f64) -> (Option<Store>, Combination) {
+    fn slope(&self, sigma: f32) -> (Option<Store>, Combination) {
         let prediction = self.config.prediction_type;
+        let sigma = f64::from(sigma);
         if self.bound == Bound::None {
             return (None, derivative(prediction, sigma).with(&[]));
         }
@@ -68,16 +70,16 @@ impl Heun {
         (Some(clipped), slope.with(&[(PICTURE, -1.0 / sigma)]))
     }
 
-    fn first(&self, sigma: f64, next: f64) -> (Vec<Store>, Combination) {
+    fn first(&self, sigma: f32, next: f32) -> (Vec<Store>, Combination) {
         let (clipped, slope) = self.slope(sigma);
         let kept = [keep(SLOPE, slope), keep(START, Linear::SAMPLE.with(&[]))];
         let stores = clipped.into_iter().chain(kept).collect();
-        (stores, Linear::SAMPLE.with(&[(SLOPE, next - sigma)]))
+        (stores, Linear::SAMPLE.with(&[(SLOPE, way(sigma, next))]))
     }
 
-    fn second(&self, sigma: f64, next: f64) -> (Vec<Store>, Combination) {
+    fn second(&self, sigma: f32, next: f32) -> (Vec<Store>, Combination) {
         let (clipped, slope) = self.slope(next);
-        let half = 0.5 * (next - sigma);
+        let half = 0.5 * way(sigma, next);
         let mut update = Combination {
             sample: slope.sample * half,
             output: slope.output * half,
@@ -112,7 +114,7 @@ impl Scheduler for Heun {
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
         let end = part.end.min(grid.timesteps.len());
-        let sigma = |i: usize| f64::from(grid.sigmas[i]);
+        let sigma = |i: usize| grid.sigmas[i];
         (part.start..end)
             .map(|i| {
                 let (store, update) = match (i - part.start).is_multiple_of(2) {

@@ -90,6 +90,12 @@ pub(super) fn input_scale(sigma: f32) -> f32 {
     1.0 / (sigma * sigma + 1.0).sqrt()
 }
 
+/// From one noise level to another. In f32 as in PyTorch, which shows where levels
+/// are in the thousands.
+pub(super) fn way(from: f32, to: f32) -> f64 {
+    f64::from(to - from)
+}
+
 /// `add_noise` of solvers over noise levels.
 pub(super) fn mix(sigma: f32) -> NoiseMix {
     NoiseMix {

@@ -17,6 +17,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Lms::new(config)?)),
 };

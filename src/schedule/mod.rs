@@ -12,6 +12,7 @@
 mod alphas;
 mod ays;
 mod beta;
+mod choices;
 mod class;
 mod config;
 mod ddim;
@@ -22,11 +23,11 @@ mod euler;
 mod euler_ancestral;
 mod grid;
 mod heun;
+mod keys;
 mod lcm;
 mod linear;
 mod lms;
 mod noise;
-mod options;
 mod pndm;
 mod read;
 mod registry;
@@ -34,6 +35,7 @@ mod step;
 mod table;
 mod tcd;
 
+pub use choices::{OptionInfo, options};
 pub use config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
     Timesteps, VarianceType,
@@ -41,7 +43,6 @@ pub use config::{
 pub use euler::Euler;
 pub use grid::Grid;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
-pub use options::{OptionInfo, options};
 pub use registry::{
     Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
 };

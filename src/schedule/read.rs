@@ -1,16 +1,13 @@
-//! Reads a configuration's keys, from a checkpoint's file or from a request.
+//! Reads values by their keys, from a checkpoint's file or from a request.
 
-use super::config::{
-    BY_CLASS, BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing,
-    TimestepType, Timesteps, VarianceType,
-};
-use super::options::FIELD;
+use super::choices::FIELD;
+use super::config::Config;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The largest count of training timesteps that is believed.
-const MOST_TIMESTEPS: usize = 100_000;
+pub(super) const MOST_TIMESTEPS: usize = 100_000;
 
 pub(super) const REMEDY: &str = "correct it, or restore the checkpoint's own file";
 
@@ -24,10 +21,10 @@ pub(super) enum Source<'a> {
 
 /// An object's keys over a configuration.
 pub(super) struct Reader<'a> {
-    source: Source<'a>,
+    pub source: Source<'a>,
     object: &'a Map<String, Value>,
     /// Where keys that are missing take their values.
-    base: &'a Config,
+    pub base: &'a Config,
 }
 
 impl<'a> Reader<'a> {
@@ -39,171 +36,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn config(&self) -> Result<Config> {
-        let base = self.base;
-        let timesteps = self
-            .count("num_train_timesteps", 1, MOST_TIMESTEPS)?
-            .unwrap_or(base.num_train_timesteps);
-        let mut config = Config {
-            num_train_timesteps: timesteps,
-            steps_offset: self
-                .count("steps_offset", 0, timesteps)?
-                .unwrap_or(base.steps_offset),
-            sigma_curve: self.curve()?,
-            sigma_min: self.level("sigma_min")?.or(base.sigma_min),
-            sigma_max: self.level("sigma_max")?.or(base.sigma_max),
-            rescale_betas_zero_snr: self
-                .flag("rescale_betas_zero_snr")?
-                .unwrap_or(base.rescale_betas_zero_snr),
-            given: self.given(),
-            ..base.clone()
-        };
-        if let Some(name) = self.text("_class_name")? {
-            config.class_name = Some(name.to_owned());
-        }
-        self.betas(&mut config)?;
-        self.choices(&mut config)?;
-        self.bounds(&mut config)?;
-        self.particular(&mut config)?;
-        if let Source::Options = self.source {
-            self.requested(&mut config)?;
-        }
-        Ok(config)
-    }
-
-    /// The keys of [`BY_CLASS`] that are set here or in the base.
-    fn given(&self) -> Vec<&'static str> {
-        let set = |key: &&str| self.base.given.contains(key) || self.get(key).is_some();
-        BY_CLASS.into_iter().filter(set).collect()
-    }
-
-    fn betas(&self, config: &mut Config) -> Result<()> {
-        let base = self.base;
-        config.beta_start = self.variance("beta_start")?.unwrap_or(base.beta_start);
-        config.beta_end = self.variance("beta_end")?.unwrap_or(base.beta_end);
-        let names = [
-            ("linear", BetaSchedule::Linear),
-            ("scaled_linear", BetaSchedule::ScaledLinear),
-            ("squaredcos_cap_v2", BetaSchedule::SquaredCosCapV2),
-            ("exp", BetaSchedule::Exp),
-            ("sigmoid", BetaSchedule::Sigmoid),
-            ("laplace", BetaSchedule::Laplace),
-        ];
-        config.beta_schedule = self
-            .choice("beta_schedule", &names)?
-            .unwrap_or(base.beta_schedule);
-        let allowed = "a list of 1 to 100000 numbers above 0 and below 1";
-        let list = self.numbers("trained_betas", allowed, |b| b > 0.0 && b < 1.0)?;
-        config.trained_betas = list.or_else(|| base.trained_betas.clone());
-        Ok(())
-    }
-
-    fn choices(&self, config: &mut Config) -> Result<()> {
-        let names = [
-            ("epsilon", Prediction::Epsilon),
-            ("v_prediction", Prediction::V),
-            ("sample", Prediction::Sample),
-            ("original_sample", Prediction::Sample),
-        ];
-        let prediction = self.choice("prediction_type", &names)?;
-        config.prediction_type = prediction.unwrap_or(self.base.prediction_type);
-        let names = [
-            ("linspace", Spacing::Linspace),
-            ("leading", Spacing::Leading),
-            ("trailing", Spacing::Trailing),
-        ];
-        let spacing = self.choice("timestep_spacing", &names)?;
-        config.timestep_spacing = spacing.unwrap_or(self.base.timestep_spacing);
-        let names = [
-            ("zero", FinalSigma::Zero),
-            ("sigma_min", FinalSigma::SigmaMin),
-        ];
-        let last = self.choice("final_sigmas_type", &names)?;
-        config.final_sigmas_type = last.unwrap_or(self.base.final_sigmas_type);
-        let names = [
-            ("discrete", TimestepType::Discrete),
-            ("continuous", TimestepType::Continuous),
-        ];
-        let kind = self.choice("timestep_type", &names)?;
-        config.timestep_type = kind.unwrap_or(self.base.timestep_type);
-        let names = [
-            ("linear", Interpolation::Linear),
-            ("log_linear", Interpolation::LogLinear),
-        ];
-        let kind = self.choice("interpolation_type", &names)?;
-        config.interpolation_type = kind.unwrap_or(self.base.interpolation_type);
-        Ok(())
-    }
-
-    fn bounds(&self, config: &mut Config) -> Result<()> {
-        let base = self.base;
-        config.clip_sample = self.flag("clip_sample")?.or(base.clip_sample);
-        config.thresholding = self.flag("thresholding")?.or(base.thresholding);
-        config.clip_sample_range = self.level("clip_sample_range")?.or(base.clip_sample_range);
-        config.sample_max_value = self.level("sample_max_value")?.or(base.sample_max_value);
-        config.dynamic_thresholding_ratio = self
-            .share("dynamic_thresholding_ratio")?
-            .or(base.dynamic_thresholding_ratio);
-        Ok(())
-    }
-
-    /// Keys of one or two classes.
-    fn particular(&self, config: &mut Config) -> Result<()> {
-        let base = self.base;
-        config.set_alpha_to_one = self.flag("set_alpha_to_one")?.or(base.set_alpha_to_one);
-        config.skip_prk_steps = self.flag("skip_prk_steps")?.or(base.skip_prk_steps);
-        let names = [
-            ("fixed_small", VarianceType::FixedSmall),
-            ("fixed_small_log", VarianceType::FixedSmall),
-            ("fixed_large", VarianceType::FixedLarge),
-            ("fixed_large_log", VarianceType::FixedLarge),
-            ("learned", VarianceType::Learned),
-            ("learned_range", VarianceType::Learned),
-        ];
-        let kind = self.choice("variance_type", &names)?;
-        config.variance_type = kind.or(base.variance_type);
-        config.original_inference_steps = self
-            .count("original_inference_steps", 1, MOST_TIMESTEPS)?
-            .or(base.original_inference_steps);
-        config.timestep_scaling = self.level("timestep_scaling")?.or(base.timestep_scaling);
-        Ok(())
-    }
-
-    /// Options that no file has.
-    fn requested(&self, config: &mut Config) -> Result<()> {
-        config.eta = self.share("eta")?.or(self.base.eta);
-        let ays = |value: &Value| value.as_str() == Some("ays");
-        if self.get("timesteps").is_some_and(ays) {
-            config.timesteps = Some(Timesteps::AlignYourSteps);
-            return Ok(());
-        }
-        let most = config.num_train_timesteps as f64;
-        let allowed = format!("ays, or falling timesteps from {} to 0", most - 1.0);
-        let list = self.numbers("timesteps", &allowed, |t| (0.0..most).contains(&t))?;
-        if let Some(list) = list {
-            config.timesteps = Some(Timesteps::Listed(self.falling(
-                "timesteps",
-                list,
-                &allowed,
-            )?));
-        }
-        if self.get("sigmas").is_some_and(Value::is_array) {
-            let allowed = "a curve's name, or at least two falling noise levels";
-            let list = self.numbers("sigmas", allowed, |s| (0.0..=1e6).contains(&s))?;
-            let list = self.falling("sigmas", list.unwrap_or_default(), allowed)?;
-            if list.len() < 2 {
-                return Err(self.wrong("sigmas", &Value::from(list), allowed));
-            }
-            config.sigmas = Some(list);
-        }
-        Ok(())
-    }
-
-    fn get(&self, key: &str) -> Option<&'a Value> {
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    fn wrong(&self, key: &str, value: &Value, allowed: &str) -> Error {
+    pub fn wrong(&self, key: &str, value: &Value, allowed: &str) -> Error {
         // Long values would hide the message.
         let mut shown: String = value.to_string();
         if shown.chars().count() > 60 {
@@ -223,7 +60,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -231,7 +68,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
@@ -239,7 +76,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn number(&self, key: &str, allowed: &str, fits: fn(f64) -> bool) -> Result<Option<f64>> {
+    pub fn number(&self, key: &str, allowed: &str, fits: fn(f64) -> bool) -> Result<Option<f64>> {
         match self.get(key) {
             None => Ok(None),
             Some(value) => match value.as_f64().filter(|number| fits(*number)) {
@@ -249,7 +86,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn count(&self, key: &str, least: usize, most: usize) -> Result<Option<usize>> {
+    pub fn count(&self, key: &str, least: usize, most: usize) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
@@ -267,24 +104,24 @@ impl<'a> Reader<'a> {
     }
 
     /// A variance of noise: between 0 and 1, both excluded.
-    fn variance(&self, key: &str) -> Result<Option<f64>> {
+    pub fn variance(&self, key: &str) -> Result<Option<f64>> {
         let allowed = "a number above 0 and below 1";
         self.number(key, allowed, |beta| beta > 0.0 && beta < 1.0)
     }
 
-    fn share(&self, key: &str) -> Result<Option<f64>> {
+    pub fn share(&self, key: &str) -> Result<Option<f64>> {
         self.number(key, "a number from 0 to 1", |share| {
             (0.0..=1.0).contains(&share)
         })
     }
 
     /// A noise level or another positive number.
-    fn level(&self, key: &str) -> Result<Option<f64>> {
+    pub fn level(&self, key: &str) -> Result<Option<f64>> {
         let allowed = "a number above 0 and at most 1e6";
         self.number(key, allowed, |sigma| sigma > 0.0 && sigma <= 1e6)
     }
 
-    fn numbers(
+    pub fn numbers(
         &self,
         key: &str,
         allowed: &str,
@@ -306,7 +143,7 @@ impl<'a> Reader<'a> {
             .map(Some)
     }
 
-    fn falling(&self, key: &str, list: Vec<f64>, allowed: &str) -> Result<Vec<f64>> {
+    pub fn falling(&self, key: &str, list: Vec<f64>, allowed: &str) -> Result<Vec<f64>> {
         match list.is_sorted_by(|a, b| a > b) {
             true => Ok(list),
             false => Err(self.wrong(key, &Value::from(list), allowed)),
@@ -314,7 +151,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The value of `key` by its name.
-    fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
+    pub fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Result<Option<T>> {
         let Some(given) = self.text(key)? else {
             return Ok(None);
         };
@@ -326,42 +163,5 @@ impl<'a> Reader<'a> {
                 Err(self.wrong(key, &Value::from(given), &allowed))
             }
         }
-    }
-
-    fn curve(&self) -> Result<SigmaCurve> {
-        if let (Source::Options, Some(value)) = (self.source, self.get("sigmas")) {
-            let names = [
-                ("trained", SigmaCurve::Trained),
-                ("karras", SigmaCurve::Karras),
-                ("exponential", SigmaCurve::Exponential),
-                ("beta", SigmaCurve::Beta),
-            ];
-            return match value.is_array() {
-                true => Ok(SigmaCurve::Trained),
-                false => Ok(self
-                    .choice("sigmas", &names)?
-                    .unwrap_or(SigmaCurve::Trained)),
-            };
-        }
-        let keys = [
-            ("use_karras_sigmas", SigmaCurve::Karras),
-            ("use_exponential_sigmas", SigmaCurve::Exponential),
-            ("use_beta_sigmas", SigmaCurve::Beta),
-        ];
-        if keys.iter().all(|(key, _)| self.get(key).is_none()) {
-            return Ok(self.base.sigma_curve);
-        }
-        let mut curve = SigmaCurve::Trained;
-        for (key, chosen) in keys {
-            if self.flag(key)? != Some(true) {
-                continue;
-            }
-            if curve != SigmaCurve::Trained {
-                let allowed = "only one of the keys use_*_sigmas being true";
-                return Err(self.wrong(key, &Value::Bool(true), allowed));
-            }
-            curve = chosen;
-        }
-        Ok(curve)
     }
 }

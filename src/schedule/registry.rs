@@ -2,7 +2,7 @@
 
 use super::class::Class;
 use super::config::Config;
-use super::{Scheduler, options};
+use super::{Scheduler, choices};
 use super::{ddim, ddpm, dpm2, dpm2_ancestral, euler, euler_ancestral, heun, lcm, lms, pndm, tcd};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -100,9 +100,9 @@ pub fn choose(name: &str, options: &Map<String, Value>) -> Result<Choice> {
     let (class, with) = find(name)?;
     let mut all = implied(class.implies);
     all.extend(implied(with));
-    all.extend(options::checked(class, options)?);
+    all.extend(choices::checked(class, options)?);
     // Typed, and once more checked as a whole.
-    let options = options::checked(class, &all)?;
+    let options = choices::checked(class, &all)?;
     Ok(Choice {
         name: class.name,
         options,

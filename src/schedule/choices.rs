@@ -113,6 +113,10 @@ pub(super) fn checked(class: &Class, given: &Map<String, Value>) -> Result<Map<S
         if !class.has(name) {
             return Err(not_taken(class, key, value));
         }
+        if name == "sigmas" && value.is_array() && !class.takes_levels {
+            let allowed = format!("{} takes a curve's name only", class.name);
+            return Err(Error::invalid(FIELD, format!("sigmas={value}"), allowed));
+        }
         let clashes = found
             .insert(name.to_string(), value)
             .is_some_and(|old| old != found[name] && old != "trained");
