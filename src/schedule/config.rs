@@ -1,5 +1,6 @@
 //! `scheduler_config.json`, field for field as diffusers names it.
 
+use super::options::{Algorithm, SolverType};
 use super::table::Table;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -111,6 +112,25 @@ pub struct Config {
     pub final_sigmas_type: FinalSigma,
     pub timestep_type: TimestepType,
     pub interpolation_type: Interpolation,
+    /// Here and below, `None` is a key that the file does not have: each scheduler
+    /// takes its own class's default.
+    pub solver_order: Option<usize>,
+    pub algorithm_type: Option<Algorithm>,
+    pub solver_type: Option<SolverType>,
+    pub lower_order_final: Option<bool>,
+    pub euler_at_final: Option<bool>,
+    pub use_lu_lambdas: Option<bool>,
+    /// Timesteps whose `ln(α/σ)` is below this are left out.
+    pub lambda_min_clipped: Option<f64>,
+    pub predict_x0: Option<bool>,
+    /// Indices of steps whose result UniPC does not correct.
+    pub disable_corrector: Option<Vec<usize>>,
+    /// Dynamic thresholding of the predicted picture.
+    pub thresholding: Option<bool>,
+    pub dynamic_thresholding_ratio: Option<f64>,
+    pub sample_max_value: Option<f64>,
+    /// Seed of the Brownian motion of `DPMSolverSDEScheduler`.
+    pub noise_sampler_seed: Option<u64>,
 }
 
 impl Default for Config {
@@ -132,6 +152,19 @@ impl Default for Config {
             final_sigmas_type: FinalSigma::Zero,
             timestep_type: TimestepType::Discrete,
             interpolation_type: Interpolation::Linear,
+            solver_order: None,
+            algorithm_type: None,
+            solver_type: None,
+            lower_order_final: None,
+            euler_at_final: None,
+            use_lu_lambdas: None,
+            lambda_min_clipped: None,
+            predict_x0: None,
+            disable_corrector: None,
+            thresholding: None,
+            dynamic_thresholding_ratio: None,
+            sample_max_value: None,
+            noise_sampler_seed: None,
         }
     }
 }
@@ -184,11 +217,11 @@ const MOST_TIMESTEPS: usize = 100_000;
 
 const REMEDY: &str = "correct it, or restore the checkpoint's own file";
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     path: &'a Path,
     object: &'a Map<String, Value>,
     /// Where keys that are missing take their values.
-    base: &'a Config,
+    pub(super) base: &'a Config,
 }
 
 impl<'a> Reader<'a> {
@@ -265,14 +298,15 @@ impl<'a> Reader<'a> {
                 ],
             )?,
             trained_betas: betas.or_else(|| base.trained_betas.clone()),
+            ..self.solver_options()?
         })
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    fn wrong(&self, key: &str, value: &Value, allowed: &str) -> Error {
+    pub(super) fn wrong(&self, key: &str, value: &Value, allowed: &str) -> Error {
         // Long values would hide the message.
         let mut shown: String = value.to_string();
         if shown.chars().count() > 60 {
@@ -285,7 +319,7 @@ impl<'a> Reader<'a> {
         )
     }
 
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -293,7 +327,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
@@ -301,7 +335,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn count(&self, key: &str, default: usize, least: usize, most: usize) -> Result<usize> {
+    pub(super) fn count(
+        &self,
+        key: &str,
+        default: usize,
+        least: usize,
+        most: usize,
+    ) -> Result<usize> {
         let Some(value) = self.get(key) else {
             return Ok(default);
         };
@@ -364,7 +404,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The value of `key` by its name.
-    fn choice<T: Copy>(&self, key: &str, default: T, choices: &[(&str, T)]) -> Result<T> {
+    pub(super) fn choice<T: Copy>(
+        &self,
+        key: &str,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> Result<T> {
         let Some(given) = self.text(key)? else {
             return Ok(default);
         };

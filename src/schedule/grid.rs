@@ -59,7 +59,7 @@ impl Grid {
 }
 
 /// Rounded once, so that it does not depend on the platform's f32 logarithm.
-fn ln_f32(x: f32) -> f32 {
+pub(super) fn ln_f32(x: f32) -> f32 {
     f64::from(x).ln() as f32
 }
 
@@ -97,7 +97,7 @@ fn spaced(config: &Config, steps: usize) -> Vec<f64> {
 }
 
 /// `numpy.linspace`.
-fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
+pub(super) fn linspace(start: f64, end: f64, n: usize) -> Vec<f64> {
     if n == 1 {
         return vec![start];
     }
@@ -123,7 +123,7 @@ fn trained_sigmas(config: &Config, table: &Table, timesteps: &[f64], steps: usiz
 }
 
 /// `numpy.interp` over the indices of `values`: beyond the ends the end values.
-fn interpolate(x: f64, values: &[f32]) -> f64 {
+pub(super) fn interpolate(x: f64, values: &[f32]) -> f64 {
     let last = values.len() - 1;
     if x <= 0.0 {
         return f64::from(values[0]);
@@ -137,7 +137,7 @@ fn interpolate(x: f64, values: &[f32]) -> f64 {
 }
 
 /// `steps` noise levels from the highest to the lowest over the configured curve.
-fn curve(config: &Config, trained: &[f64], steps: usize) -> Vec<f64> {
+pub(super) fn curve(config: &Config, trained: &[f64], steps: usize) -> Vec<f64> {
     let low = config.sigma_min.unwrap_or(trained[trained.len() - 1]);
     let high = config.sigma_max.unwrap_or(trained[0]);
     match config.sigma_curve {
@@ -163,7 +163,7 @@ fn curve(config: &Config, trained: &[f64], steps: usize) -> Vec<f64> {
 
 /// The timestep, in fractions, at which the training has this noise level.
 /// `logs` are the logarithms of the training's levels, lowest first.
-fn timestep_of(sigma: f64, logs: &[f32]) -> f64 {
+pub(super) fn timestep_of(sigma: f64, logs: &[f32]) -> f64 {
     let log = sigma.max(1e-10).ln();
     let reached = logs
         .iter()

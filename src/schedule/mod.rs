@@ -7,20 +7,38 @@
 //! out on the device; [`State`] carries it out on the CPU, for tests.
 
 mod beta;
+mod brownian;
 mod config;
+mod deis;
+mod dpm_multi;
+mod dpm_sde;
+mod dpm_single;
 mod euler;
+mod exponential;
 mod grid;
 mod noise;
+mod options;
+mod philox;
 mod step;
 mod table;
+mod unipc;
+mod variance;
 
+pub use brownian::BrownianTree;
 pub use config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
 };
+pub use deis::Deis;
+pub use dpm_multi::DpmMulti;
+pub use dpm_sde::DpmSde;
+pub use dpm_single::DpmSingle;
 pub use euler::Euler;
 pub use grid::Grid;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
+pub use options::{Algorithm, SolverType};
+pub use philox::PhiloxGenerator;
 pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};
+pub use unipc::UniPc;
 
 use crate::{Error, Result};
 use std::ops::Range;
@@ -46,6 +64,12 @@ pub trait Scheduler: Send + Sync {
     ///
     /// `part` is cut to the grid's length.
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step>;
+
+    /// Noise that this scheduler brings along instead of the picture's own, for the
+    /// steps of the grid's entries `part`; each draw is one tensor.
+    fn own_noise(&self, _grid: &Grid, _part: Range<usize>) -> Option<Box<dyn NoiseGenerator>> {
+        None
+    }
 
     /// The whole run: all entries of the grid.
     fn plan(&self, steps: usize) -> Result<Plan> {
@@ -74,10 +98,47 @@ impl Plan {
 type Make = fn(&Config) -> Result<Box<dyn Scheduler>>;
 
 /// Every scheduler: its name, the other names accepted, and how it is made.
-const SCHEDULERS: &[(&str, &[&str], Make)] = &[(Euler::NAME, &["euler"], make_euler)];
+const SCHEDULERS: &[(&str, &[&str], Make)] = &[
+    (Euler::NAME, &["euler"], make_euler),
+    (DpmMulti::NAME, &["dpmpp_2m", "DPM++ 2M"], make_dpm_multi),
+    (DpmMulti::NAME_2M_SDE, &["dpmpp_2m_sde"], make_dpm_2m_sde),
+    (DpmMulti::NAME_3M_SDE, &["dpmpp_3m_sde"], make_dpm_3m_sde),
+    (DpmSingle::NAME, &["dpmpp_2s"], make_dpm_single),
+    (DpmSde::NAME, &["dpmpp_sde"], make_dpm_sde),
+    (UniPc::NAME, &["unipc"], make_unipc),
+    (Deis::NAME, &["deis"], make_deis),
+];
 
 fn make_euler(config: &Config) -> Result<Box<dyn Scheduler>> {
     Ok(Box::new(Euler::new(config)?))
+}
+
+fn make_dpm_multi(config: &Config) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(DpmMulti::new(config)?))
+}
+
+fn make_dpm_2m_sde(config: &Config) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(DpmMulti::two_m_sde(config)?))
+}
+
+fn make_dpm_3m_sde(config: &Config) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(DpmMulti::three_m_sde(config)?))
+}
+
+fn make_dpm_single(config: &Config) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(DpmSingle::new(config)?))
+}
+
+fn make_dpm_sde(config: &Config) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(DpmSde::new(config)?))
+}
+
+fn make_unipc(config: &Config) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(UniPc::new(config)?))
+}
+
+fn make_deis(config: &Config) -> Result<Box<dyn Scheduler>> {
+    Ok(Box::new(Deis::new(config)?))
 }
 
 fn find(name: &str) -> Result<&'static (&'static str, &'static [&'static str], Make)> {
