@@ -224,8 +224,7 @@ fn bad_values_are_named() {
         assert!(!message.contains('\n'), "{message}");
     }
     let unknown = schedule::create("nope", &Config::default()).err().unwrap();
-    assert_eq!(
-        unknown.to_string(),
-        "scheduler is \"nope\": choose one of Euler"
-    );
+    let unknown = unknown.to_string();
+    let named = "scheduler is \"nope\": choose one of Euler, ";
+    assert!(unknown.starts_with(named), "{unknown}");
 }

@@ -301,7 +301,10 @@ mod tests {
             scheduler: Some("Eula".into()),
             ..raw()
         });
-        assert_eq!(unknown, "scheduler is \"Eula\": choose one of Euler");
+        assert_eq!(
+            unknown,
+            "scheduler is \"Eula\": no such name; did you mean Euler?"
+        );
         assert!(message(RawRequest::default()).starts_with("prompt is missing"));
     }
 }

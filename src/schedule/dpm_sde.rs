@@ -1,8 +1,8 @@
 //! DPM-Solver++ for the stochastic equation in two stages per step, as diffusers'
 //! `DPMSolverSDEScheduler` (k-diffusion's `sample_dpmpp_sde`).
 
-use super::config::{FinalSigma, Interpolation, SigmaCurve, TimestepType};
-use super::grid::{Grid, ln_f32, timestep_of};
+use super::config::{FinalSigma, Interpolation, SigmaCurve, Spacing, TimestepType};
+use super::grid::{Grid, linspace, ln_f32, timestep_of};
 use super::step::{Bound, Combination, NoiseMix, Step, Store};
 use super::table::Table;
 use super::{BrownianTree, Config, NoiseGenerator, Prediction, Scheduler};
@@ -171,7 +171,13 @@ impl Scheduler for DpmSde {
 
     /// `t₀, m₀, t₁, m₁, …, tₙ₋₁` with the middles `m`, and levels `σ₀, σ₁, σ₁, …, 0`.
     fn grid(&self, steps: usize) -> Result<Grid> {
-        let once = Grid::of_sigmas(&self.config, &self.table, steps)?;
+        let mut once = Grid::of_sigmas(&self.config, &self.table, steps)?;
+        if self.config.timestep_spacing == Spacing::Linspace {
+            // This class spaces in double precision.
+            let last = self.config.num_train_timesteps - 1;
+            let timesteps = linspace(0.0, last as f64, steps).into_iter().rev();
+            once = Grid::at(&self.config, &self.table, timesteps.collect(), steps);
+        }
         let logs: Vec<f32> = self.table.sigmas.iter().map(|s| ln_f32(*s)).collect();
         let mut timesteps = once.timesteps[..1].to_vec();
         let mut sigmas = once.sigmas[..1].to_vec();
@@ -193,7 +199,7 @@ impl Scheduler for DpmSde {
         (start..end).map(|k| self.step(grid, k, start)).collect()
     }
 
-    fn own_noise(&self, grid: &Grid, part: Range<usize>) -> Option<Box<dyn NoiseGenerator>> {
+    fn own_noise(&self, grid: &Grid, part: Range<usize>) -> Option<Box<dyn NoiseGenerator + Send>> {
         let seed = self.config.noise_sampler_seed?;
         let noisy = || grid.sigmas.iter().copied().filter(|s| *s > 0.0);
         let range = (

@@ -28,7 +28,16 @@ impl Grid {
                 format!("must be from 1 to {n}, the timesteps that the model was trained on");
             return Err(Error::invalid("steps", steps, allowed));
         }
-        let mut timesteps = spaced(config, steps);
+        Ok(Grid::at(config, table, spaced(config, steps), steps))
+    }
+
+    /// [`Grid::of_sigmas`] at these training timesteps, highest first.
+    pub(super) fn at(
+        config: &Config,
+        table: &Table,
+        mut timesteps: Vec<f64>,
+        steps: usize,
+    ) -> Self {
         let mut sigmas = trained_sigmas(config, table, &timesteps, steps);
         if config.sigma_curve != SigmaCurve::Trained {
             sigmas = curve(config, &sigmas, steps);
@@ -50,11 +59,11 @@ impl Grid {
             false => timesteps.into_iter().map(|t| t as f32).collect(),
         };
         let init_noise_sigma = first_deviation(config.timestep_spacing, &sigmas);
-        Ok(Grid {
+        Grid {
             timesteps,
             sigmas,
             init_noise_sigma,
-        })
+        }
     }
 }
 

@@ -67,7 +67,11 @@ pub trait Scheduler: Send + Sync {
 
     /// Noise that this scheduler brings along instead of the picture's own, for the
     /// steps of the grid's entries `part`; each draw is one tensor.
-    fn own_noise(&self, _grid: &Grid, _part: Range<usize>) -> Option<Box<dyn NoiseGenerator>> {
+    fn own_noise(
+        &self,
+        _grid: &Grid,
+        _part: Range<usize>,
+    ) -> Option<Box<dyn NoiseGenerator + Send>> {
         None
     }
 

@@ -191,9 +191,9 @@ fn psi(k: usize, z: f64) -> f64 {
 /// Solves `Σⱼ pⱼⁱ·xⱼ = sums[i]` for points that differ (Björck and Pereyra 1970).
 fn vandermonde(points: &[f64], mut sums: Vec<f64>) -> Vec<f64> {
     let n = points.len();
-    for k in 0..n {
+    for (k, point) in points.iter().enumerate() {
         for i in (k + 1..n).rev() {
-            sums[i] -= points[k] * sums[i - 1];
+            sums[i] -= point * sums[i - 1];
         }
     }
     for k in (0..n.saturating_sub(1)).rev() {
