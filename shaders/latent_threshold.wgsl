@@ -1,6 +1,6 @@
 // Dynamic thresholding (Saharia et al. 2022, section 2.3): for every picture the
-// quantile s of the absolute values, linear between the two nearest, at least 1
-// and at most `most`; then x = clamp(x, -s, s) / s.
+// quantile s of the absolute values, linear between the two nearest, raised to
+// 1, then lowered to `most` (as torch's clamp); then x = clamp(x, -s, s) / s.
 //
 // The order statistic is found exactly, bit by bit from the top: positive floats
 // are ordered as their bits are. 31 passes over a picture's latents.
@@ -66,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     next = -reduce_max(lane, next);
     let repeated = below(base, lane, bits + 1u) >= k + 2.0;
     let high = select(next, low, repeated || next > 1.0e38);
-    let level = clamp(low + (place - k) * (high - low), 1.0, max(step[8], 1.0));
+    let level = min(max(low + (place - k) * (high - low), 1.0), step[8]);
     for (var i = lane; i < p.count; i += LANES) {
         x[base + i] = clamp(x[base + i], vec4(-level), vec4(level)) / level;
     }

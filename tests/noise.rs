@@ -1,7 +1,8 @@
 //! `torch.randn` on the CPU, against what PyTorch drew
-//! (`tools/make_noise_fixture.py`).
+//! (`tools/make_noise_fixture.py`), and on CUDA, against a numpy port
+//! (`tools/make_philox_fixture.py`).
 
-use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
+use calotype::schedule::{NoiseGenerator, PhiloxGenerator, TorchCpuGenerator};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -74,4 +75,48 @@ fn only_the_low_32_bits_of_a_seed_count() {
     let draw = |seed| TorchCpuGenerator::new(seed).randn(64);
     assert_eq!(draw(5), draw((1 << 32) + 5));
     assert_ne!(draw(5), draw(6));
+}
+
+#[derive(Deserialize)]
+struct PhiloxFixture {
+    cases: Vec<PhiloxCase>,
+}
+
+#[derive(Deserialize)]
+struct PhiloxCase {
+    seed: u64,
+    draws: Vec<PhiloxDraw>,
+}
+
+#[derive(Deserialize)]
+struct PhiloxDraw {
+    n: usize,
+    first: Vec<f64>,
+    last: Vec<f64>,
+}
+
+#[test]
+fn numbers_are_cudas() {
+    let fixture: PhiloxFixture =
+        serde_json::from_str(include_str!("fixtures/philox.json")).unwrap();
+    let mut worst: f64 = 0.0;
+    for case in &fixture.cases {
+        let mut generator = PhiloxGenerator::new(case.seed);
+        for draw in &case.draws {
+            let found = generator.randn(draw.n);
+            let (first, last) = (&draw.first, &draw.last);
+            worst = worst
+                .max(largest_difference(&found[..first.len()], first))
+                .max(largest_difference(&found[draw.n - last.len()..], last));
+            assert!(worst <= TOLERANCE, "seed {}: off by {worst:e}", case.seed);
+        }
+    }
+    println!(
+        "{} cases, largest difference {worst:e}",
+        fixture.cases.len()
+    );
+    // What CUDA devices draw.
+    let device = [-0.92466, -0.42534, -2.64385, 0.14518, -0.12087, -0.57973];
+    let found = PhiloxGenerator::new(0).randn(6);
+    assert!(largest_difference(&found, &device) <= 6e-6, "{found:?}");
 }

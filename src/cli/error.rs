@@ -1,6 +1,7 @@
 //! Errors to one line and an exit code.
 
 use calotype::Error;
+use clap::CommandFactory;
 use std::process::ExitCode;
 
 /// A wrong request.
@@ -47,22 +48,19 @@ pub fn one_line(message: &str) -> String {
     line
 }
 
-/// A request's field as the flag that sets it.
+/// A request's field as the flag that sets it, where there is one.
 fn flag(field: &str) -> String {
-    const FLAGS: [&str; 10] = [
-        "width",
-        "height",
-        "steps",
-        "scheduler",
-        "guidance_scale",
-        "seed",
-        "samples",
-        "dtype",
-        "out",
-        "model",
-    ];
-    match FLAGS.contains(&field) {
-        true => format!("--{}", field.replace('_', "-")),
+    let name = match field {
+        "crops_coords_top_left" => "crop".into(),
+        "negative_crops_coords_top_left" => "negative-crop".into(),
+        other => other.replace('_', "-"),
+    };
+    let has = |command: &clap::Command| {
+        let mut flags = command.get_arguments().filter_map(clap::Arg::get_long);
+        flags.any(|long| long == name)
+    };
+    match super::Cli::command().get_subcommands().any(has) {
+        true => format!("--{name}"),
         false => field.to_owned(),
     }
 }
@@ -79,6 +77,8 @@ mod tests {
     #[test]
     fn fields_are_named_as_flags() {
         assert_eq!(flag("guidance_scale"), "--guidance-scale");
+        assert_eq!(flag("crops_coords_top_left"), "--crop");
+        assert_eq!(flag("scheduler-option"), "--scheduler-option");
         assert_eq!(flag("prompt"), "prompt");
     }
 }

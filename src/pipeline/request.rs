@@ -4,9 +4,7 @@
 use super::Preset;
 use crate::checkpoint::lora;
 use crate::picture::{Fit, LEAST_INPUT_SIDE, Mask, Picture};
-use crate::schedule::{
-    self, Choice, NoiseGenerator, TorchCpuGenerator as PhiloxGenerator, TorchCpuGenerator,
-};
+use crate::schedule::{self, Choice, NoiseGenerator, PhiloxGenerator, TorchCpuGenerator};
 use crate::text::{LoraTag, Style, Styles, Weighting, extract_loras};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,7 @@
 
 use super::class::Defaults;
 use super::read::{REMEDY, Reader, Source};
+use super::solver::{Algorithm, SolverType};
 use super::table::Table;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -162,6 +163,20 @@ pub struct Config {
     pub original_inference_steps: Option<usize>,
     /// Factor of the timestep in a consistency model's boundary conditions.
     pub timestep_scaling: Option<f64>,
+    /// Of the exponential solvers.
+    pub solver_order: Option<usize>,
+    pub algorithm_type: Option<Algorithm>,
+    pub solver_type: Option<SolverType>,
+    pub lower_order_final: Option<bool>,
+    pub euler_at_final: Option<bool>,
+    pub use_lu_lambdas: Option<bool>,
+    /// Timesteps whose `ln(α/σ)` is below this are left out.
+    pub lambda_min_clipped: Option<f64>,
+    pub predict_x0: Option<bool>,
+    /// Indices of steps whose result UniPC does not correct.
+    pub disable_corrector: Option<Vec<usize>>,
+    /// Seed of the Brownian motion of `DPMSolverSDEScheduler`.
+    pub noise_sampler_seed: Option<u64>,
     /// In the place of a spacing (in requests only).
     pub timesteps: Option<Timesteps>,
     /// Noise levels in the place of a curve, the final one too (in requests only).
@@ -208,6 +223,16 @@ impl Default for Config {
             eta: None,
             original_inference_steps: None,
             timestep_scaling: None,
+            solver_order: None,
+            algorithm_type: None,
+            solver_type: None,
+            lower_order_final: None,
+            euler_at_final: None,
+            use_lu_lambdas: None,
+            lambda_min_clipped: None,
+            predict_x0: None,
+            disable_corrector: None,
+            noise_sampler_seed: None,
             timesteps: None,
             sigmas: None,
             given: Vec::new(),

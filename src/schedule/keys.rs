@@ -36,6 +36,7 @@ impl Reader<'_> {
         self.choices(&mut config)?;
         self.bounds(&mut config)?;
         self.particular(&mut config)?;
+        self.solver(&mut config)?;
         if let Source::Options = self.source {
             self.requested(&mut config)?;
         }

@@ -12,15 +12,21 @@
 mod alphas;
 mod ays;
 mod beta;
+mod brownian;
 mod choices;
 mod class;
 mod config;
 mod ddim;
 mod ddpm;
+mod deis;
 mod dpm2;
 mod dpm2_ancestral;
+mod dpm_multi;
+mod dpm_sde;
+mod dpm_single;
 mod euler;
 mod euler_ancestral;
+mod exponential;
 mod grid;
 mod heun;
 mod keys;
@@ -28,13 +34,18 @@ mod lcm;
 mod linear;
 mod lms;
 mod noise;
+mod philox;
 mod pndm;
 mod read;
 mod registry;
+mod solver;
 mod step;
 mod table;
 mod tcd;
+mod unipc;
+mod variance;
 
+pub use brownian::BrownianTree;
 pub use choices::{OptionInfo, options};
 pub use config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
@@ -43,9 +54,11 @@ pub use config::{
 pub use euler::Euler;
 pub use grid::Grid;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
+pub use philox::PhiloxGenerator;
 pub use registry::{
     Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
 };
+pub use solver::{Algorithm, SolverType};
 pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};
 
 use crate::Result;
@@ -72,6 +85,12 @@ pub trait Scheduler: Send + Sync {
     ///
     /// `part` is cut to the grid's length.
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step>;
+
+    /// Noise that this scheduler brings along instead of the picture's own, for the
+    /// steps of the grid's entries `part`; each draw is one tensor.
+    fn own_noise(&self, _grid: &Grid, _part: Range<usize>) -> Option<Box<dyn NoiseGenerator>> {
+        None
+    }
 
     /// The whole run: all entries of the grid.
     fn plan(&self, steps: usize) -> Result<Plan> {

@@ -3,7 +3,8 @@
 use super::class::Class;
 use super::config::Config;
 use super::{Scheduler, choices};
-use super::{ddim, ddpm, dpm2, dpm2_ancestral, euler, euler_ancestral, heun, lcm, lms, pndm, tcd};
+use super::{ddim, ddpm, deis, dpm_multi, dpm_sde, dpm_single, dpm2, dpm2_ancestral};
+use super::{euler, euler_ancestral, heun, lcm, lms, pndm, tcd, unipc};
 use crate::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -12,6 +13,8 @@ use serde_json::{Map, Value};
 const CLASSES: &[&Class] = &[
     &ddim::CLASS,
     &ddpm::CLASS,
+    &dpm_multi::CLASS,
+    &dpm_single::CLASS,
     &dpm2::CLASS,
     &dpm2_ancestral::CLASS,
     &euler::CLASS,
@@ -19,8 +22,13 @@ const CLASSES: &[&Class] = &[
     &heun::CLASS,
     &lms::CLASS,
     &pndm::CLASS,
+    &unipc::CLASS,
     &lcm::CLASS,
     &tcd::CLASS,
+    &deis::CLASS,
+    &dpm_multi::CLASS_2M_SDE,
+    &dpm_sde::CLASS,
+    &dpm_multi::CLASS_3M_SDE,
 ];
 
 /// Names that stand for a scheduler with an option.

@@ -22,8 +22,8 @@ pub enum Bound {
     /// Between `-most` and `most`.
     Clip { most: f64 },
     /// Dynamic thresholding (Saharia et al. 2022, section 2.3): `s` is the
-    /// `ratio`-quantile of the absolute values of a picture, at least 1 and at
-    /// most `most`; the values are clipped to `-s..s` and divided by `s`.
+    /// `ratio`-quantile of the absolute values of a picture, raised to 1, then
+    /// lowered to `most`; the values are clipped to `-s..s` and divided by `s`.
     Threshold { ratio: f64, most: f64 },
 }
 
@@ -50,7 +50,7 @@ impl Bound {
             Bound::None => {}
             Bound::Clip { most } => values.iter_mut().for_each(|x| *x = x.clamp(-most, most)),
             Bound::Threshold { ratio, most } => {
-                let level = quantile(&values, ratio).clamp(1.0, most.max(1.0));
+                let level = quantile(&values, ratio).max(1.0).min(most);
                 values
                     .iter_mut()
                     .for_each(|x| *x = x.clamp(-level, level) / level);
