@@ -29,10 +29,20 @@ impl Grid {
         if let Some(sigmas) = &config.sigmas {
             return Self::of_listed_sigmas(config, table, sigmas);
         }
-        let mut timesteps = match listed(config, steps)? {
+        let timesteps = match listed(config, steps)? {
             Some(listed) => listed,
             None => spaced(config, steps),
         };
+        Ok(Grid::at(config, table, timesteps, steps))
+    }
+
+    /// [`Grid::of_sigmas`] at these training timesteps, highest first.
+    pub(super) fn at(
+        config: &Config,
+        table: &Table,
+        mut timesteps: Vec<f64>,
+        steps: usize,
+    ) -> Self {
         let mut sigmas = trained_sigmas(config, table, &timesteps, steps);
         if config.sigma_curve != SigmaCurve::Trained {
             sigmas = curve(config, &sigmas, steps);
@@ -43,7 +53,7 @@ impl Grid {
             FinalSigma::Zero => 0.0,
             FinalSigma::SigmaMin => f64::from(table.sigmas[0]),
         });
-        Ok(Self::of_levels(config, timesteps, sigmas))
+        Self::of_levels(config, timesteps, sigmas)
     }
 
     /// The timesteps of a request's own noise levels, the final one among them; as
