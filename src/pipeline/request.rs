@@ -658,17 +658,27 @@ mod tests {
         }
     }
 
+    fn resolved(raw: RawRequest, native: (usize, usize)) -> Result<Request> {
+        let context = Context {
+            native,
+            preset: Preset::default(),
+            refiner: false,
+            styles: &Styles::builtin(),
+        };
+        Request::resolve(raw, &context)
+    }
+
     fn message(raw: RawRequest) -> String {
-        Request::resolve(raw, (128, 128)).unwrap_err().to_string()
+        resolved(raw, (128, 128)).unwrap_err().to_string()
     }
 
     #[test]
     fn defaults_are_filled_in() {
-        let request = Request::resolve(raw(), (128, 192)).unwrap();
+        let request = resolved(raw(), (128, 192)).unwrap();
         assert_eq!((request.width, request.height), (128, 192));
         assert_eq!((request.steps, request.samples), (25, 1));
         assert_eq!(request.guidance_scale, 7.5);
-        assert_eq!(request.scheduler, "Euler");
+        assert_eq!(request.scheduler, "UniPC");
         assert_eq!(request.negative_prompt, None);
         assert!(request.guided());
     }
@@ -688,7 +698,7 @@ mod tests {
                 width: Some(width),
                 ..raw()
             };
-            assert_eq!(Request::resolve(raw, (128, 128)).is_ok(), fits, "{width}");
+            assert_eq!(resolved(raw, (128, 128)).is_ok(), fits, "{width}");
         }
         let raw = RawRequest {
             width: Some(130),
@@ -713,7 +723,7 @@ mod tests {
             guidance_scale: Some(1.0),
             ..raw()
         };
-        assert!(!Request::resolve(raw, (64, 64)).unwrap().guided());
+        assert!(!resolved(raw, (64, 64)).unwrap().guided());
     }
 
     #[test]
@@ -724,7 +734,7 @@ mod tests {
                 samples: Some(samples),
                 ..raw()
             };
-            Request::resolve(raw, (64, 64))
+            resolved(raw, (64, 64))
         };
         assert_eq!(of(7, 3).unwrap().seeds(), [7, 8, 9]);
         assert_eq!(of(i64::MAX, 1).unwrap().seed, i64::MAX as u64);

@@ -5,12 +5,14 @@ use super::Request;
 use super::request::Refinement;
 use crate::checkpoint::Checkpoint;
 use crate::schedule::{
-    self, Bound, Grid, MOST_SLOTS, MOST_STORES, NoiseMix, Prediction, Scheduler, Step,
+    self, Bound, Grid, MOST_SLOTS, MOST_STORES, NoiseGenerator, NoiseMix, Prediction, Scheduler,
+    Step,
 };
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// A model's share of the way.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub(super) struct Leg {
     /// The whole way, of which `steps` are a part.
     pub grid: Grid,
@@ -19,9 +21,17 @@ pub(super) struct Leg {
     /// One entry a call of the UNet.
     pub steps: Vec<Step>,
     prediction: Prediction,
+    scheduler: Arc<dyn Scheduler>,
 }
 
 impl Leg {
+    /// Noise for one picture that does not come from its own generator, where the
+    /// scheduler brings some along.
+    pub fn own_noise(&self) -> Option<Box<dyn NoiseGenerator>> {
+        let part = self.first..self.first + self.steps.len();
+        self.scheduler.own_noise(&self.grid, part)
+    }
+
     /// The timesteps of its steps.
     pub fn timesteps(&self) -> &[f32] {
         let all = &self.grid.timesteps;
@@ -70,7 +80,7 @@ pub(super) enum Start {
 }
 
 /// The way of a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub(super) struct Route {
     pub start: Start,
     pub base: Option<Leg>,
@@ -94,7 +104,7 @@ impl Route {
     pub fn new(request: &Request, base: &Checkpoint, refiner: Option<&Checkpoint>) -> Result<Self> {
         let whole = Way::new(request, base)?;
         let first = match request.image {
-            Some(_) => whole.first_of(request.steps, request.strength, "strength")?,
+            Some(_) => whole.first_of(request.strength, "strength")?,
             None => 0,
         };
         let mut leg = whole.from(first)?;
@@ -119,7 +129,7 @@ impl Route {
             Refinement::SecondPass { strength } => {
                 let way = Way::new(request, refiner)?;
                 let second =
-                    way.from(way.first_of(request.steps, strength, "refiner_strength")?)?;
+                    way.from(way.first_of(strength, "refiner_strength")?)?;
                 Ok(Route {
                     renoise: second.steps.first().map(|step| step.mix),
                     refiner: Some(second),
@@ -161,8 +171,10 @@ impl Route {
 
 /// A scheduler's whole way.
 struct Way {
-    scheduler: Box<dyn Scheduler>,
+    scheduler: Arc<dyn Scheduler>,
     grid: Grid,
+    /// As many as a list of the request says, or else as it asks for.
+    steps: usize,
     trained: f64,
     prediction: Prediction,
 }
@@ -174,7 +186,8 @@ impl Way {
         let scheduler = solver.create(&checkpoint.scheduler)?;
         Ok(Self {
             grid: scheduler.grid(request.steps)?,
-            scheduler,
+            steps: config.listed_steps().unwrap_or(request.steps),
+            scheduler: scheduler.into(),
             trained: config.num_train_timesteps as f64,
             prediction: config.prediction_type,
         })
@@ -182,7 +195,8 @@ impl Way {
 
     /// The entry from which `strength` of the way is left, as diffusers'
     /// `get_timesteps`.
-    fn first_of(&self, steps: usize, strength: f64, field: &str) -> Result<usize> {
+    fn first_of(&self, strength: f64, field: &str) -> Result<usize> {
+        let steps = self.steps;
         let kept = ((steps as f64 * strength) as usize).min(steps);
         if kept == 0 {
             let least = (1.0 / steps as f64 * 1000.0).ceil() / 1000.0;
@@ -232,6 +246,7 @@ impl Way {
             first,
             steps,
             prediction: self.prediction,
+            scheduler: self.scheduler.clone(),
         })
     }
 }

@@ -45,7 +45,9 @@ impl Tcd {
     fn new(config: &Config) -> Result<Self> {
         Ok(Tcd {
             alphas: Alphas::new(config, config.set_alpha_to_one.unwrap_or(true))?,
-            eta: config.eta.unwrap_or(0.3),
+            // What diffusers' pipelines pass where a request is silent; the class's own
+            // default, which they never use, is 0.3.
+            eta: config.eta.unwrap_or(0.0),
             config: config.clone(),
         })
     }

@@ -214,11 +214,18 @@ impl<'a> Denoiser<'a> {
             let pipelines = counters.pipelines_created.load(Ordering::Relaxed);
             [buffers, pipelines]
         };
+        type Own = Option<Box<dyn NoiseGenerator>>;
+        let mut own_noise: Vec<Own> = samples.iter().map(|_| self.leg.own_noise()).collect();
         let (start, before) = (Instant::now(), created());
         for k in 0..self.leg.steps.len() {
             if self.leg.steps[k].draws_noise {
-                let draw = |sample: &mut Sample| sample.generator.randn(self.shape.count());
-                let noise: Vec<f32> = samples.iter_mut().flat_map(draw).collect();
+                let count = self.shape.count();
+                let pairs = samples.iter_mut().zip(&mut own_noise);
+                let draw = |(sample, own): (&mut Sample, &mut Own)| match own {
+                    Some(own) => own.randn(count),
+                    None => sample.generator.randn(count),
+                };
+                let noise: Vec<f32> = pairs.flat_map(draw).collect();
                 gpu.upload(&self.planes.noise, bytemuck::cast_slice(&noise))?;
             }
             self.step(&mut runner, k, observer)?;
