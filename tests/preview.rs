@@ -31,6 +31,7 @@ fn load(preview_vae: Option<&Path>) -> calotype::Result<Pipeline> {
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace: None,
+        preview_every: 0,
     };
     Pipeline::load(&options, &mut observer)
 }

@@ -43,6 +43,7 @@ fn try_load(vae: &Path, direct: Option<bool>, dtype: Dtype) -> calotype::Result<
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace: None,
+        preview_every: 0,
     };
     Pipeline::load(&options, &mut observer)
 }

@@ -5,9 +5,7 @@ mod common;
 mod tensors;
 
 use calotype::checkpoint::open_vae;
-use calotype::pipeline::{
-    Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequest, Request, Tiling,
-};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequest, Tiling};
 use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
 use common::write_sparse;
 use serde_json::{Value, json};
@@ -35,6 +33,7 @@ fn load(options: &LoadOptions) -> calotype::Result<Pipeline> {
         events: &mut |_| {},
         cancel: &Cancel::default(),
         trace: None,
+        preview_every: 0,
     };
     Pipeline::load(options, &mut observer)
 }
@@ -169,11 +168,14 @@ fn the_models_own_vae_from_a_file_changes_nothing() {
             seed: Some(1),
             ..Default::default()
         };
-        let request = Request::resolve(raw, pipeline.native_size()).unwrap();
+        let request = pipeline
+            .resolve(raw, &calotype::text::Styles::builtin())
+            .unwrap();
         let mut observer = Observer {
             events: &mut |_| {},
             cancel: &Cancel::default(),
             trace: None,
+            preview_every: 0,
         };
         pipeline.generate(&request, &mut observer).unwrap().pictures
     };

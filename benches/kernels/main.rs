@@ -14,6 +14,7 @@ mod cases;
 use calotype::Result;
 use calotype::gpu::{Access, AdapterChoice, Buffer, Gpu, PipelineKey, Timestamps};
 use calotype::kernel::attention::Attention;
+use calotype::kernel::latent::StepValues;
 use calotype::kernel::norm::{GroupNorm, Mask};
 use calotype::kernel::product::{Conv, Epilogue, Product, Weight, WeightStorage, packed_bytes};
 use calotype::kernel::sinusoid::Sinusoid;
@@ -235,18 +236,31 @@ impl Bench {
                 let t = self.tensor([1, side, side, 4])?;
                 let (step, y) = (self.floats(8)?, self.floats(side * side * 4)?);
                 let u = Some((&u, 0));
-                Ok(vec![latent::guidance(tuning, u, (&t, 0), &step, &y)])
+                Ok(vec![latent::guidance(tuning, u, (&t, 0), 1, &step, &y)])
             }
             Op::Update => {
                 let count = side * side;
-                let (x, e) = (self.floats(count * 4)?, self.floats(count * 4)?);
-                Ok(vec![latent::update(
-                    tuning,
-                    &x,
-                    &e,
-                    &self.floats(8)?,
-                    count,
-                )])
+                let [x, e] = [self.floats(count * 4)?, self.floats(count * 4)?];
+                let [noise, history] = [self.floats(count * 4)?, self.floats(3 * count * 4)?];
+                let state = latent::State {
+                    sample: &x,
+                    output: &e,
+                    noise: &noise,
+                    history: &history,
+                };
+                // A multistep solver of order three.
+                let mut values = StepValues {
+                    stores: 1.0,
+                    ..Default::default()
+                };
+                (values.store[0].sample, values.store[0].output) = (0.9, -0.1);
+                (values.update.sample, values.update.noise) = (0.9, 0.1);
+                values.update.history[..3].copy_from_slice(&[0.3, -0.2, 0.1]);
+                let step = self.floats(size_of::<StepValues>() / 4)?;
+                let bytes = bytemuck::bytes_of(&values);
+                self.gpu.upload(&step.buffer, bytes)?;
+                let share = latent::Share::Whole;
+                Ok(vec![latent::update(tuning, &state, &step, count, share)])
             }
             Op::Sinusoid { dim } => {
                 let how = Sinusoid {

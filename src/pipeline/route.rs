@@ -128,8 +128,7 @@ impl Route {
             Refinement::None => Ok(alone(leg)),
             Refinement::SecondPass { strength } => {
                 let way = Way::new(request, refiner)?;
-                let second =
-                    way.from(way.first_of(strength, "refiner_strength")?)?;
+                let second = way.from(way.first_of(strength, "refiner_strength")?)?;
                 Ok(Route {
                     renoise: second.steps.first().map(|step| step.mix),
                     refiner: Some(second),

@@ -1,5 +1,8 @@
 //! Recorded runs of diffusers, and comparison with a trace of ours.
 
+// Not every test binary uses all of it.
+#![allow(dead_code)]
+
 use calotype::Result;
 use calotype::picture::{Mask, Picture};
 use calotype::pipeline::{Cancel, LoadOptions, Observer, Output, Pipeline, RawRequest, Trace};
