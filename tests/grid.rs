@@ -7,6 +7,7 @@ use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequ
 use calotype::text::Styles;
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use serde_json::Map;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,9 @@ struct Case {
     refiner: bool,
     image: Option<String>,
     strength: Option<f64>,
+    /// Its noise is torchsde's Brownian tree, seeded as the picture is.
+    #[serde(default)]
+    brownian: bool,
     /// Of the UNet, in the base's part and in the refiner's.
     calls: [usize; 2],
 }
@@ -56,6 +60,10 @@ impl Case {
             height: Some(self.height),
             steps: Some(self.steps),
             scheduler: Some(self.scheduler.clone()),
+            scheduler_options: match self.brownian {
+                true => Map::from_iter([("noise_sampler_seed".into(), self.seed.into())]),
+                false => Map::new(),
+            },
             guidance_scale: Some(self.guidance_scale),
             seed: Some(self.seed),
             refiner: Some(self.refiner),

@@ -1,7 +1,7 @@
 //! Text to conditioning: token ids, hidden states, the pooled vector, and the
 //! numbers of the micro-conditioning.
 
-use super::request::{MicroConditioning, NegativeMicro};
+use super::request::MicroConditioning;
 use super::route::Route;
 use super::{Cancel, Event, Observer, Pipeline, Request};
 use crate::Result;
@@ -73,22 +73,21 @@ pub(super) fn encode(
     // An absent negative prompt needs no encoder where it is embedded as zeros.
     let zeroed = request.negative_prompt.is_none() && texts.negative.iter().all(String::is_empty);
     let reads = |checkpoint: &Checkpoint| !(zeroed && checkpoint.force_zeros_for_empty_prompt);
-    // The trace has the negative prompt's tensors whether they are used or not.
+    // The trace has the base's and the negative prompt's tensors, used or not.
     let wants_negative = request.guided() || observer.trace.is_some();
-    let base_reads = wants_negative && reads(base) && route.base.is_some();
+    let wants_base = route.base.is_some() || observer.trace.is_some();
+    let base_reads = wants_negative && reads(base) && wants_base;
     let refiner_reads =
         refiner.is_some_and(|refiner| wants_negative && reads(&refiner.model.checkpoint));
     let both = [base_reads, base_reads || (shared && refiner_reads)];
 
     let mut first = None;
-    if route.base.is_some()
-        && let (Some(config), Some(tokenizer)) = (&base.text_encoder, &base.tokenizer)
-    {
+    if wants_base && let (Some(config), Some(tokenizer)) = (&base.text_encoder, &base.tokenizer) {
         let kind = (Part::TextEncoder, config, tokenizer);
         first = Some(encoding.both(&readings[0], kind, both[0], observer, "")?);
     }
     let mut second = None;
-    if route.base.is_some() || shared {
+    if wants_base || shared {
         let kind = (Part::TextEncoder2, &base.text_encoder_2, &base.tokenizer_2);
         second = Some(encoding.both(&readings[0], kind, both[1], observer, "")?);
     }
@@ -121,7 +120,7 @@ pub(super) fn encode(
     let for_refiner = refiner.zip(own.or_else(|| second.clone()));
     let for_refiner =
         for_refiner.map(|(refiner, pair)| told(&refiner.model.checkpoint, pair, refiner_reads));
-    let for_base = second.filter(|_| route.base.is_some());
+    let for_base = second.filter(|_| wants_base);
     let for_base = for_base.map(|second| {
         let joined = match first {
             Some(first) => first.beside(second),
@@ -147,25 +146,29 @@ pub(super) fn encode(
 /// `[original_h, original_w, crop_top, crop_left, target_h, target_w]`, or with
 /// an aesthetic score in the target's place.
 ///
-/// What the negative prompt's are where the request leaves them open is as
-/// diffusers' pipelines have it: the sizes are the prompt's; the crop is the
-/// prompt's where nothing is said of the negative prompt or the base starts from a
-/// picture (then whatever the request says), and otherwise (0, 0), for the refiner
-/// always.
+/// The negative prompt's are as diffusers' pipelines have them. A size that is not
+/// said is the prompt's; a crop that is not said is (0, 0). But from text alone the
+/// base heeds what is said of the negative prompt only where both sizes are; and
+/// where it starts from a picture, the crop is always the prompt's.
 fn time_ids(checkpoint: &Checkpoint, request: &Request, negative: bool) -> Vec<f32> {
     let scored = checkpoint.requires_aesthetics_score;
     let mut micro = request.micro;
     let mut score = request.aesthetic_score;
     if negative {
         let said = &request.negative_micro;
-        let nothing = *said == NegativeMicro::default();
-        micro = MicroConditioning {
+        let own = MicroConditioning {
             original_size: said.original_size.unwrap_or(micro.original_size),
             target_size: said.target_size.unwrap_or(micro.target_size),
-            crops_coords_top_left: match scored {
-                false if nothing || request.image.is_some() => micro.crops_coords_top_left,
-                _ => said.crops_coords_top_left.unwrap_or([0, 0]),
+            crops_coords_top_left: said.crops_coords_top_left.unwrap_or([0, 0]),
+        };
+        micro = match (scored, &request.image) {
+            (true, _) => own,
+            (false, Some(_)) => MicroConditioning {
+                crops_coords_top_left: micro.crops_coords_top_left,
+                ..own
             },
+            (false, None) if said.has_both_sizes() => own,
+            (false, None) => micro,
         };
         score = request.negative_aesthetic_score;
     }

@@ -22,7 +22,14 @@ impl Pipeline {
     /// Carries out a request.
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
         self.check(request)?;
-        let warnings = self.merge(&request.loras)?;
+        let mut warnings = self.merge(&request.loras)?;
+        if request.image.is_none() && request.negative_micro.is_half_said() {
+            warnings.push(
+                "the base model heeds the negative prompt's sizes and crop only where both \
+                 negative_original_size and negative_target_size are given, as in diffusers"
+                    .into(),
+            );
+        }
         // Before anything goes to the device.
         let refiner = self
             .refiner

@@ -142,6 +142,18 @@ pub struct NegativeMicro {
     pub target_size: Option<[usize; 2]>,
 }
 
+impl NegativeMicro {
+    pub(super) fn has_both_sizes(&self) -> bool {
+        self.original_size.is_some() && self.target_size.is_some()
+    }
+
+    /// Whether something is said that has no effect on a base model that starts
+    /// from text alone, as in diffusers.
+    pub(super) fn is_half_said(&self) -> bool {
+        *self != Self::default() && !self.has_both_sizes()
+    }
+}
+
 /// A LoRA that a request names, and how strongly it is merged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lora {
