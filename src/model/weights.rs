@@ -37,6 +37,14 @@ pub struct Loaded {
     norms: Mutex<HashMap<String, [View; 2]>>,
 }
 
+impl Loaded {
+    /// Lets go of everything: the memory is free once no graph holds it.
+    pub fn clear(&self) {
+        lock(&self.products).clear();
+        lock(&self.norms).clear();
+    }
+}
+
 impl<'a> DeviceWeights<'a> {
     pub fn new(
         gpu: &'a Gpu,

@@ -3,7 +3,6 @@
 use super::{Lora, Pipeline};
 use crate::Result;
 use crate::checkpoint::lora::{LoraFile, LoraUse};
-use crate::model::Loaded;
 
 /// What is merged at the moment.
 #[derive(Default)]
@@ -28,7 +27,7 @@ impl Pipeline {
             let uses = loras.iter().map(open).collect::<Result<Vec<_>>>()?;
             let allow = self.options.lora_allow_unmatched;
             let report = self.base.checkpoint.set_loras(&uses, allow)?;
-            self.base.unet = Loaded::default();
+            self.base.unet.clear();
             self.merged = Merged {
                 loras: loras.to_vec(),
                 warnings: report.warnings(),

@@ -1,11 +1,10 @@
 //! A request carried out: text, the first latents, the loop of each model, the VAE.
 
-use super::condition::{self, Conditioning};
-use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Tally};
-use super::load::Model;
-use super::preview::Previewer;
-use super::route::{Leg, Route};
-use super::start::{Departure, depart};
+use super::condition;
+use super::denoise::{Sample, Shape};
+use super::route::Route;
+use super::run::{Run, Stage};
+use super::start::depart;
 use super::{Event, Observer, Output, Pipeline, Request, Seconds};
 use crate::kernel::Storage;
 use crate::kernel::product::WeightStorage;
@@ -14,9 +13,6 @@ use crate::schedule::NoiseMix;
 use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-/// Pictures that a batch holds at the most where the request does not say.
-const MOST_PICTURES: usize = 4;
 
 impl Pipeline {
     /// Carries out a request.
@@ -47,35 +43,35 @@ impl Pipeline {
         let mut departure = depart(self, request, route.start, observer)?;
         seconds.encode_picture = watch.lap();
 
-        let mut run = Run {
-            pipeline: self,
-            request,
-            tally: Tally::default(),
-            total: route.calls() * request.samples,
-            done: 0,
-            load: 0.0,
-        };
+        let mut run = Run::new(self, request, route.calls());
+        let refiner = self.refiner.as_ref().map(|refiner| &refiner.model);
         if let (Some(leg), Some(conditioning)) = (&route.base, &conditionings.base) {
-            run.leg(&self.base, "", leg, conditioning, &mut departure, observer)?;
+            let stage = Stage {
+                prefix: "",
+                model: &self.base,
+                other: refiner,
+                leg,
+                conditioning,
+            };
+            run.stage(&stage, &mut departure, observer)?;
         }
         run.hand_over(&departure.samples, observer);
         if let Some(mix) = route.renoise {
             renoise(&mut departure.samples, mix);
         }
-        if let (Some(leg), Some(conditioning), Some(refiner)) =
-            (&route.refiner, &conditionings.refiner, &self.refiner)
+        if let (Some(leg), Some(conditioning), Some(model)) =
+            (&route.refiner, &conditionings.refiner, refiner)
         {
             // The refiner knows of no mask.
             departure.mask = None;
-            let model = &refiner.model;
-            run.leg(
+            let stage = Stage {
+                prefix: "refiner.",
                 model,
-                "refiner.",
+                other: Some(&self.base),
                 leg,
                 conditioning,
-                &mut departure,
-                observer,
-            )?;
+            };
+            run.stage(&stage, &mut departure, observer)?;
         }
         let (load, stats) = (run.load, run.tally.stats());
         seconds.load += load;
@@ -192,160 +188,6 @@ impl Pipeline {
             .collect();
         Picture::from_planar(request.width, request.height, &rgb)
     }
-}
-
-/// A request under way.
-struct Run<'a> {
-    pipeline: &'a Pipeline,
-    request: &'a Request,
-    tally: Tally,
-    /// Steps of the whole request, and how many are done.
-    total: usize,
-    done: usize,
-    /// Seconds spent on loading UNets.
-    load: f64,
-}
-
-impl<'a> Run<'a> {
-    /// All pictures through one model's steps, as many at a time as memory allows.
-    fn leg(
-        &mut self,
-        model: &Model,
-        prefix: &str,
-        leg: &Leg,
-        conditioning: &Conditioning,
-        departure: &mut Departure,
-        observer: &mut Observer<'_>,
-    ) -> Result<()> {
-        (observer.events)(Event::Loading {
-            part: format!("{}unet", prefix.replace('.', " ")),
-        });
-        let shape = self.pipeline.latent_shape(self.request);
-        let mut gathered = Gathered::default();
-        let mut batch = Batch::new(self.pipeline, self.request.samples);
-        let previewer = match observer.preview_every {
-            0 => None,
-            _ => Some(self.pipeline.previewer(observer.cancel)?),
-        };
-        let mut rest = &mut departure.samples[..];
-        let mut made: Option<(usize, Denoiser<'_>)> = None;
-        while !rest.is_empty() {
-            let place = self.request.samples - rest.len();
-            let start = Instant::now();
-            let count = batch.pictures.min(rest.len());
-            if made.as_ref().is_none_or(|(pictures, _)| *pictures != count) {
-                // The old one's memory first.
-                drop(made.take());
-                let setup = |batch: &Batch| Setup {
-                    leg,
-                    request: self.request,
-                    conditioning,
-                    mask: departure.mask.as_deref(),
-                    pictures: batch.pictures.min(count),
-                    batched: batch.batched,
-                };
-                let denoiser = batch.fit(self.request.guided(), &|batch| {
-                    Denoiser::new(self.pipeline, model, &setup(batch), observer.cancel)
-                })?;
-                made = Some((batch.pictures.min(count), denoiser));
-                observer.cancel.check()?;
-                (observer.events)(Event::Step {
-                    index: self.done,
-                    total: self.total,
-                });
-            }
-            self.load += start.elapsed().as_secs_f64();
-            let Some((count, denoiser)) = &made else {
-                break;
-            };
-            let (now, later) = rest.split_at_mut(*count);
-            rest = later;
-            let (before, total) = (self.done, self.total);
-            let mut progress = |observer: &mut Observer<'_>, mut at: Progress<'_, '_>| {
-                let index = before + at.done * count;
-                (observer.events)(Event::Step { index, total });
-                match &previewer {
-                    Some(previewer) if at.done.is_multiple_of(observer.preview_every) => {
-                        preview(previewer, &at.expected()?, place, shape, observer)
-                    }
-                    _ => Ok(()),
-                }
-            };
-            let tally = &mut self.tally;
-            denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
-            self.done += leg.steps.len() * count;
-        }
-        if let Some(trace) = &mut observer.trace {
-            gathered.record(prefix, leg, shape, trace);
-        }
-        Ok(())
-    }
-
-    /// Notes what the base hands to the refiner or the VAE.
-    fn hand_over(&self, samples: &[Sample], observer: &mut Observer<'_>) {
-        let Some(trace) = &mut observer.trace else {
-            return;
-        };
-        let Shape { h, w, c } = self.pipeline.latent_shape(self.request);
-        let all: Vec<f32> = samples.iter().flat_map(|s| s.latents.clone()).collect();
-        trace.put_f32("base_latents", &[samples.len(), c, h, w], &all);
-    }
-}
-
-/// How many pictures go through the UNet at a time.
-struct Batch {
-    pictures: usize,
-    /// Both prompts of a guided step in one call.
-    batched: bool,
-}
-
-impl Batch {
-    fn new(pipeline: &Pipeline, samples: usize) -> Self {
-        let low_memory = pipeline.options.low_memory;
-        let most = match pipeline.options.batch {
-            Some(most) => most,
-            None if low_memory => 1,
-            None => MOST_PICTURES,
-        };
-        Self {
-            pictures: most.clamp(1, samples.max(1)),
-            batched: !low_memory,
-        }
-    }
-
-    /// Makes a loop, with fewer pictures at a time where memory is short.
-    fn fit<T>(&mut self, guided: bool, make: &dyn Fn(&Batch) -> Result<T>) -> Result<T> {
-        loop {
-            match make(self) {
-                Err(e) if e.is_out_of_memory() && self.pictures > 1 => {
-                    self.pictures /= 2;
-                    tracing::warn!("{e}: trying {} pictures at a time", self.pictures);
-                }
-                // Memory may suffice for two calls of half the batch.
-                Err(e) if e.is_out_of_memory() && self.batched && guided => {
-                    self.batched = false;
-                    tracing::warn!("{e}: trying two UNet calls a step");
-                }
-                made => return made,
-            }
-        }
-    }
-}
-
-/// Sends previews of pictures `place` and on from their latents, planes.
-fn preview(
-    previewer: &Previewer<'_>,
-    latents: &[f32],
-    place: usize,
-    shape: Shape,
-    observer: &mut Observer<'_>,
-) -> Result<()> {
-    for (i, latents) in latents.chunks(shape.count()).enumerate() {
-        let picture = previewer.picture(latents, shape.h, shape.w, observer.cancel)?;
-        let index = place + i;
-        (observer.events)(Event::Preview { index, picture });
-    }
-    Ok(())
 }
 
 /// Noise over finished latents, for a pass of the refiner's own.

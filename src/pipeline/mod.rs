@@ -14,6 +14,7 @@ mod preset;
 pub mod preview;
 pub mod request;
 mod route;
+mod run;
 mod start;
 mod tiles;
 pub mod trace;

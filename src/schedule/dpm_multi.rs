@@ -43,7 +43,7 @@ pub(super) const CLASS: Class = Class {
 
 pub(super) const CLASS_2M_SDE: Class = Class {
     name: DpmMulti::NAME_2M_SDE,
-    others: &["dpmpp_2m_sde", "DPM++ 2M SDE Heun", "dpmpp_2m_sde_gpu"],
+    others: &["dpmpp_2m_sde", "dpmpp_2m_sde_gpu"],
     class: "DPMSolverMultistepScheduler",
     options: &[
         TRAINING,

@@ -32,7 +32,15 @@ const CLASSES: &[&Class] = &[
 ];
 
 /// Names that stand for a scheduler with an option.
-const VARIANTS: &[(&str, &str, Implied)] = &[("PLMS", "PNDM", &[("skip_prk_steps", "true")])];
+const VARIANTS: &[(&str, &str, Implied)] = &[
+    ("PLMS", "PNDM", &[("skip_prk_steps", "true")]),
+    (
+        "DPM++ 2M SDE Heun",
+        "DPM++ 2M SDE",
+        &[("solver_type", "heun")],
+    ),
+    ("uni_pc", "UniPC", &[("solver_type", "bh1")]),
+];
 
 /// The last word of a name, as AUTOMATIC1111 writes it: the curve of noise levels.
 const SUFFIXES: &[(&str, Implied)] = &[

@@ -189,6 +189,11 @@ impl<'a> Denoiser<'a> {
         })
     }
 
+    /// How many pictures it takes at a time.
+    pub fn pictures(&self) -> usize {
+        self.pictures
+    }
+
     /// Takes the samples, as many as the loop was made for, from the latents they
     /// have to those after the last step. `progress` hears of every step.
     pub fn run(

@@ -1,0 +1,215 @@
+//! A request's pictures through the models' steps, as many at a time as memory
+//! allows. Each is the same whatever its company.
+
+use super::condition::Conditioning;
+use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Tally};
+use super::load::Model;
+use super::preview::Previewer;
+use super::route::Leg;
+use super::start::Departure;
+use super::{Event, Observer, Pipeline, Request};
+use crate::Result;
+use std::time::Instant;
+
+/// Pictures that a batch holds at the most where nobody says.
+const MOST_PICTURES: usize = 4;
+
+/// A request under way.
+pub(super) struct Run<'a> {
+    pipeline: &'a Pipeline,
+    request: &'a Request,
+    pub tally: Tally,
+    /// Steps of the whole request, and how many are done.
+    total: usize,
+    done: usize,
+    /// Seconds spent on loading UNets.
+    pub load: f64,
+}
+
+/// One model's part.
+pub(super) struct Stage<'a> {
+    /// Of its names in the trace.
+    pub prefix: &'static str,
+    pub model: &'a Model,
+    /// Its UNet goes first where memory is short.
+    pub other: Option<&'a Model>,
+    pub leg: &'a Leg,
+    pub conditioning: &'a Conditioning,
+}
+
+impl<'a> Run<'a> {
+    /// A run of `calls` UNet calls for each picture.
+    pub fn new(pipeline: &'a Pipeline, request: &'a Request, calls: usize) -> Self {
+        Self {
+            pipeline,
+            request,
+            tally: Tally::default(),
+            total: calls * request.samples,
+            done: 0,
+            load: 0.0,
+        }
+    }
+
+    /// All pictures through one model's steps.
+    pub fn stage(
+        &mut self,
+        stage: &Stage<'_>,
+        departure: &mut Departure,
+        observer: &mut Observer<'_>,
+    ) -> Result<()> {
+        (observer.events)(Event::Loading {
+            part: format!("{}unet", stage.prefix.replace('.', " ")),
+        });
+        let shape = self.pipeline.latent_shape(self.request);
+        let mut gathered = Gathered::default();
+        let previewer = match observer.preview_every {
+            0 => None,
+            _ => Some(self.pipeline.previewer(observer.cancel)?),
+        };
+        let mut batch = Batch::new(self.pipeline, self.request.samples);
+        let mask = departure.mask.as_deref();
+        let mut rest = &mut departure.samples[..];
+        let mut made: Option<Denoiser<'_>> = None;
+        while !rest.is_empty() {
+            let place = self.request.samples - rest.len();
+            let denoiser = match made.take() {
+                Some(denoiser) if denoiser.pictures() <= rest.len() => denoiser,
+                // The old one's memory first.
+                old => {
+                    drop(old);
+                    self.denoiser(stage, mask, &mut batch, rest.len(), observer)?
+                }
+            };
+            let count = denoiser.pictures();
+            let (now, later) = rest.split_at_mut(count);
+            rest = later;
+            let (before, total) = (self.done, self.total);
+            let mut progress = |observer: &mut Observer<'_>, mut at: Progress<'_, '_>| {
+                let index = before + at.done * count;
+                (observer.events)(Event::Step { index, total });
+                match &previewer {
+                    Some(previewer) if at.done.is_multiple_of(observer.preview_every) => {
+                        preview(previewer, &at.expected()?, place, shape, observer)
+                    }
+                    _ => Ok(()),
+                }
+            };
+            let tally = &mut self.tally;
+            denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
+            self.done += stage.leg.steps.len() * count;
+            made = Some(denoiser);
+        }
+        if let Some(trace) = &mut observer.trace {
+            gathered.record(stage.prefix, stage.leg, shape, trace);
+        }
+        Ok(())
+    }
+
+    /// A loop for at most `most` pictures, and for fewer where memory is short.
+    fn denoiser<'b>(
+        &mut self,
+        stage: &Stage<'b>,
+        mask: Option<&'b [f32]>,
+        batch: &mut Batch,
+        most: usize,
+        observer: &mut Observer<'_>,
+    ) -> Result<Denoiser<'b>>
+    where
+        'a: 'b,
+    {
+        let start = Instant::now();
+        let (pipeline, request) = (self.pipeline, self.request);
+        let other = stage.other.map(|model| &model.unet);
+        let mut held = other.is_some();
+        if let (true, Some(other)) = (pipeline.options.low_memory, other) {
+            other.clear();
+        }
+        let denoiser = loop {
+            let setup = Setup {
+                leg: stage.leg,
+                request,
+                conditioning: stage.conditioning,
+                mask,
+                pictures: batch.pictures.min(most),
+                batched: batch.batched,
+            };
+            match Denoiser::new(pipeline, stage.model, &setup, observer.cancel) {
+                Err(e) if e.is_out_of_memory() && held => {
+                    tracing::warn!("{e}: the other UNet leaves the device");
+                    other.inspect(|other| other.clear());
+                    held = false;
+                }
+                Err(e) if e.is_out_of_memory() && batch.shrink(request.guided()) => {
+                    tracing::warn!("{e}: trying {batch:?}");
+                }
+                made => break made?,
+            }
+        };
+        observer.cancel.check()?;
+        self.load += start.elapsed().as_secs_f64();
+        (observer.events)(Event::Step {
+            index: self.done,
+            total: self.total,
+        });
+        Ok(denoiser)
+    }
+
+    /// Notes what the base hands to the refiner or the VAE.
+    pub fn hand_over(&self, samples: &[Sample], observer: &mut Observer<'_>) {
+        let Some(trace) = &mut observer.trace else {
+            return;
+        };
+        let Shape { h, w, c } = self.pipeline.latent_shape(self.request);
+        let all: Vec<f32> = samples.iter().flat_map(|s| s.latents.clone()).collect();
+        trace.put_f32("base_latents", &[samples.len(), c, h, w], &all);
+    }
+}
+
+/// How many pictures go through the UNet at a time.
+#[derive(Debug)]
+struct Batch {
+    pictures: usize,
+    /// Both prompts of a guided step in one call.
+    batched: bool,
+}
+
+impl Batch {
+    fn new(pipeline: &Pipeline, samples: usize) -> Self {
+        let low_memory = pipeline.options.low_memory;
+        let most = match pipeline.options.batch {
+            Some(most) => most,
+            None if low_memory => 1,
+            None => MOST_PICTURES,
+        };
+        Self {
+            pictures: most.clamp(1, samples.max(1)),
+            batched: !low_memory,
+        }
+    }
+
+    /// Takes half the pictures, or else two UNet calls of half the batch; whether
+    /// there was anything left to give up.
+    fn shrink(&mut self, guided: bool) -> bool {
+        if self.pictures > 1 {
+            self.pictures /= 2;
+            return true;
+        }
+        std::mem::replace(&mut self.batched, false) && guided
+    }
+}
+
+/// Sends previews of pictures `place` and on from their latents, planes.
+fn preview(
+    previewer: &Previewer<'_>,
+    latents: &[f32],
+    place: usize,
+    shape: Shape,
+    observer: &mut Observer<'_>,
+) -> Result<()> {
+    for (i, latents) in latents.chunks(shape.count()).enumerate() {
+        let picture = previewer.picture(latents, shape.h, shape.w, observer.cancel)?;
+        let index = place + i;
+        (observer.events)(Event::Preview { index, picture });
+    }
+    Ok(())
+}
