@@ -5,7 +5,7 @@
 // Bindings: t the prompt's prediction, activations [pictures, count]; e the guided
 // prediction f32, as t, changed in place; step f32: [3] is phi, and where it is 0
 // nothing is done. count in vec4s; channels must be a multiple of 4, so that there
-// is no padding to count. WIDE: a workgroup a picture; otherwise an invocation.
+// is no padding to count. A workgroup a picture, on every adapter (WIDE).
 
 #import storage
 #import reduce
@@ -22,11 +22,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> step: array<f32>;
 @group(0) @binding(3) var<uniform> p: Params;
 
-#ifdef WIDE
 @compute @workgroup_size(64)
-#else
-@compute @workgroup_size(8)
-#endif
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let picture = row_of(group, grid, thread);
     let lane = lane_of(thread);

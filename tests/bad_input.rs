@@ -190,7 +190,7 @@ fn configurations_that_cannot_be() {
             json!([-32, 64, 64]),
             "block_out_channels",
         ),
-        ("inpainting", "in_channels", json!(9), "inpainting"),
+        ("channels", "in_channels", json!(8), "latent channels"),
     ] {
         let copy = Copy::new();
         copy.set("unet/config.json", key, value);
@@ -205,7 +205,7 @@ fn more_steps_than_the_model_was_trained_on() {
     copy.set(file, "num_train_timesteps", json!(10));
     let model = copy.folder.to_str().unwrap();
     let few = ["--model", model, "--steps", "25"];
-    refuses("steps", &few, 2, &["--steps is 25", "from 1 to 10"]);
+    refuses("steps", &few, 2, &["--steps is 25", "from 1 to 9"]);
 }
 
 #[test]

@@ -99,7 +99,15 @@ fn a_picture_is_made_again_from_its_settings() {
         ),
         (
             &[
-                "a heart", "--image", star, "--mask", mask, "--preset", "lcm",
+                "a heart",
+                "--image",
+                star,
+                "--mask",
+                mask,
+                "--preset",
+                "lcm",
+                "--strength",
+                "0.7",
             ],
             &["--image", star, "--mask", mask],
         ),

@@ -123,25 +123,14 @@ fn low_memory_changes_nothing_that_is_seen() {
 /// A text of this many tokens for the demonstration model's tokenizer.
 fn words(count: usize) -> String {
     let tokenizer = Tokenizer::clip(2514, "!").unwrap();
-    let all = [
-        "red",
-        "circle",
-        "blue",
-        "star",
-        "on",
-        "a",
-        "green",
-        "background",
-    ];
-    let mut text = String::new();
-    for i in 0.. {
-        let longer = format!("{text} {}", all[(i * 5 + i / 8) % 8]);
-        match tokenizer.tokens(&longer).unwrap().len() {
-            n if n > count => break,
-            _ => text = longer,
-        }
-    }
-    text.trim().into()
+    let all = ["red", "circle", "blue", "star", "on", "a", "green", "white"];
+    let single = |word: &&str| tokenizer.tokens(word).unwrap().len() == 1;
+    let single: Vec<&str> = all.into_iter().filter(single).collect();
+    assert!(single.len() > 3);
+    let word = |i: usize| single[(i * 5 + i / 8) % single.len()];
+    let text = (0..count).map(word).collect::<Vec<_>>().join(" ");
+    assert_eq!(tokenizer.tokens(&text).unwrap().len(), count);
+    text
 }
 
 #[test]

@@ -85,3 +85,14 @@ fn checked_model(model: &str) -> calotype::Result<&str> {
         false => Ok(model),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// Finds flags that take one another's place, among other mistakes.
+    #[test]
+    fn the_flags_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -4,7 +4,7 @@
 //!
 //! All state tensors are f32 `[pictures, pixels, c]`, the channels padded to vec4s.
 
-use super::{Dispatch, Storage, Tensor, Tuning, View, key};
+use super::{Dispatch, Storage, Tensor, Tuning, View, fold, key};
 use crate::gpu::{Access, PipelineKey};
 
 const INPUT: &[Access] = &[
@@ -94,18 +94,27 @@ pub(super) fn guidance_key(tuning: Tuning, storage: Storage) -> PipelineKey {
     key("guidance", storage.defines(), workgroup(tuning), GUIDANCE)
 }
 
-pub(super) fn rescale_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    let defines = tuning.row_defines(storage);
-    key("guidance_rescale", defines, vec![], RESCALE)
+/// Kernels that go over a whole picture give it a workgroup on every adapter: Mesa's
+/// CPU driver ends an invocation's loops after 65,535 rounds in all.
+fn by_picture(storage: Storage) -> Vec<(String, String)> {
+    Tuning { direct: false }.row_defines(storage)
+}
+
+pub(super) fn rescale_key(storage: Storage) -> PipelineKey {
+    key("guidance_rescale", by_picture(storage), vec![], RESCALE)
 }
 
 pub(super) fn update_key(tuning: Tuning) -> PipelineKey {
     key("latent_update", vec![], workgroup(tuning), UPDATE)
 }
 
-pub(super) fn threshold_key(tuning: Tuning) -> PipelineKey {
-    let defines = tuning.row_defines(Storage::F32);
-    key("latent_threshold", defines, vec![], THRESHOLD)
+pub(super) fn threshold_key() -> PipelineKey {
+    key(
+        "latent_threshold",
+        by_picture(Storage::F32),
+        vec![],
+        THRESHOLD,
+    )
 }
 
 pub(super) fn mask_key(tuning: Tuning) -> PipelineKey {
@@ -163,19 +172,13 @@ pub fn guidance(
 
 /// Rescales the guided prediction `e` (f32) of `pictures` pictures to the spread of
 /// the prompt's prediction `t`, picture `place` of its batch and those after it.
-pub fn rescale(
-    tuning: Tuning,
-    (t, place): (&Tensor, usize),
-    pictures: usize,
-    step: &View,
-    e: &View,
-) -> Dispatch {
+pub fn rescale((t, place): (&Tensor, usize), pictures: usize, step: &View, e: &View) -> Dispatch {
     let each = t.rows_per_batch() * t.c4();
     Dispatch {
-        key: rescale_key(tuning, t.storage),
+        key: rescale_key(t.storage),
         views: vec![t.view.clone(), e.clone(), step.clone()],
         params: vec![pictures as u32, each as u32, (place * each) as u32, 0],
-        grid: tuning.row_grid(pictures),
+        grid: fold(pictures),
         flops: (40 * pictures * each) as u64,
         bytes: (pictures * each * (64 + 8 * t.storage.bytes())) as u64,
     }
@@ -233,18 +236,12 @@ pub fn update(
 
 /// Dynamic thresholding of what the step's first store wrote to `history`, for
 /// each of `pictures` tensors of `each` vec4s.
-pub fn threshold(
-    tuning: Tuning,
-    history: &View,
-    step: &View,
-    pictures: usize,
-    each: usize,
-) -> Dispatch {
+pub fn threshold(history: &View, step: &View, pictures: usize, each: usize) -> Dispatch {
     Dispatch {
-        key: threshold_key(tuning),
+        key: threshold_key(),
         views: vec![history.clone(), step.clone()],
         params: vec![pictures as u32, each as u32, 0, 0],
-        grid: tuning.row_grid(pictures),
+        grid: fold(pictures),
         flops: (35 * 8 * pictures * each) as u64,
         bytes: (35 * 16 * pictures * each) as u64,
     }

@@ -11,7 +11,7 @@ pub fn permutations() -> Vec<PipelineKey> {
         let tuning = Tuning { direct };
         all.push(norm::finish_key(tuning));
         all.push(latent::update_key(tuning));
-        all.push(latent::threshold_key(tuning));
+        all.push(latent::threshold_key());
         all.push(latent::mask_key(tuning));
         for storage in [Storage::F32, Storage::F16] {
             for weights in [WeightStorage::F32, WeightStorage::F16] {
@@ -28,7 +28,7 @@ pub fn permutations() -> Vec<PipelineKey> {
                 map::pipeline_key(tuning, storage),
                 latent::input_key(tuning, storage),
                 latent::guidance_key(tuning, storage),
-                latent::rescale_key(tuning, storage),
+                latent::rescale_key(storage),
                 layout::pipeline_key(tuning, storage, true),
                 layout::pipeline_key(tuning, storage, false),
                 attention::flash_key(storage),

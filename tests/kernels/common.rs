@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 /// What fills everything that a kernel should neither use nor touch.
-const GUARD: f32 = 1234.0;
+pub const GUARD: f32 = 1234.0;
 
 /// The binding limit of [`capped`].
 pub const CAP: u64 = 16 << 10;

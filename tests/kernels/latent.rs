@@ -1,6 +1,6 @@
 //! The kernels of the denoising loop.
 
-use crate::common::{BELOW, Random, Report, device, kinds, rounded};
+use crate::common::{BELOW, GUARD, Random, Report, device, kinds, rounded};
 use calotype::kernel::latent::{
     Row, SLOTS, STORES, Share, State, StepValues, guidance, input, mask, rescale, threshold,
     twin_guidance, twin_input, twin_mask, twin_rescale, twin_update, update,
@@ -36,22 +36,28 @@ fn view(step: &StepValues) -> View {
     device().view(bytemuck::bytes_of(step))
 }
 
-/// A copy that a kernel may change.
+/// A copy that a kernel may change, the guard after it.
 fn place(values: &[f32]) -> View {
-    device().floats(values, 4)
+    device().view(bytemuck::cast_slice(&[values, &[GUARD; 4]].concat()))
 }
 
 /// Pictures, pixels and channels.
 fn shapes() -> Vec<[usize; 3]> {
     let mut random = Random::new(1);
-    let drawn = (0..26).map(|_| {
+    let drawn = (0..25).map(|_| {
         [
             random.size(1, 4),
             random.size(1, 3000),
             4 * random.size(1, 3),
         ]
     });
-    let fixed = [[1, 1, 4], [2, 64, 4], [3, 65, 8], [1, 4097, 4]];
+    let fixed = [
+        [1, 1, 4],
+        [2, 64, 4],
+        [3, 65, 8],
+        [1, 4097, 4],
+        [1, 20000, 4],
+    ];
     fixed.into_iter().chain(drawn).collect()
 }
 
@@ -134,7 +140,7 @@ fn rescaled_predictions() {
                     ..STEP
                 };
                 let y = place(&e);
-                device().run(vec![rescale(tuning, (&both, 1), n, &view(&step), &y)]);
+                device().run(vec![rescale((&both, 1), n, &view(&step), &y)]);
                 let twin: Vec<f32> = e
                     .chunks(count)
                     .zip(seen[count..].chunks(count))
@@ -188,7 +194,7 @@ fn updates() {
         for (tuning, _) in kinds() {
             for shares in [&[Share::Whole][..], &[Share::First, Share::Rest]] {
                 let [sample, output, noise] = [&x, &e, &noise].map(|values| place(values));
-                let slots_view = place(&[history.concat(), vec![0.0]].concat());
+                let slots_view = place(&history.concat());
                 let state = State {
                     sample: &sample,
                     output: &output,
@@ -239,7 +245,7 @@ fn thresholds() {
         for (tuning, _) in kinds() {
             // The second of two slots.
             let both = place(&[vec![9.0; n * count], x.clone()].concat());
-            device().run(vec![threshold(tuning, &both, &view(&step), n, count / 4)]);
+            device().run(vec![threshold(&both, &view(&step), n, count / 4)]);
             let out = device().read_floats(&both, 2 * n * count);
             assert!(out[..n * count].iter().all(|x| *x == 9.0));
             report.compare(

@@ -147,8 +147,8 @@ pub struct PictureArgs {
 #[command(next_help_heading = "Refiner")]
 pub struct RefinerArgs {
     /// A refiner: named as --model is, demo (the embedded one), or none [default: none]
-    #[arg(long = "refiner", value_name = "NAME")]
-    name: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    refiner: Option<String>,
 
     /// Share of the way after which the refiner takes over [default: 0.8]
     #[arg(long, value_name = "F", value_parser = number, allow_negative_numbers = true)]
@@ -208,8 +208,8 @@ pub struct SizeArgs {
 pub struct ModelArgs {
     /// A checkpoint: a diffusers folder, a .safetensors file, demo (the embedded
     /// model), or random:sdxl-base [default: $CALOTYPE_MODEL, else demo]
-    #[arg(long = "model", value_name = "NAME")]
-    name: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
 
     /// Another VAE, or a small decoder (TAESD): a file or folder
     #[arg(long, value_name = "FILE")]
@@ -376,7 +376,7 @@ impl Args {
 
     /// What to load.
     pub fn load_options(&self) -> Result<LoadOptions> {
-        let refiner = self.refiner.name.clone();
+        let refiner = self.refiner.refiner.clone();
         let mut options = self.model.load_options()?;
         options.refiner = refiner.filter(|name| !name.eq_ignore_ascii_case("none"));
         options.preview_vae = self.output.preview_vae.clone();
@@ -401,7 +401,7 @@ impl Args {
 
 impl ModelArgs {
     fn model(&self) -> Result<String> {
-        if let Some(model) = &self.name {
+        if let Some(model) = &self.model {
             return Ok(checked_model(model)?.to_owned());
         }
         let named = std::env::var("CALOTYPE_MODEL").ok();
@@ -416,7 +416,7 @@ impl ModelArgs {
 
     /// Whether a model was asked for.
     pub fn is_named(&self) -> bool {
-        self.name.is_some()
+        self.model.is_some()
     }
 
     /// Where LoRAs that are known by name are looked for.

@@ -88,7 +88,7 @@ impl Tensors {
             tuning, negative, positive, pictures, step, output,
         )];
         if negative.is_some() && guidance.rescaled {
-            all.push(latent::rescale(tuning, positive, pictures, step, output));
+            all.push(latent::rescale(positive, pictures, step, output));
         }
         let state = State {
             sample: &self.latents.view,
@@ -100,7 +100,7 @@ impl Tensors {
         let update = |share| latent::update(tuning, &state, step, pictures * each, share);
         if thresholded {
             all.push(update(Share::First));
-            let levels = latent::threshold(tuning, &self.history, step, pictures, each);
+            let levels = latent::threshold(&self.history, step, pictures, each);
             all.push(levels);
             all.push(update(Share::Rest));
         } else {
