@@ -3,8 +3,8 @@
 
 #[path = "common/case.rs"]
 mod case;
-#[path = "common/inpaint.rs"]
-mod inpaint;
+#[path = "common/variant.rs"]
+mod variant;
 
 use calotype::pipeline::{Dtype, LoadOptions, Trace};
 use case::{Case, F32, compare, generate, load};
@@ -107,7 +107,7 @@ fn every_kernel_does_it_all() {
 #[test]
 fn an_inpainting_unet_sees_mask_and_picture() {
     let folder = tempfile::tempdir().unwrap();
-    inpaint::make(folder.path());
+    variant::inpainting(folder.path());
     for name in ["inpaint-9", "inpaint-9-whole", "inpaint-9-two-samples"] {
         let case = Case::open(name);
         let options = LoadOptions {
@@ -118,4 +118,21 @@ fn an_inpainting_unet_sees_mask_and_picture() {
         generate(&mut load(&options).unwrap(), case.raw(), Some(&mut trace));
         compare(name, &case, &trace, &F32);
     }
+}
+
+#[test]
+fn a_consistency_model_is_told_its_guidance_scale() {
+    let folder = tempfile::tempdir().unwrap();
+    variant::embedded_guidance(folder.path());
+    let case = Case::open("embedded-guidance");
+    let options = LoadOptions {
+        model: folder.path().to_str().unwrap().into(),
+        ..in_f32()
+    };
+    let mut pipeline = load(&options).unwrap();
+    assert_eq!(pipeline.preset().scheduler, "LCM");
+    assert_eq!(pipeline.preset().guidance_scale, 8.0);
+    let mut trace = Trace::new();
+    generate(&mut pipeline, case.raw(), Some(&mut trace));
+    compare("embedded-guidance", &case, &trace, &F32);
 }

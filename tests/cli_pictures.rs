@@ -128,7 +128,7 @@ fn a_picture_is_made_again_from_its_settings() {
             let last = first.last().unwrap();
             let name = format!("again-{i}.{ending}");
             let more = [&["--like", last, "--out", &name], again].concat();
-            assert_eq!(draw(folder.path(), &more), [name.clone()]);
+            assert_eq!(draw(folder.path(), &more), std::slice::from_ref(&name));
             let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
             assert!(read(last) == read(&name), "{way:?} {ending}");
         }

@@ -67,6 +67,10 @@ pub(super) fn unet(f: &Fields) -> Result<UNetConfig> {
         norm_eps: f.positive("norm_eps", 1e-5)? as f32,
         flip_sin_to_cos: f.flag("flip_sin_to_cos", true)?,
         freq_shift: f.number("freq_shift", 0.0)? as f32,
+        time_cond_proj_dim: match f.get("time_cond_proj_dim") {
+            Some(_) => Some(even(f, "time_cond_proj_dim", 256)?),
+            None => None,
+        },
         block_out_channels,
     };
     check_unet(f, &config, heads)?;
@@ -100,7 +104,6 @@ fn only_sdxl_unet(f: &Fields) -> Result<()> {
         ("resnet_skip_time_act", json!(false)),
         ("resnet_time_scale_shift", json!("default")),
         ("reverse_transformer_layers_per_block", Value::Null),
-        ("time_cond_proj_dim", Value::Null),
         ("time_embedding_act_fn", Value::Null),
         ("time_embedding_dim", Value::Null),
         ("time_embedding_type", json!("positional")),

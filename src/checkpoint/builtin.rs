@@ -69,6 +69,7 @@ fn base_unet() -> UNetConfig {
         norm_eps: 1e-5,
         flip_sin_to_cos: true,
         freq_shift: 0.0,
+        time_cond_proj_dim: None,
     }
 }
 

@@ -54,6 +54,9 @@ pub struct UNetConfig {
     pub norm_eps: f32,
     pub flip_sin_to_cos: bool,
     pub freq_shift: f32,
+    /// Width of the embedded guidance scale, which consistency models have in the
+    /// place of guidance by two predictions.
+    pub time_cond_proj_dim: Option<usize>,
 }
 
 /// The VAE, of either kind.

@@ -151,6 +151,12 @@ impl Checkpoint {
         }
     }
 
+    /// Whether a guidance scale means two predictions a step; a consistency model is
+    /// told the scale instead.
+    pub fn guides(&self, scale: f64) -> bool {
+        scale > 1.0 && self.unet.time_cond_proj_dim.is_none()
+    }
+
     /// Whether a text encoder is the same as another checkpoint's: the same
     /// configuration and, as far as the first and last values of every tensor tell,
     /// the same weights.
@@ -233,7 +239,7 @@ impl Checkpoint {
                 "unet: `{key}` is {have}, the VAE has {latent} latent channels"
             ));
         }
-        if latent % 4 != 0 {
+        if !latent.is_multiple_of(4) {
             return wrong(format!(
                 "vae: `latent_channels` is {latent}, must be a multiple of 4"
             ));

@@ -25,6 +25,21 @@ pub const CONTEXT: &str = "encoder_hidden_states";
 pub const TEXT_EMBEDS: &str = "text_embeds";
 pub const TIMESTEP: &str = "timestep";
 pub const TIME_IDS: &str = "time_ids";
+/// Of consistency models: the embedded guidance scale (see [`guidance_embedding`]).
+pub const TIMESTEP_COND: &str = "timestep_cond";
+
+/// The guidance scale as consistency models are told it: sines, then cosines, of
+/// `1000 (scale - 1)` at falling frequencies, `dim` numbers (diffusers'
+/// `get_guidance_scale_embedding`; Luo et al. 2023, section 4.1).
+pub fn guidance_embedding(scale: f64, dim: usize) -> Vec<f32> {
+    let half = dim / 2;
+    let step = 10_000f64.ln() / (half.max(2) - 1) as f64;
+    let angle = |i: usize| 1000.0 * (scale - 1.0) * (-step * i as f64).exp();
+    let sines = (0..half).map(|i| angle(i).sin() as f32);
+    sines
+        .chain((0..half).map(|i| angle(i).cos() as f32))
+        .collect()
+}
 
 /// The norm inside transformers; diffusers fixes it.
 const TRANSFORMER_EPS: f32 = 1e-6;
@@ -109,6 +124,16 @@ impl Builder<'_> {
         let t = self
             .g
             .sinusoid(TIMESTEP, self.sinusoid(c), [batch, 1], true, false);
+        let t = match config.time_cond_proj_dim {
+            Some(dim) => {
+                let guidance = self.g.input_once(TIMESTEP_COND, [batch, 1, 1, dim]);
+                let name = "time_embedding.cond_proj";
+                let product = Product::new(name, Kernel::Linear, [dim, c], false);
+                let guidance = self.g.linear(guidance, product);
+                self.g.add(t, guidance)
+            }
+            None => t,
+        };
         let t = self.mlp("time_embedding", t, 4 * c);
         let dim = config.addition_time_embed_dim;
         let ids = self.ids;

@@ -26,8 +26,9 @@ pub struct Prompt {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conditioning {
     pub positive: Prompt,
-    /// Where the request is guided.
+    /// Where the model is guided by two predictions.
     pub negative: Option<Prompt>,
+    pub guided: bool,
     pub tokens: usize,
 }
 
@@ -114,6 +115,7 @@ pub(super) fn encode(
         Conditioning {
             positive: prompt(encoded.positive, false),
             negative: negative.map(|negative| prompt(negative, true)),
+            guided: checkpoint.guides(request.guidance_scale),
             tokens,
         }
     };
@@ -130,9 +132,9 @@ pub(super) fn encode(
     });
     let finish = |prefix, told: Option<Conditioning>, observer: &mut Observer<'_>| {
         told.map(|conditioning| {
-            record(prefix, &conditioning, request, observer);
+            record(prefix, &conditioning, request.samples, observer);
             Conditioning {
-                negative: conditioning.negative.filter(|_| request.guided()),
+                negative: conditioning.negative.filter(|_| conditioning.guided),
                 ..conditioning
             }
         })
@@ -443,12 +445,7 @@ impl<'a> Encoder<'a> {
     }
 }
 
-fn record(
-    prefix: &str,
-    conditioning: &Conditioning,
-    request: &Request,
-    observer: &mut Observer<'_>,
-) {
+fn record(prefix: &str, conditioning: &Conditioning, samples: usize, observer: &mut Observer<'_>) {
     let Some(trace) = &mut observer.trace else {
         return;
     };
@@ -469,11 +466,9 @@ fn record(
     let halves = conditioning
         .negative
         .iter()
-        .filter(|_| request.guided())
+        .filter(|_| conditioning.guided)
         .chain([&conditioning.positive]);
-    let rows: Vec<f32> = halves
-        .flat_map(|p| p.time_ids.repeat(request.samples))
-        .collect();
+    let rows: Vec<f32> = halves.flat_map(|p| p.time_ids.repeat(samples)).collect();
     let ids = conditioning.positive.time_ids.len();
     let name = format!("{prefix}unet_time_ids");
     trace.put_f32(name, &[rows.len() / ids, ids], &rows);

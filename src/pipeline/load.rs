@@ -209,7 +209,15 @@ impl Pipeline {
 
     /// Defaults of requests: what the model asks for.
     pub fn preset(&self) -> Preset {
-        Preset::of(&self.base.checkpoint.scheduler)
+        let preset = Preset::of(&self.base.checkpoint.scheduler);
+        match self.base.checkpoint.unet.time_cond_proj_dim {
+            // Such a model is told the scale; at 1 it would follow no prompt.
+            Some(_) => Preset {
+                guidance_scale: 8.0,
+                ..preset
+            },
+            None => preset,
+        }
     }
 
     /// Whether a refiner is loaded.

@@ -421,7 +421,7 @@ impl Request {
             prompt_2: self.prompt_2.clone(),
             negative_prompt: self.negative_prompt.clone(),
             negative_prompt_2: self.negative_prompt_2.clone(),
-            style: self.style.as_ref().map(|style| style.name.clone()),
+            style: self.style.as_ref().map(Style::full_name),
             prompt_weighting: Some(self.prompt_weighting.name().into()),
             clip_skip: Some(self.clip_skip as i64),
             width: Some(self.width as i64),

@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
                     other.inspect(|other| other.clear());
                     held = false;
                 }
-                Err(e) if e.is_out_of_memory() && batch.shrink(request.guided()) => {
+                Err(e) if e.is_out_of_memory() && batch.shrink(stage.conditioning.guided) => {
                     tracing::warn!("{e}: trying {batch:?}");
                 }
                 made => break made?,

@@ -131,6 +131,10 @@ pub(super) fn unet(c: &UNetConfig) -> Vec<Tensor> {
     };
     let time = 4 * first.channels;
     list.conv("conv_in", first.channels, c.in_channels, 3);
+    if let Some(dim) = c.time_cond_proj_dim {
+        let name = "time_embedding.cond_proj.weight";
+        list.add(name.to_string(), &[first.channels, dim]);
+    }
     list.linear("time_embedding.linear_1", time, first.channels);
     list.linear("time_embedding.linear_2", time, time);
     list.linear(

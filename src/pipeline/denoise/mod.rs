@@ -18,7 +18,7 @@ use crate::graph::{Executor, Runner};
 use crate::kernel::latent::{self, StepValues};
 use crate::kernel::{Program, Tensor, View};
 use crate::model::DeviceWeights;
-use crate::model::unet::{self, CONTEXT, SAMPLE, TEXT_EMBEDS, TIME_IDS, TIMESTEP};
+use crate::model::unet::{self, CONTEXT, SAMPLE, TEXT_EMBEDS, TIME_IDS, TIMESTEP, TIMESTEP_COND};
 use crate::schedule::NoiseGenerator;
 use numbers::{is_thresholded, step_values};
 use std::collections::HashMap;
@@ -77,6 +77,8 @@ pub(super) struct Denoiser<'a> {
     step: Arc<Buffer>,
     table: Arc<Buffer>,
     time_ids: Arc<Buffer>,
+    /// What a consistency model is told of the guidance scale, once a picture.
+    guidance: Vec<f32>,
     pictures: usize,
     shape: Shape,
 }
@@ -184,6 +186,10 @@ impl<'a> Denoiser<'a> {
             calls,
             table,
             time_ids,
+            guidance: match checkpoint.unet.time_cond_proj_dim {
+                Some(dim) => unet::guidance_embedding(setup.request.guidance_scale, dim),
+                None => Vec::new(),
+            },
             pictures,
             shape,
         })
@@ -279,6 +285,9 @@ impl<'a> Denoiser<'a> {
         };
         self.unet.write(gpu, CONTEXT, &join(|p| &p.embeds))?;
         self.unet.write(gpu, TEXT_EMBEDS, &join(|p| &p.pooled))?;
+        let batch = self.pictures * (1 + usize::from(call.other.is_some()));
+        self.unet
+            .write(gpu, TIMESTEP_COND, &self.guidance.repeat(batch))?;
         let ids = join(|p| &p.time_ids);
         gpu.upload(&self.time_ids, bytemuck::cast_slice(&ids))?;
         runner.run(|_| {}, &[self.unet.once()], &|| false)

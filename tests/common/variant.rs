@@ -1,0 +1,64 @@
+//! Models of other kinds, made of the demonstration base: `tools/make_inpaint_model.py`
+//! and `tools/record_embedded_guidance.py` in Rust.
+
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
+/// Makes `folder` an inpainting model, whose UNet has 9 input channels.
+pub fn inpainting(folder: &Path) {
+    make(
+        folder,
+        "inpaint-conv-in.safetensors",
+        &[("in_channels", json!(9))],
+    );
+}
+
+/// Makes `folder` a consistency model that is told its guidance scale.
+pub fn embedded_guidance(folder: &Path) {
+    let told = [("time_cond_proj_dim", json!(256))];
+    make(folder, "cond-proj.safetensors", &told);
+    let scheduler = [("_class_name", json!("LCMScheduler"))];
+    set(folder, "scheduler/scheduler_config.json", &scheduler);
+}
+
+/// The base with the tensors of a fixture over its UNet's, and keys of its
+/// configuration changed.
+fn make(folder: &Path, fixture: &str, keys: &[(&str, Value)]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let base = root.join("models/demo/base");
+    copy(&base, folder);
+    let weights = fs::read(base.join(WEIGHTS)).unwrap();
+    let recorded = fs::read(root.join("tests/fixtures").join(fixture)).unwrap();
+    let recorded = SafeTensors::deserialize(&recorded).unwrap().tensors();
+    let mut tensors = SafeTensors::deserialize(&weights).unwrap().tensors();
+    tensors.retain(|(name, _)| recorded.iter().all(|(other, _)| other != name));
+    tensors.extend(recorded);
+    let bytes = safetensors::serialize(tensors, None).unwrap();
+    fs::write(folder.join(WEIGHTS), bytes).unwrap();
+    set(folder, "unet/config.json", keys);
+}
+
+fn set(folder: &Path, file: &str, keys: &[(&str, Value)]) {
+    let path = folder.join(file);
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (key, value) in keys {
+        config[*key] = value.clone();
+    }
+    fs::write(path, config.to_string()).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
