@@ -24,15 +24,8 @@ pub(super) const CLASS: Class = Class {
         TIMESTEPS,
         ZERO_SNR,
         THRESHOLD,
+        OWN,
         &["solver_order", "algorithm_type"],
-        &[
-            "solver_type",
-            "final_sigmas_type",
-            "lower_order_final",
-            "euler_at_final",
-            "use_lu_lambdas",
-            "lambda_min_clipped",
-        ],
     ],
     defaults: Defaults::USUAL,
     predictions: ANY,
@@ -44,56 +37,33 @@ pub(super) const CLASS: Class = Class {
 pub(super) const CLASS_2M_SDE: Class = Class {
     name: DpmMulti::NAME_2M_SDE,
     others: &["dpmpp_2m_sde", "dpmpp_2m_sde_gpu"],
-    class: "DPMSolverMultistepScheduler",
-    options: &[
-        TRAINING,
-        SPACING,
-        CURVES,
-        TIMESTEPS,
-        ZERO_SNR,
-        THRESHOLD,
-        &[
-            "solver_type",
-            "final_sigmas_type",
-            "lower_order_final",
-            "euler_at_final",
-            "use_lu_lambdas",
-            "lambda_min_clipped",
-        ],
-    ],
-    defaults: Defaults::USUAL,
-    predictions: ANY,
-    takes_levels: false,
-    implies: &[],
+    options: STOCHASTIC,
     make: |config| Ok(Box::new(DpmMulti::two_m_sde(config)?)),
+    ..CLASS
 };
 
 pub(super) const CLASS_3M_SDE: Class = Class {
     name: DpmMulti::NAME_3M_SDE,
     others: &["dpmpp_3m_sde", "dpmpp_3m_sde_gpu"],
-    class: "DPMSolverMultistepScheduler",
-    options: &[
-        TRAINING,
-        SPACING,
-        CURVES,
-        TIMESTEPS,
-        ZERO_SNR,
-        THRESHOLD,
-        &[
-            "solver_type",
-            "final_sigmas_type",
-            "lower_order_final",
-            "euler_at_final",
-            "use_lu_lambdas",
-            "lambda_min_clipped",
-        ],
-    ],
-    defaults: Defaults::USUAL,
-    predictions: ANY,
-    takes_levels: false,
-    implies: &[],
+    options: STOCHASTIC,
     make: |config| Ok(Box::new(DpmMulti::three_m_sde(config)?)),
+    ..CLASS
 };
+
+/// What only this class takes.
+const OWN: &[&str] = &[
+    "solver_type",
+    "final_sigmas_type",
+    "lower_order_final",
+    "euler_at_final",
+    "use_lu_lambdas",
+    "lambda_min_clipped",
+];
+
+/// The names of the stochastic solvers say their order and equation.
+const STOCHASTIC: &[&[&str]] = &[
+    TRAINING, SPACING, CURVES, TIMESTEPS, ZERO_SNR, THRESHOLD, OWN,
+];
 
 /// Slot `k % order` holds what step `k` integrated over: the picture or the noise.
 #[derive(Debug, Clone)]

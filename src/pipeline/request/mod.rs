@@ -1,17 +1,24 @@
 //! What may be asked of the pipeline: checked, with the defaults filled in, once
 //! for every front door.
 
+mod check;
+mod choices;
+mod raw;
+
+pub use choices::{Dtype, Rng};
+pub use raw::{Lora, RawRequest};
+
 use super::Preset;
-use crate::checkpoint::lora;
-use crate::picture::{Fit, LEAST_INPUT_SIDE, Mask, Picture};
-use crate::schedule::{self, Choice, NoiseGenerator, PhiloxGenerator, TorchCpuGenerator};
-use crate::text::{LoraTag, Style, Styles, Weighting, extract_loras};
+use crate::picture::{Fit, Mask, Picture};
+use crate::schedule::{self, Choice};
+use crate::text::{Style, Styles, Weighting};
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+use check::{
+    DEFAULT_STRENGTH, count, guidance, loras, micro, pictures, refinement, score, seed, share,
+    side, strength,
+};
+use serde::Serialize;
 use serde_json::{Map, Value};
-use std::fmt;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// Smallest and largest width and height, in pixels.
@@ -26,88 +33,6 @@ pub const SAMPLES: std::ops::RangeInclusive<usize> = 1..=64;
 pub const CLIP_SKIP: std::ops::RangeInclusive<usize> = 0..=10;
 /// Largest guidance scale.
 pub const GUIDANCE_MOST: f64 = 100.0;
-
-/// Which precision weights and activations are kept in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// f16 where the adapter has it, else f32.
-    #[default]
-    Auto,
-    F32,
-    /// f16 storage, f32 accumulation.
-    F16,
-}
-
-impl Dtype {
-    /// The name that [`FromStr`] reads.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::Auto => "auto",
-            Dtype::F32 => "f32",
-            Dtype::F16 => "f16",
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        [Dtype::Auto, Dtype::F32, Dtype::F16]
-            .into_iter()
-            .find(|dtype| dtype.name().eq_ignore_ascii_case(text))
-            .ok_or_else(|| {
-                Error::invalid("dtype", format!("{text:?}"), "choose one of auto, f32, f16")
-            })
-    }
-}
-
-/// Whose random numbers a seed stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Rng {
-    /// `torch.Generator("cpu")`: diffusers on the CPU and ComfyUI.
-    #[default]
-    Cpu,
-    /// CUDA's: AUTOMATIC1111's program on an NVIDIA card.
-    Cuda,
-}
-
-impl Rng {
-    /// The name that [`FromStr`] reads.
-    pub fn name(self) -> &'static str {
-        match self {
-            Rng::Cpu => "cpu",
-            Rng::Cuda => "cuda",
-        }
-    }
-
-    /// The generator of one picture.
-    pub fn generator(self, seed: u64) -> Box<dyn NoiseGenerator> {
-        match self {
-            Rng::Cpu => Box::new(TorchCpuGenerator::new(seed)),
-            Rng::Cuda => Box::new(PhiloxGenerator::new(seed)),
-        }
-    }
-}
-
-impl FromStr for Rng {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        [Rng::Cpu, Rng::Cuda]
-            .into_iter()
-            .find(|rng| rng.name().eq_ignore_ascii_case(text))
-            .ok_or_else(|| Error::unknown("rng", text, ["cpu", "cuda"]))
-    }
-}
 
 /// What the refiner does.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -151,105 +76,6 @@ impl NegativeMicro {
     /// from text alone, as in diffusers.
     pub(super) fn is_half_said(&self) -> bool {
         *self != Self::default() && !self.has_both_sizes()
-    }
-}
-
-/// A LoRA that a request names, and how strongly it is merged.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Lora {
-    /// The file.
-    pub path: PathBuf,
-    /// Factor for the UNet.
-    pub unet_weight: f64,
-    /// Factor for both text encoders.
-    pub text_weight: f64,
-}
-
-/// A request as it comes in: every field may be missing, nothing is checked.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RawRequest {
-    pub prompt: Option<String>,
-    /// For the second text encoder, where it is to read something else.
-    pub prompt_2: Option<String>,
-    pub negative_prompt: Option<String>,
-    pub negative_prompt_2: Option<String>,
-    pub style: Option<String>,
-    pub prompt_weighting: Option<String>,
-    pub clip_skip: Option<i64>,
-    pub width: Option<i64>,
-    pub height: Option<i64>,
-    /// Of a few-step checkpoint: what it asks for, where the request is silent.
-    pub preset: Option<String>,
-    pub steps: Option<i64>,
-    pub scheduler: Option<String>,
-    /// diffusers' keys, or the short ones that `calotype schedulers` lists.
-    pub scheduler_options: Map<String, Value>,
-    pub guidance_scale: Option<f64>,
-    pub guidance_rescale: Option<f64>,
-    /// Shares of the way between which guidance is on.
-    pub guidance_start: Option<f64>,
-    pub guidance_end: Option<f64>,
-    pub seed: Option<i64>,
-    pub rng: Option<String>,
-    pub samples: Option<i64>,
-    /// Whether the loaded refiner is used; where silent, it is.
-    pub refiner: Option<bool>,
-    pub high_noise_fraction: Option<f64>,
-    /// Makes the refiner a second pass of its own.
-    pub refiner_strength: Option<f64>,
-    pub aesthetic_score: Option<f64>,
-    pub negative_aesthetic_score: Option<f64>,
-    /// `[height, width]`, as the next ones.
-    pub original_size: Option<[i64; 2]>,
-    /// `[top, left]`.
-    pub crops_coords_top_left: Option<[i64; 2]>,
-    pub target_size: Option<[i64; 2]>,
-    pub negative_original_size: Option<[i64; 2]>,
-    pub negative_crops_coords_top_left: Option<[i64; 2]>,
-    pub negative_target_size: Option<[i64; 2]>,
-    pub strength: Option<f64>,
-    /// The picture to start from.
-    #[serde(skip)]
-    pub image: Option<Arc<Picture>>,
-    /// Where that picture is painted anew; of its size.
-    #[serde(skip)]
-    pub mask: Option<Arc<Mask>>,
-    /// How picture and mask are brought to the request's size.
-    pub fit: Option<String>,
-    pub loras: Vec<Lora>,
-}
-
-impl RawRequest {
-    /// Takes the tags `<lora:name:weight>` out of the prompts; the files that they
-    /// name, which lie in `folder`, join `loras`.
-    ///
-    /// # Errors
-    /// Where a tag is malformed, or names no file.
-    pub fn take_lora_tags(&mut self, folder: &Path) -> Result<()> {
-        let mut tags: Vec<LoraTag> = Vec::new();
-        for prompt in [&mut self.prompt, &mut self.prompt_2] {
-            let Some(text) = prompt else { continue };
-            let (rest, found) = extract_loras(text)?;
-            if !found.is_empty() {
-                *prompt = Some(rest);
-            }
-            // The second encoder's prompt may repeat what the first one's says.
-            tags.extend(
-                found
-                    .into_iter()
-                    .filter(|tag| !tags.contains(tag))
-                    .collect::<Vec<_>>(),
-            );
-        }
-        for tag in tags {
-            self.loras.push(Lora {
-                path: lora::find(&tag.name, folder)?,
-                unet_weight: tag.unet_weight,
-                text_weight: tag.text_weight,
-            });
-        }
-        Ok(())
     }
 }
 
@@ -475,187 +301,6 @@ impl Request {
     /// The seed of each picture, in order: one more each.
     pub fn seeds(&self) -> Vec<u64> {
         (0..self.samples as u64).map(|i| self.seed + i).collect()
-    }
-}
-
-/// Strength of image-to-image and inpainting where the request is silent.
-const DEFAULT_STRENGTH: f64 = 0.3;
-
-/// A number from 0 to 1.
-fn share(field: &str, given: Option<f64>, default: f64) -> Result<f64> {
-    let value = given.unwrap_or(default);
-    match (0.0..=1.0).contains(&value) {
-        true => Ok(value),
-        false => Err(Error::invalid(field, value, "must be from 0 to 1")),
-    }
-}
-
-fn strength(field: &str, value: f64) -> Result<f64> {
-    match value > 0.0 && value <= 1.0 {
-        true => Ok(value),
-        false => {
-            let allowed = "must be above 0 and at most 1: how much of the picture is drawn anew";
-            Err(Error::invalid(field, value, allowed))
-        }
-    }
-}
-
-fn score(field: &str, given: Option<f64>, default: f64) -> Result<f64> {
-    let value = given.unwrap_or(default);
-    match (0.0..=10.0).contains(&value) {
-        true => Ok(value),
-        false => Err(Error::invalid(field, value, "must be from 0 to 10")),
-    }
-}
-
-fn loras(loras: Vec<Lora>) -> Result<Vec<Lora>> {
-    for lora in &loras {
-        for weight in [lora.unet_weight, lora.text_weight] {
-            if !weight.is_finite() {
-                let field = format!("weight of {}", lora.path.display());
-                return Err(Error::invalid(field, weight, "must be a finite number"));
-            }
-        }
-    }
-    Ok(loras)
-}
-
-fn refinement(raw: &RawRequest, at_hand: bool) -> Result<Refinement> {
-    let fraction = share("high_noise_fraction", raw.high_noise_fraction, 0.8)?;
-    let pass = raw
-        .refiner_strength
-        .map(|value| strength("refiner_strength", value));
-    let pass = pass.transpose()?;
-    let asked = raw.refiner == Some(true) || pass.is_some();
-    if asked && !at_hand {
-        let field = if pass.is_some() {
-            "refiner_strength"
-        } else {
-            "refiner"
-        };
-        let value = pass.map_or("true".into(), |strength| strength.to_string());
-        return Err(Error::invalid(field, value, "needs a refiner; load one"));
-    }
-    Ok(match (at_hand && raw.refiner != Some(false), pass) {
-        (false, _) => Refinement::None,
-        (true, Some(strength)) => Refinement::SecondPass { strength },
-        (true, None) => Refinement::Ensemble {
-            high_noise_fraction: fraction,
-        },
-    })
-}
-
-fn micro(raw: &RawRequest, size: [usize; 2]) -> Result<(MicroConditioning, NegativeMicro)> {
-    let pair = |field: &str, given: Option<[i64; 2]>, least: i64| {
-        let most = 1 << 16;
-        let Some(pair) = given else { return Ok(None) };
-        match pair.iter().all(|n| (least..=most).contains(n)) {
-            true => Ok(Some(pair.map(|n| n as usize))),
-            false => {
-                let value = format!("{}x{}", pair[0], pair[1]);
-                let allowed = format!("both numbers must be from {least} to {most}");
-                Err(Error::invalid(field, value, allowed))
-            }
-        }
-    };
-    let crop = pair("crops_coords_top_left", raw.crops_coords_top_left, 0)?;
-    let negative_crop = raw.negative_crops_coords_top_left;
-    Ok((
-        MicroConditioning {
-            original_size: pair("original_size", raw.original_size, 1)?.unwrap_or(size),
-            crops_coords_top_left: crop.unwrap_or([0, 0]),
-            target_size: pair("target_size", raw.target_size, 1)?.unwrap_or(size),
-        },
-        NegativeMicro {
-            original_size: pair("negative_original_size", raw.negative_original_size, 1)?,
-            crops_coords_top_left: pair("negative_crops_coords_top_left", negative_crop, 0)?,
-            target_size: pair("negative_target_size", raw.negative_target_size, 1)?,
-        },
-    ))
-}
-
-/// The picture and the mask at the request's size.
-type Pictures = (Option<Arc<Picture>>, Option<Arc<Mask>>);
-
-fn pictures(raw: &RawRequest, width: usize, height: usize, fit: Fit) -> Result<Pictures> {
-    let Some(image) = &raw.image else {
-        return match &raw.mask {
-            Some(_) => Err(Error::invalid(
-                "mask",
-                "given",
-                "needs an image to paint in",
-            )),
-            None => Ok((None, None)),
-        };
-    };
-    image.require_at_least(LEAST_INPUT_SIDE, "image")?;
-    let mask = match &raw.mask {
-        Some(mask) => {
-            mask.require_size_of(image, "mask")?;
-            Some(Arc::new(mask.resized(width, height, fit)?))
-        }
-        None => None,
-    };
-    Ok((Some(Arc::new(image.resized(width, height, fit)?)), mask))
-}
-
-fn count(
-    field: &str,
-    given: Option<i64>,
-    default: usize,
-    range: std::ops::RangeInclusive<usize>,
-) -> Result<usize> {
-    let Some(given) = given else {
-        return Ok(default);
-    };
-    usize::try_from(given)
-        .ok()
-        .filter(|value| range.contains(value))
-        .ok_or_else(|| {
-            let (least, most) = range.into_inner();
-            Error::invalid(field, given, format!("must be from {least} to {most}"))
-        })
-}
-
-fn side(field: &str, given: Option<i64>, native: usize) -> Result<usize> {
-    let Some(given) = given else {
-        return Ok(native);
-    };
-    let (least, most) = SIZES.into_inner();
-    usize::try_from(given)
-        .ok()
-        .filter(|value| SIZES.contains(value) && value.is_multiple_of(SIZE_STEP))
-        .ok_or_else(|| {
-            let near = given.clamp(least as i64, most as i64) / SIZE_STEP as i64 * SIZE_STEP as i64;
-            let allowed =
-                format!("must be a multiple of {SIZE_STEP} from {least} to {most}, such as {near}");
-            Error::invalid(field, given, allowed)
-        })
-}
-
-fn guidance(given: f64) -> Result<f64> {
-    match (0.0..=GUIDANCE_MOST).contains(&given) {
-        true => Ok(given),
-        false => {
-            let allowed = format!(
-                "must be a number from 0 to {GUIDANCE_MOST}; 1 or less switches guidance off"
-            );
-            Err(Error::invalid("guidance_scale", given, allowed))
-        }
-    }
-}
-
-/// The first picture's seed. Drawn seeds have 32 bits, because PyTorch's CPU
-/// generator sees no more of them.
-fn seed(given: i64, samples: usize) -> Result<u64> {
-    let most = i64::MAX - samples as i64 + 1;
-    match given {
-        -1 => Ok(u64::from(rand::random::<u32>())),
-        0.. if given <= most => Ok(given as u64),
-        _ => {
-            let allowed = format!("must be from 0 to {most}, or -1 to have one drawn");
-            Err(Error::invalid("seed", given, allowed))
-        }
     }
 }
 

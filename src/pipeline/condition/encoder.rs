@@ -1,0 +1,146 @@
+//! A text encoder on the device, and what it makes of a prompt.
+
+use crate::Result;
+use crate::checkpoint::{Checkpoint, ClipConfig, Part};
+use crate::graph::{Executor, Runner};
+use crate::kernel::Storage;
+use crate::model::{DeviceWeights, Loaded, clip};
+use crate::pipeline::{Cancel, Pipeline};
+use crate::text::{Chunk, Tokenizer, Weighting, weigh};
+use std::collections::HashMap;
+
+/// An encoder with what it needs.
+pub(super) type Kind<'a> = (Part, &'a ClipConfig, &'a Tokenizer);
+
+/// Hidden states of one prompt.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Encoded {
+    /// `[tokens, width]`.
+    pub states: Vec<f32>,
+    width: usize,
+    pub pooled: Vec<f32>,
+}
+
+impl Encoded {
+    /// This encoder's states beside another's, whose pooled vector is taken.
+    fn beside(self, other: Self) -> Self {
+        let rows = self.states.chunks(self.width.max(1));
+        let rows = rows.zip(other.states.chunks(other.width.max(1)));
+        Self {
+            states: rows.flat_map(|(a, b)| [a, b].concat()).collect(),
+            width: self.width + other.width,
+            pooled: other.pooled,
+        }
+    }
+
+    pub fn zeroed(&self) -> Self {
+        Self {
+            states: vec![0.0; self.states.len()],
+            width: self.width,
+            pooled: vec![0.0; self.pooled.len()],
+        }
+    }
+}
+
+/// A prompt and its negative one, where it was read.
+#[derive(Debug, Clone)]
+pub(super) struct Pair {
+    pub positive: Encoded,
+    pub negative: Option<Encoded>,
+}
+
+impl Pair {
+    pub fn beside(self, other: Self) -> Self {
+        Self {
+            positive: self.positive.beside(other.positive),
+            negative: self.negative.zip(other.negative).map(|(a, b)| a.beside(b)),
+        }
+    }
+}
+
+/// A text encoder on the device.
+pub(super) struct Encoder<'a> {
+    pipeline: &'a Pipeline,
+    checkpoint: &'a Checkpoint,
+    part: Part,
+    config: &'a ClipConfig,
+    tokenizer: &'a Tokenizer,
+    executor: Executor,
+}
+
+impl<'a> Encoder<'a> {
+    pub fn new(
+        pipeline: &'a Pipeline,
+        checkpoint: &'a Checkpoint,
+        (part, config, tokenizer): Kind<'a>,
+        skip: usize,
+        loaded: &Loaded,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let gpu = &pipeline.gpu;
+        let source = checkpoint.source(part);
+        let graph = clip::graph(config, tokenizer.max_length(), skip).optimise();
+        let check = || cancel.check();
+        let weights =
+            DeviceWeights::new(gpu, source, pipeline.precision.weights, loaded).while_ok(&check);
+        // The encoders are a small share of the work, so they keep f32 throughout.
+        let executor = Executor::new(
+            gpu,
+            pipeline.tuning,
+            Storage::F32,
+            &graph,
+            &weights,
+            &HashMap::new(),
+        )?;
+        Ok(Self {
+            pipeline,
+            checkpoint,
+            part,
+            config,
+            tokenizer,
+            executor,
+        })
+    }
+
+    /// The chunks' states one after another, weighted; the pooled vector is the
+    /// first chunk's, as it is.
+    pub fn encode(&self, chunks: &[Chunk], mode: Weighting, cancel: &Cancel) -> Result<Encoded> {
+        let needs_empty = chunks.iter().any(|chunk| mode.needs_empty(&chunk.weights));
+        let empty = match needs_empty {
+            true => Some(self.run(&Chunk::empty(self.tokenizer).ids, cancel)?.0),
+            false => None,
+        };
+        let mut encoded = Encoded {
+            width: self.config.hidden_size,
+            ..Default::default()
+        };
+        for (i, chunk) in chunks.iter().enumerate() {
+            let (mut states, pooled) = self.run(&chunk.ids, cancel)?;
+            weigh(&mut states, &chunk.weights, mode, empty.as_deref())?;
+            encoded.states.extend(states);
+            if i == 0 {
+                encoded.pooled = pooled.unwrap_or_default();
+            }
+        }
+        Ok(encoded)
+    }
+
+    /// Hidden states, and the pooled vector where the model has one.
+    fn run(&self, ids: &[u32], cancel: &Cancel) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+        let gpu = &self.pipeline.gpu;
+        let source = self.checkpoint.source(self.part);
+        let embedded = clip::embed(self.config, source, ids)?;
+        self.executor.write(gpu, "embeddings", &embedded)?;
+        let mut runner = Runner::new(gpu, false)?;
+        let cancelled = || cancel.is_cancelled();
+        runner.run(|_| {}, &[self.executor.step()], &cancelled)?;
+        runner.finish()?;
+        let states = self.executor.read(gpu, 0)?;
+        let Some(n) = self.config.projection_dim else {
+            return Ok((states, None));
+        };
+        let all = self.executor.read(gpu, 1)?;
+        let end = clip::end_of_text(self.config, ids);
+        Ok((states, Some(all[end * n..(end + 1) * n].to_vec())))
+    }
+}
