@@ -7,7 +7,7 @@ mod case;
 mod variant;
 
 use calotype::pipeline::{Dtype, LoadOptions, Trace};
-use case::{Case, F32, compare, generate, load};
+use case::{Case, F16, F32, Limits, compare, generate, load};
 
 fn in_f32() -> LoadOptions {
     LoadOptions {
@@ -17,12 +17,16 @@ fn in_f32() -> LoadOptions {
 }
 
 fn hold(names: &[&str], options: &LoadOptions) {
+    hold_within(names, options, &F32);
+}
+
+fn hold_within(names: &[&str], options: &LoadOptions, limits: &Limits) {
     for name in names {
         let case = Case::open(name);
         let mut pipeline = load(&case.options(options)).unwrap();
         let mut trace = Trace::new();
         generate(&mut pipeline, case.raw(), Some(&mut trace));
-        compare(name, &case, &trace, &F32);
+        compare(name, &case, &trace, limits);
     }
 }
 
@@ -101,6 +105,25 @@ fn every_kernel_does_it_all() {
             ..in_f32()
         };
         hold(&names, &options);
+    }
+}
+
+#[test]
+fn half_precision_does_it_all() {
+    let names = ["refined-unipc", "image", "inpaint", "guidance-rescale"];
+    for direct in [false, true] {
+        let options = LoadOptions {
+            direct_kernels: Some(direct),
+            dtype: Dtype::F16,
+            activations: Dtype::F16,
+            ..Default::default()
+        };
+        let first = Case::open(names[0]).options(&options);
+        match load(&first) {
+            Err(e) if e.to_string().contains("SHADER_F16") => return println!("skipped: {e}"),
+            other => drop(other.unwrap()),
+        }
+        hold_within(&names, &options, &F16);
     }
 }
 
