@@ -9,10 +9,14 @@ use super::route::Leg;
 use super::start::Departure;
 use super::{Event, Observer, Pipeline, Request};
 use crate::Result;
+use crate::model::unet;
 use std::time::Instant;
 
-/// Pictures that a batch holds at the most where nobody says.
+/// Pictures that a batch holds at the most where nobody says, and bytes of
+/// activations beyond which it is made smaller: drivers say too late, or with a
+/// crawl, that there are too many.
 const MOST_PICTURES: usize = 4;
+const BATCH_BYTES: u64 = 2 << 30;
 
 /// A request under way.
 pub(super) struct Run<'a> {
@@ -67,6 +71,23 @@ impl<'a> Run<'a> {
             _ => Some(self.pipeline.previewer(observer.cancel)?),
         };
         let mut batch = Batch::new(self.pipeline, self.request.samples);
+        if self.pipeline.options.batch.is_none() {
+            batch.keep_below(BATCH_BYTES, &|pictures| {
+                let halves = 1 + usize::from(stage.conditioning.guided);
+                let tokens = stage.conditioning.tokens;
+                let size = unet::Size {
+                    batch: halves * pictures,
+                    height: shape.h,
+                    width: shape.w,
+                    tokens,
+                };
+                let checkpoint = &stage.model.checkpoint;
+                let ids = checkpoint.time_id_count();
+                let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
+                let storage = self.pipeline.precision.activations;
+                graph.planned_bytes(self.pipeline.tuning, storage).0
+            });
+        }
         let mask = departure.mask.as_deref();
         let mut rest = &mut departure.samples[..];
         let mut made: Option<Denoiser<'_>> = None;
@@ -187,6 +208,13 @@ impl Batch {
         }
     }
 
+    /// Takes fewer pictures while `bytes` of so many are above `limit`.
+    fn keep_below(&mut self, limit: u64, bytes: &dyn Fn(usize) -> u64) {
+        while self.pictures > 1 && bytes(self.pictures) > limit {
+            self.pictures /= 2;
+        }
+    }
+
     /// Takes half the pictures, or else two UNet calls of half the batch; whether
     /// there was anything left to give up.
     fn shrink(&mut self, guided: bool) -> bool {
@@ -212,4 +240,30 @@ fn preview(
         (observer.events)(Event::Preview { index, picture });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Batch;
+
+    #[test]
+    fn batches_give_up_pictures_before_they_give_up_guidance_in_one_call() {
+        let mut batch = Batch {
+            pictures: 8,
+            batched: true,
+        };
+        batch.keep_below(100, &|pictures| 30 * pictures as u64);
+        assert_eq!(batch.pictures, 2);
+        assert!(batch.shrink(true));
+        assert_eq!((batch.pictures, batch.batched), (1, true));
+        assert!(batch.shrink(true));
+        assert_eq!((batch.pictures, batch.batched), (1, false));
+        assert!(!batch.shrink(true));
+        // Without guidance a step is one call of one picture already.
+        let mut single = Batch {
+            pictures: 1,
+            batched: true,
+        };
+        assert!(!single.shrink(false));
+    }
 }

@@ -14,8 +14,14 @@ use std::path::Path;
 /// `negative_prompt_embeds` `[B, S, C]`; `pooled_prompt_embeds`,
 /// `negative_pooled_prompt_embeds` `[B, P]`; `unet_time_ids` `[2B, 6]`, negative
 /// half first; `timesteps` `[N]`; `sigmas` `[N + 1]`; `latents.KKK` and
-/// `noise_pred.KKK` (after guidance) `[B, 4, h, w]`; `base_latents`
-/// `[B, 4, h, w]`; `decoded` `[B, 3, H, W]` before clamping.
+/// `noise_pred.KKK` (after guidance) `[B, 4, h, w]`; `base_latents`, what the base
+/// hands to the refiner or the VAE, `[B, 4, h, w]`; `init_image` `[B, 3, H, W]` and
+/// `mask` `[B, 1, H, W]`, where the request has them; `decoded` `[B, 3, H, W]` before
+/// clamping. The refiner's part has the same names after `refiner.`.
+///
+/// `timesteps` and `sigmas` are the scheduler's whole lists, whichever part of them
+/// ran. `latents.KKK` are as the scheduler leaves them; in inpainting what the mask
+/// keeps is put back after that. S is a multiple of 77 for long prompts.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
     tensors: BTreeMap<String, Tensor>,

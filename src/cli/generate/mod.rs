@@ -81,6 +81,8 @@ struct Job {
     raw: RawRequest,
     options: LoadOptions,
     styles: Styles,
+    /// A contact sheet is wanted.
+    grid: bool,
     warnings: Vec<String>,
 }
 
@@ -110,6 +112,7 @@ impl Job {
             raw,
             options,
             styles,
+            grid: args.output.grid,
             warnings,
         })
     }
@@ -164,6 +167,10 @@ fn draw(
     let mut pipeline = Pipeline::load(&job.options, &mut observer)?;
     cancel.check()?;
     let request = pipeline.resolve(job.raw.clone(), &job.styles)?;
+    if job.grid {
+        // Before the work, not after it.
+        picture::grid_size(request.samples, request.width, request.height)?;
+    }
     let output = pipeline.generate(&request, &mut observer)?;
     Ok((request, output))
 }
