@@ -500,7 +500,7 @@ fn configurations_that_cannot_be_are_named() {
         ("class_embed_type", json!("timestep")),
         ("addition_embed_type", json!("text")),
         ("addition_embed_type", json!(null)),
-        ("time_cond_proj_dim", json!(256)),
+        ("time_cond_proj_dim", json!(255)),
         ("resnet_time_scale_shift", json!("scale_shift")),
         ("act_fn", json!("gelu")),
         ("dual_cross_attention", json!(true)),
