@@ -194,19 +194,14 @@ fn types_and_alphas_are_checked() {
         ],
         &[&alpha, "[2]", "one finite number"],
     );
-    let view = |shape: &[usize], value: f32| {
-        let values = vec![value; shape.iter().product()];
-        (shape.to_vec(), bytemuck::cast_slice(&values).to_vec())
-    };
-    let nan: [(&str, (Vec<usize>, Vec<u8>)); 3] = [
-        (DOWN, view(&[2, 64], 0.0)),
-        (UP, view(&[64, 2], 0.0)),
-        (&alpha, view(&[], f32::NAN)),
+    let zeros = [0u8; 2 * 64 * 4];
+    let nan = f32::NAN.to_le_bytes();
+    let view = |shape: &[usize], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap();
+    let views = [
+        (DOWN, view(&[2, 64], &zeros[..])),
+        (UP, view(&[64, 2], &zeros[..])),
+        (&alpha, view(&[], &nan[..])),
     ];
-    let views = nan.iter().map(|(name, (shape, bytes))| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();
-        (*name, view)
-    });
     safetensors::serialize_to_file(views, None, &bad.path()).unwrap();
     let message = bad.merge("demo", false).unwrap_err();
     assert!(message.contains("one finite number"), "{message}");
