@@ -120,26 +120,6 @@ impl Mask {
         rows.map(|(x, y)| decided(self.values[row(y) + x * self.width / width]))
             .collect()
     }
-
-    /// `painted` where the mask is white, `kept` where it is black, and between them
-    /// where it is grey, so that what was to be kept is kept to the bit.
-    ///
-    /// [`Error::Invalid`] where the three differ in size.
-    pub fn blend(&self, kept: &Picture, painted: &Picture) -> Result<Picture> {
-        self.require_size_of(kept, "mask")?;
-        self.require_size_of(painted, "mask")?;
-        let mix = |(i, (kept, painted)): (usize, (&u8, &u8))| {
-            let share = u32::from(self.values[i / 3]);
-            let sum = u32::from(*kept) * (255 - share) + u32::from(*painted) * share;
-            ((sum + 127) / 255) as u8
-        };
-        let pairs = kept.rgb.iter().zip(&painted.rgb).enumerate();
-        Ok(Picture {
-            width: self.width,
-            height: self.height,
-            rgb: pairs.map(mix).collect(),
-        })
-    }
 }
 
 /// A narrower Gaussian leaves every 8-bit grey as it is.
@@ -250,21 +230,5 @@ mod tests {
         }
         let even = mask(5, &[200; 25]);
         assert_eq!(even.blurred(3.0).unwrap(), even, "edges do not darken");
-    }
-
-    #[test]
-    fn what_is_kept_is_kept_to_the_bit() {
-        let kept = Picture {
-            width: 3,
-            height: 1,
-            rgb: (10..19).collect(),
-        };
-        let painted = Picture {
-            rgb: vec![210; 9],
-            ..kept.clone()
-        };
-        let blended = mask(3, &[0, 255, 51]).blend(&kept, &painted).unwrap();
-        assert_eq!(blended.rgb, [10, 11, 12, 210, 210, 210, 55, 56, 56]);
-        assert!(mask(1, &[0]).blend(&kept, &painted).is_err());
     }
 }

@@ -101,10 +101,8 @@ impl Scheduler for Ddpm {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        let end = part.end.min(grid.timesteps.len());
-        let timestep = |i: usize| grid.timesteps.get(i).map_or(-1, |t| *t as i64);
-        (part.start..end)
-            .map(|i| self.step(timestep(i), timestep(i + 1)))
+        let all = grid.whole_pairs(part);
+        all.map(|(t, next)| self.step(t, next.unwrap_or(-1)))
             .collect()
     }
 }

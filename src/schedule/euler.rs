@@ -72,12 +72,8 @@ impl Scheduler for Euler {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        let levels = grid.sigmas.windows(2);
-        let all = grid.timesteps.iter().zip(levels);
-        let (skip, take) = (part.start, part.len());
-        all.skip(skip)
-            .take(take)
-            .map(|(t, level)| self.step(*t, level[0], level[1]))
+        let all = grid.transitions(part);
+        all.map(|(t, sigma, next)| self.step(t, sigma, next))
             .collect()
     }
 }

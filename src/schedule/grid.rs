@@ -8,6 +8,7 @@ use super::config::{
 };
 use super::table::{Table, torch_linspace};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// Where a run goes.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,24 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// The entries `part`: each timestep with its noise level and the next.
+    pub(super) fn transitions(&self, part: Range<usize>) -> impl Iterator<Item = (f32, f32, f32)> {
+        let all = self.timesteps.iter().zip(self.sigmas.windows(2));
+        let part = all.skip(part.start).take(part.len());
+        part.map(|(t, level)| (*t, level[0], level[1]))
+    }
+
+    /// The entries `part` of a grid of whole timesteps: each with the next, where
+    /// there is one.
+    pub(super) fn whole_pairs(
+        &self,
+        part: Range<usize>,
+    ) -> impl Iterator<Item = (i64, Option<i64>)> {
+        let timestep = |i: usize| self.timesteps.get(i).map(|t| *t as i64);
+        let part = part.start..part.end.min(self.timesteps.len());
+        part.filter_map(move |i| Some((timestep(i)?, timestep(i + 1))))
+    }
+
     /// As diffusers' Euler, Heun, LMS and DPM2 build it, before any repetition.
     pub(super) fn of_sigmas(config: &Config, table: &Table, steps: usize) -> Result<Self> {
         let steps = config.listed_steps().unwrap_or(steps);

@@ -96,11 +96,8 @@ impl Scheduler for Lcm {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        let end = part.end.min(grid.timesteps.len());
-        let timestep = |i: usize| grid.timesteps.get(i).map(|t| *t as i64);
-        (part.start..end)
-            .filter_map(|i| Some(self.step(timestep(i)?, timestep(i + 1))))
-            .collect()
+        let all = grid.whole_pairs(part);
+        all.map(|(t, next)| self.step(t, next)).collect()
     }
 }
 

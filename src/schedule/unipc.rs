@@ -247,11 +247,9 @@ impl Scheduler for UniPc {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        let levels = Level::all(grid);
-        let (start, end) = (part.start, part.end.min(grid.timesteps.len()));
-        (start..end)
-            .map(|k| self.step(grid, &levels, k, k - start))
-            .collect()
+        variance::steps(grid, part, |levels, k, done| {
+            self.step(grid, levels, k, done)
+        })
     }
 }
 

@@ -3,9 +3,10 @@
 
 use super::config::{Config, FinalSigma, Prediction, SigmaCurve, Spacing};
 use super::grid::{Grid, curve, interpolate, linspace, listed, ln_f32, timestep_of, whole};
-use super::step::{Bound, Combination, NoiseMix};
+use super::step::{Bound, Combination, NoiseMix, Step};
 use super::table::Table;
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// One noise level `ς = σ/α` in this parametrisation.
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +146,18 @@ pub(super) fn grid(config: &Config, table: &Table, kind: Kind, steps: usize) -> 
         sigmas: sigmas.into_iter().map(|s| s as f32).collect(),
         init_noise_sigma: 1.0,
     })
+}
+
+/// The steps of the grid's entries `part` of a multistep solver: `step` gets all
+/// levels, the entry, and how many steps the run has done before it.
+pub(super) fn steps(
+    grid: &Grid,
+    part: Range<usize>,
+    step: impl Fn(&[Level], usize, usize) -> Step,
+) -> Vec<Step> {
+    let levels = Level::all(grid);
+    let (start, end) = (part.start, part.end.min(grid.timesteps.len()));
+    (start..end).map(|k| step(&levels, k, k - start)).collect()
 }
 
 /// Timesteps and noise levels where these do not follow the training.

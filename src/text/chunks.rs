@@ -66,21 +66,15 @@ pub fn chunks(pieces: &[Piece], tokenizers: &[&Tokenizer]) -> Result<Vec<Vec<Chu
         for ((all, found), tokenizer) in all.iter_mut().zip(found).zip(tokenizers) {
             let level = all.len() + count;
             all.extend(found);
-            fill_up(all, level, tokenizer);
+            pad_chunks(all, level, tokenizer);
         }
     }
     Ok(all)
 }
 
-/// Makes a positive and a negative prompt, of one tokenizer, equally long: the
-/// shorter gets empty chunks.
-pub fn pad_chunks(a: &mut Vec<Chunk>, b: &mut Vec<Chunk>, tokenizer: &Tokenizer) {
-    let count = a.len().max(b.len());
-    fill_up(a, count, tokenizer);
-    fill_up(b, count, tokenizer);
-}
-
-fn fill_up(chunks: &mut Vec<Chunk>, count: usize, tokenizer: &Tokenizer) {
+/// Fills a prompt up to `count` chunks with empty ones, so that it is as long as
+/// another of the same tokenizer.
+pub fn pad_chunks(chunks: &mut Vec<Chunk>, count: usize, tokenizer: &Tokenizer) {
     if chunks.len() < count {
         chunks.resize(count, Chunk::empty(tokenizer));
     }

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::pipeline::Request;
-use crate::text::{Chunk, Tokenizer, Weighting, chunks};
+use crate::text::{Chunk, Tokenizer, Weighting, chunks, pad_chunks};
 
 /// The texts that the encoders read, with the style in them: for the first and
 /// the second encoder.
@@ -89,7 +89,7 @@ impl<'a> Reading<'a> {
         let tokenizers = Self::tokenizers(self.checkpoint);
         for side in [&mut self.positive, &mut self.negative] {
             for (chunks, tokenizer) in side.iter_mut().zip(tokenizers) {
-                chunks.resize_with(count.max(chunks.len()), || Chunk::empty(tokenizer));
+                pad_chunks(chunks, count, tokenizer);
             }
         }
     }

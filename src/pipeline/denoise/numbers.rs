@@ -1,9 +1,12 @@
 //! A scheduler's step as the numbers that the kernels read.
 
-use crate::kernel::latent::{Row, StepValues};
+use crate::kernel::latent::{Row, SLOTS, STORES, StepValues};
 use crate::pipeline::Request;
 use crate::pipeline::route::Leg;
-use crate::schedule::{Bound, Combination, Step};
+use crate::schedule::{Bound, Combination, MOST_SLOTS, MOST_STORES, Step};
+
+// The scheduler's room knows nothing of kernels; here both are seen.
+const _: () = assert!(MOST_SLOTS == SLOTS && MOST_STORES == STORES);
 
 /// Whether the step's first store is thresholded, which takes kernels of its own.
 pub(super) fn is_thresholded(step: &Step) -> bool {
