@@ -6,6 +6,7 @@
 //!
 //! | room | holds |
 //! |---|---|
+//! | [`server`] | the HTTP service: front doors, keys and credits, jobs, the page |
 //! | [`pipeline`] | a validated request to pictures |
 //! | [`picture`] | reading, resizing, masks, encoding, metadata, atomic writing |
 //! | [`model`] | CLIP, UNet and VAE written as graphs |
@@ -25,6 +26,7 @@ pub mod model;
 pub mod picture;
 pub mod pipeline;
 pub mod schedule;
+pub mod server;
 pub mod shaders;
 pub mod text;
 

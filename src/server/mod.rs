@@ -1,0 +1,1 @@
+//! The HTTP service: front doors, keys and credits, the job queue, the page.
