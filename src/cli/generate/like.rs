@@ -1,11 +1,10 @@
 //! `--like`: the settings of a picture, laid under the flags.
 
 use super::args::Args;
-use super::settings::{Recipe, model_name};
 use anyhow::Result;
 use calotype::Error;
 use calotype::picture::Parameters;
-use calotype::pipeline::{Dtype, LoadOptions, RawRequest};
+use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Recipe, model_name};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 

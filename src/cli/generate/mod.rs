@@ -2,7 +2,7 @@
 
 mod args;
 mod like;
-mod settings;
+mod report;
 
 pub use args::{Args, whole};
 
@@ -12,11 +12,12 @@ use super::progress::Progress;
 use anyhow::Result;
 use calotype::picture::{self, Destination, Format, Mask, Picture};
 use calotype::pipeline::{
-    Cancel, Context, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Request, Trace,
+    Cancel, Context, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Request, Settings,
+    Trace,
 };
 use calotype::text::Styles;
 use like::Like;
-use settings::{Report, Settings};
+use report::Report;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,7 +55,8 @@ pub fn run(args: &Args) -> Result<()> {
     progress.finish();
     output.warnings.iter().for_each(|text| progress.warn(text));
 
-    let settings = Settings::new(&job.options, &request, &output, &args.picture);
+    let settings = Settings::new(&job.options, &request, &output)
+        .started_from(args.picture.image.as_deref(), args.picture.mask.as_deref());
     let start = Instant::now();
     let files = write(args, &destination, &settings, &output, &cancel)?;
     if let (Some(trace), Some(path)) = (&mut trace, &args.output.trace) {

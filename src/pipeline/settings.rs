@@ -1,13 +1,10 @@
-//! A run's settings, as pictures carry them and `--json` prints them.
+//! A run's settings, as pictures carry them and reports print them.
 
-use super::args::PictureArgs;
-use calotype::picture::Parameters;
-use calotype::pipeline::{
-    LoadOptions, LoopStats, Output, RawRequest, Refinement, Request, Rng, Seconds,
-};
+use super::{LoadOptions, Output, RawRequest, Refinement, Request, Rng};
+use crate::picture::Parameters;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// All that makes a picture again, as the picture holds it. Files are known by
 /// their names; the folders above them are nobody else's business.
@@ -31,27 +28,31 @@ pub struct Settings<'a> {
     options: &'a LoadOptions,
     request: &'a Request,
     output: &'a Output,
-    files: &'a PictureArgs,
+    image: Option<String>,
+    mask: Option<String>,
 }
 
 impl<'a> Settings<'a> {
-    pub fn new(
-        options: &'a LoadOptions,
-        request: &'a Request,
-        output: &'a Output,
-        files: &'a PictureArgs,
-    ) -> Self {
+    pub fn new(options: &'a LoadOptions, request: &'a Request, output: &'a Output) -> Self {
         Self {
             options,
             request,
             output,
-            files,
+            image: None,
+            mask: None,
         }
+    }
+
+    /// With the names of the pictures that it started from.
+    #[must_use]
+    pub fn started_from(mut self, image: Option<&Path>, mask: Option<&Path>) -> Self {
+        let name = |path: &Path| file_name(path).to_owned();
+        (self.image, self.mask) = (image.map(name), mask.map(name));
+        self
     }
 
     /// What makes the picture of `seed` again.
     pub fn recipe(&self, seed: u64) -> Recipe {
-        let name = |path: &PathBuf| file_name(path).to_owned();
         let mut request = self.request.raw(seed);
         for lora in &mut request.loras {
             lora.path = file_name(&lora.path).into();
@@ -71,8 +72,8 @@ impl<'a> Settings<'a> {
                 .map(|vae| file_name(Path::new(vae)).to_owned()),
             dtype: self.output.dtype.clone(),
             activations: self.output.activations.clone(),
-            image: self.files.image.as_ref().map(name),
-            mask: self.files.mask.as_ref().map(name),
+            image: self.image.clone(),
+            mask: self.mask.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -169,56 +170,6 @@ pub fn model_name(model: &str) -> &str {
         path.file_name()
     };
     name.and_then(|name| name.to_str()).unwrap_or(model)
-}
-
-/// What `--json` prints.
-#[derive(Serialize)]
-pub struct Report<'a> {
-    files: Vec<String>,
-    seeds: &'a [u64],
-    seconds: Stages,
-    adapter: &'a str,
-    backend: &'a str,
-    dtype: &'a str,
-    activations: &'a str,
-    peak_device_bytes: u64,
-    #[serde(flatten)]
-    stats: LoopStats,
-    warnings: &'a [String],
-    settings: Value,
-    version: &'static str,
-}
-
-#[derive(Serialize)]
-struct Stages {
-    #[serde(flatten)]
-    run: Seconds,
-    write: f64,
-}
-
-impl<'a> Report<'a> {
-    pub fn new(settings: &Settings<'_>, output: &'a Output, files: &[PathBuf], write: f64) -> Self {
-        Report {
-            files: files
-                .iter()
-                .map(|f| f.to_string_lossy().into_owned())
-                .collect(),
-            seeds: &output.seeds,
-            seconds: Stages {
-                run: output.seconds,
-                write,
-            },
-            adapter: &output.adapter,
-            backend: &output.backend,
-            dtype: &output.dtype,
-            activations: &output.activations,
-            peak_device_bytes: output.peak_device_bytes,
-            stats: output.stats,
-            warnings: &output.warnings,
-            settings: settings.all(),
-            version: env!("CARGO_PKG_VERSION"),
-        }
-    }
 }
 
 #[cfg(test)]

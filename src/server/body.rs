@@ -1,0 +1,150 @@
+//! A request's body, JSON or a form, as one of the types of a front door.
+
+use super::failure::Failure;
+use super::lenient::shown;
+use axum::RequestExt;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// A body as a `T`. A form's files stand in their fields as base64, so that every
+/// front door sees one kind of body; unknown fields are ignored.
+pub struct Body<T>(pub T);
+
+/// Empty means something in these; an empty field of a form else says nothing.
+const MAY_BE_EMPTY: [&str; 2] = ["prompt", "negative_prompt"];
+
+impl<S: Send + Sync, T: DeserializeOwned + 'static> FromRequest<S> for Body<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        let value = match media_type(&request).as_str() {
+            "multipart/form-data" => Value::Object(form(request).await?),
+            "application/x-www-form-urlencoded" => loose(&bytes(request).await?)?,
+            _ => json(&bytes(request).await?)?,
+        };
+        parse(value).map(Body)
+    }
+}
+
+fn media_type(request: &Request) -> String {
+    let value = request.headers().get(header::CONTENT_TYPE);
+    let text = value.and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = text.split(';').next().unwrap_or_default();
+    media.trim().to_lowercase()
+}
+
+async fn bytes(request: Request) -> Result<Bytes, Failure> {
+    request
+        .extract::<Bytes, _>()
+        .await
+        .map_err(|rejection| unreadable(rejection.into_response().status()))
+}
+
+fn unreadable(status: StatusCode) -> Failure {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => Failure::of_status(status),
+        _ => Failure::Body("the body could not be read to its end".into()),
+    }
+}
+
+fn json(bytes: &[u8]) -> Result<Value, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| Failure::Body(format!("the body is not JSON: {e}; send a JSON object")))
+}
+
+/// A form's pairs, or JSON, which `curl -d` sends under a form's name.
+fn loose(bytes: &[u8]) -> Result<Value, Failure> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(bytes)
+        .map_err(|e| Failure::Body(format!("the body is neither JSON nor a form: {e}")))?;
+    let mut fields = Map::new();
+    for (name, text) in pairs {
+        put(&mut fields, name, text);
+    }
+    Ok(Value::Object(fields))
+}
+
+async fn form(request: Request) -> Result<Map<String, Value>, Failure> {
+    let broken = |e: axum::extract::multipart::MultipartError| match e.status() {
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
+            Failure::of_status(e.status())
+        }
+        _ => Failure::Body(format!("the form cannot be read: {}", e.body_text())),
+    };
+    let mut multipart = request
+        .extract::<Multipart, _>()
+        .await
+        .map_err(|e| Failure::Body(format!("the form cannot be read: {}", e.body_text())))?;
+    let mut fields = Map::new();
+    while let Some(field) = multipart.next_field().await.map_err(broken)? {
+        let Some(name) = field.name().map(str::to_owned) else {
+            continue;
+        };
+        let is_file = field.file_name().is_some();
+        let bytes = field.bytes().await.map_err(broken)?;
+        match (is_file, std::str::from_utf8(&bytes)) {
+            (false, Ok(text)) => put(&mut fields, name, text.to_owned()),
+            _ => put(&mut fields, name, STANDARD.encode(&bytes)),
+        }
+    }
+    Ok(fields)
+}
+
+/// Sets a field; `name[]` adds to a list.
+fn put(fields: &mut Map<String, Value>, name: String, text: String) {
+    match name.strip_suffix("[]") {
+        Some(list) => match fields.entry(list).or_insert_with(|| Value::Array(vec![])) {
+            Value::Array(values) => values.push(text.into()),
+            other => *other = Value::Array(vec![text.into()]),
+        },
+        None if text.is_empty() && !MAY_BE_EMPTY.contains(&name.as_str()) => {}
+        None => {
+            fields.insert(name, text.into());
+        }
+    }
+}
+
+/// `value` as a `T`; the error names the field.
+pub fn parse<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
+    if !value.is_object() {
+        let message = format!("the body is {}: send a JSON object", shown(&value));
+        return Err(Failure::Body(message));
+    }
+    serde_path_to_error::deserialize(&value).map_err(|e| refusal(&e, &value))
+}
+
+fn refusal(error: &serde_path_to_error::Error<serde_json::Error>, body: &Value) -> Failure {
+    let path = error.path().to_string();
+    let message = error.inner().to_string();
+    if let Some(field) = message
+        .strip_prefix("missing field `")
+        .and_then(|rest| rest.split('`').next())
+    {
+        let field = match path.as_str() {
+            "." => field.to_owned(),
+            path => format!("{path}.{field}"),
+        };
+        return Failure::invalid(field, "missing", "this field is required");
+    }
+    let pointer: String = error
+        .path()
+        .iter()
+        .map(|segment| format!("/{}", segment.to_string().trim_matches(['[', ']'])))
+        .collect();
+    let value = body.pointer(&pointer).map_or_else(String::new, shown);
+    let allowed = match message.split_once("expected ") {
+        Some((_, wanted)) if wanted.starts_with("must") => wanted.to_owned(),
+        Some((_, "a string")) => "must be text".to_owned(),
+        Some((_, wanted)) => format!("must be {wanted}"),
+        None => message,
+    };
+    Failure::invalid(path, value, allowed)
+}
