@@ -55,14 +55,16 @@ fn flag(field: &str) -> String {
         "negative_crops_coords_top_left" => "negative-crop".into(),
         other => other.replace('_', "-"),
     };
-    let has = |command: &clap::Command| {
-        let mut flags = command.get_arguments().filter_map(clap::Arg::get_long);
-        flags.any(|long| long == name)
-    };
-    match super::Cli::command().get_subcommands().any(has) {
+    match has(&super::Cli::command(), &name) {
         true => format!("--{name}"),
         false => field.to_owned(),
     }
+}
+
+/// Whether the command, or one below it, has this flag.
+fn has(command: &clap::Command, long: &str) -> bool {
+    let mut flags = command.get_arguments().filter_map(clap::Arg::get_long);
+    flags.any(|flag| flag == long) || command.get_subcommands().any(|below| has(below, long))
 }
 
 #[cfg(test)]
@@ -79,6 +81,7 @@ mod tests {
         assert_eq!(flag("guidance_scale"), "--guidance-scale");
         assert_eq!(flag("crops_coords_top_left"), "--crop");
         assert_eq!(flag("scheduler-option"), "--scheduler-option");
+        assert_eq!(flag("credits"), "--credits");
         assert_eq!(flag("prompt"), "prompt");
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod generate;
 mod inspect;
 mod interrupt;
+mod keys;
 mod output;
 mod progress;
 mod schedulers;
@@ -35,6 +36,7 @@ enum Command {
     Inspect(inspect::Args),
     Styles(styles::Args),
     Schedulers(schedulers::Args),
+    Keys(keys::Args),
 }
 
 /// Runs the program with the arguments of this process.
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Styles(args) => styles::run(&args),
         Command::Schedulers(args) => schedulers::run(&args),
+        Command::Keys(args) => keys::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

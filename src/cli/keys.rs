@@ -1,0 +1,203 @@
+//! `calotype keys`.
+
+use super::{error, output};
+use anyhow::Result;
+use calotype::Error;
+use calotype::server::ledger::{Balance, KeyInfo, Ledger, Usage, check_new};
+use console::{Alignment, measure_text_width, pad_str};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Make, list and revoke the keys of the HTTP service, and grant them credits
+#[derive(clap::Args)]
+pub struct Args {
+    /// The file of keys and credits; `add` makes it
+    #[arg(long, value_name = "FILE", env = "CALOTYPE_KEYS", global = true)]
+    keys: Option<PathBuf>,
+
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Make a key and print its secret, which is shown this once
+    Add {
+        /// Who it is for: 1 to 64 printable characters
+        name: String,
+        /// What it can spend
+        #[arg(long, value_name = "N", value_parser = super::generate::whole, allow_negative_numbers = true)]
+        credits: i64,
+    },
+    /// List the keys and their credits, revoked ones too
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shut a key for good
+    Revoke { name: String },
+    /// Give a key more credits
+    Grant {
+        name: String,
+        /// How many more
+        #[arg(long, value_name = "N", value_parser = super::generate::whole, allow_negative_numbers = true)]
+        credits: i64,
+    },
+    /// List the latest charges, latest first
+    Usage {
+        /// Of this key alone
+        name: Option<String>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        last: usize,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct Keys {
+    keys: Vec<KeyInfo>,
+}
+
+#[derive(Serialize)]
+struct Charges {
+    charges: Vec<Usage>,
+}
+
+/// Does what is asked with the file of keys.
+pub fn run(args: &Args) -> Result<()> {
+    let Some(action) = &args.action else {
+        let allowed = "choose one of add, list, revoke, grant, usage";
+        return Err(Error::invalid("the action of keys", "missing", allowed).into());
+    };
+    let path = file(args.keys.as_deref())?;
+    match action {
+        Action::Add { name, credits } => add(path, name, *credits),
+        Action::List { json } => {
+            let keys = existing(path)?.list()?;
+            match json {
+                true => output::json(&Keys { keys }),
+                false => output::line(&table(&KEYS, keys.iter().map(key_row))),
+            }
+        }
+        Action::Revoke { name } => Ok(existing(path)?.revoke(name)?),
+        Action::Grant { name, credits } => {
+            let balance = existing(path)?.grant(name, *credits)?;
+            output::line(&describe(&balance))
+        }
+        Action::Usage { name, last, json } => {
+            let charges = existing(path)?.usage(name.as_deref(), *last)?;
+            match json {
+                true => output::json(&Charges { charges }),
+                false => output::line(&table(&CHARGES, charges.iter().map(charge_row))),
+            }
+        }
+    }
+}
+
+/// A forgotten shell variable leaves an empty name behind.
+fn file(given: Option<&Path>) -> Result<&Path, Error> {
+    given
+        .filter(|path| !path.as_os_str().is_empty())
+        .ok_or_else(|| {
+            let allowed = "name the file of keys, or set CALOTYPE_KEYS";
+            Error::invalid("keys", "missing", allowed)
+        })
+}
+
+/// Opens a file that must be there: a mistyped name makes none.
+fn existing(path: &Path) -> Result<Ledger, Error> {
+    match path.try_exists() {
+        Ok(false) => Err(Error::file(
+            path,
+            "no such file",
+            "name another, or make it with calotype keys add",
+        )),
+        _ => Ledger::open(path),
+    }
+}
+
+fn add(path: &Path, name: &str, credits: i64) -> Result<()> {
+    // Before the file is made.
+    let name = check_new(name, credits)?;
+    let secret = Ledger::open(path)?.add(name, credits)?;
+    output::line(&secret)?;
+    eprintln!("this is the secret of {name:?}: keep it, it is not shown again");
+    Ok(())
+}
+
+fn describe(balance: &Balance) -> String {
+    format!(
+        "{} remaining, {} reserved, {} spent, {} granted",
+        balance.remaining, balance.reserved, balance.spent, balance.granted
+    )
+}
+
+const KEYS: [&str; 8] = [
+    "name",
+    "remaining",
+    "reserved",
+    "spent",
+    "granted",
+    "created",
+    "last used",
+    "revoked",
+];
+
+fn key_row(key: &KeyInfo) -> [String; 8] {
+    let or_dash = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".into());
+    [
+        key.name.clone(),
+        key.balance.remaining.to_string(),
+        key.balance.reserved.to_string(),
+        key.balance.spent.to_string(),
+        key.balance.granted.to_string(),
+        key.created.clone(),
+        or_dash(&key.last_used),
+        or_dash(&key.revoked),
+    ]
+}
+
+const CHARGES: [&str; 10] = [
+    "created", "key", "credits", "state", "samples", "steps", "size", "refiner", "route", "request",
+];
+
+fn charge_row(charge: &Usage) -> [String; 10] {
+    [
+        charge.created.clone(),
+        charge.key.clone(),
+        charge.amount.to_string(),
+        charge.state.clone(),
+        charge.samples.to_string(),
+        charge.steps.to_string(),
+        format!("{}x{}", charge.width, charge.height),
+        if charge.refiner { "yes" } else { "no" }.into(),
+        charge.route.clone(),
+        // Some clients choose it themselves.
+        error::one_line(&charge.request_id),
+    ]
+}
+
+/// Columns of even width under their titles.
+fn table<const N: usize>(titles: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = [titles.map(str::to_owned)]
+        .into_iter()
+        .chain(rows)
+        .collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| measure_text_width(&row[column]));
+        cells.max().unwrap_or_default()
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| pad_str(cell, width, Alignment::Left, None))
+            .collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
