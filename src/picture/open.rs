@@ -82,6 +82,12 @@ impl Picture {
         Ok(flatten(decoded, 255).into())
     }
 
+    /// Width and height in pixels as the file's header says, before it is turned;
+    /// no pixel is decoded. [`Error::Invalid`] as [`Picture::from_bytes`] has it.
+    pub fn size_of(field: &str, bytes: &[u8]) -> Result<(usize, usize)> {
+        header_size(bytes).map_err(|refusal| refusal.of_field(field))
+    }
+
     /// Refuses a picture with a side below `least` pixels as [`Error::Invalid`].
     pub fn require_at_least(&self, least: usize, field: &str) -> Result<()> {
         if self.width.min(self.height) >= least {
@@ -157,6 +163,17 @@ pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, Refusal> {
     Ok(image)
 }
 
+/// Width and height as the header says.
+fn header_size(bytes: &[u8]) -> Result<(usize, usize), Refusal> {
+    match format_of(bytes)? {
+        ImageFormat::Jpeg => Ok(jpeg_header(bytes)?.1),
+        other => with_decoder(bytes, other, |decoder, _| {
+            let (width, height) = decoder.dimensions();
+            Ok((width as usize, height as usize))
+        }),
+    }
+}
+
 /// Calls `then` with a decoder whose size has been checked and the format's name.
 pub(super) fn with_decoder<T>(
     bytes: &[u8],
@@ -194,11 +211,11 @@ fn check_size(width: usize, height: usize, bytes: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A JPEG, decoded strictly: the `image` crate's own way fills what is missing or
-/// damaged with grey and reports nothing.
-fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
+type Jpeg<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
+
+/// A decoder that has read a JPEG's headers, and the width and height they give.
+fn jpeg_header(bytes: &[u8]) -> Result<(Jpeg<'_>, (usize, usize)), Refusal> {
     let damaged = |error| Refusal::damaged("JPEG", error);
-    let missing = || Refusal::damaged("JPEG", "no size");
     let options = DecoderOptions::default()
         .set_strict_mode(true)
         .set_max_width(usize::MAX)
@@ -206,9 +223,19 @@ fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
         .jpeg_set_out_colorspace(ColorSpace::RGB);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(damaged)?;
-    let (width, height) = decoder.dimensions().ok_or_else(missing)?;
+    let size = decoder.dimensions();
+    let (width, height) = size.ok_or_else(|| Refusal::damaged("JPEG", "no size"))?;
     check_size(width, height, 3 * (width * height) as u64)?;
-    let rgb = decoder.decode().map_err(damaged)?;
+    Ok((decoder, (width, height)))
+}
+
+/// A JPEG, decoded strictly: the `image` crate's own way fills what is missing or
+/// damaged with grey and reports nothing.
+fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
+    let (mut decoder, (width, height)) = jpeg_header(bytes)?;
+    let rgb = decoder
+        .decode()
+        .map_err(|error| Refusal::damaged("JPEG", error))?;
     if !has_end(bytes) {
         return Err(Refusal::damaged("JPEG", "its end is missing"));
     }
@@ -216,7 +243,8 @@ fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif))
         .unwrap_or(Orientation::NoTransforms);
-    let image = RgbImage::from_raw(width as u32, height as u32, rgb).ok_or_else(missing)?;
+    let image = RgbImage::from_raw(width as u32, height as u32, rgb)
+        .ok_or_else(|| Refusal::damaged("JPEG", "pixels are missing"))?;
     Ok((DynamicImage::ImageRgb8(image), orientation))
 }
 
@@ -304,6 +332,21 @@ mod tests {
         assert!(none.starts_with("no/such.png: cannot be read: "), "{none}");
         let folder = Picture::open(".").unwrap_err().to_string();
         assert!(folder.contains("is a folder; name a picture in it"));
+    }
+
+    #[test]
+    fn a_size_is_known_from_the_header_alone() {
+        let image = DynamicImage::new_rgb8(40, 24);
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp] {
+            let mut bytes = Cursor::new(Vec::new());
+            image.write_to(&mut bytes, format).unwrap();
+            let bytes = bytes.into_inner();
+            // Some of the pixels are missing, but the size is there.
+            let header = &bytes[..bytes.len() - 17];
+            assert_eq!(Picture::size_of("image", header).unwrap(), (40, 24));
+            assert!(Picture::from_bytes("image", header).is_err(), "{format:?}");
+        }
+        assert!(Picture::size_of("image", b"a letter").is_err());
     }
 
     #[test]

@@ -1,3 +1,25 @@
 //! The HTTP service: front doors, keys and credits, the job queue, the page.
 
+mod auth;
+mod body;
+pub mod config;
+pub mod doors;
+mod failure;
+mod health;
+mod job;
 pub mod ledger;
+mod lenient;
+pub mod media;
+mod metrics;
+mod observe;
+mod order;
+mod page;
+pub mod price;
+mod queue;
+mod serve;
+mod service;
+mod store;
+mod worker;
+
+pub use config::{Config, LogFormat, Setup};
+pub use serve::serve;
