@@ -13,6 +13,7 @@ mod keys;
 mod output;
 mod progress;
 mod schedulers;
+mod serve;
 mod styles;
 mod usage;
 
@@ -36,6 +37,7 @@ enum Command {
     Inspect(inspect::Args),
     Styles(styles::Args),
     Schedulers(schedulers::Args),
+    Serve(Box<serve::Args>),
     Keys(keys::Args),
 }
 
@@ -45,7 +47,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage::report(&error),
     };
-    start_log();
+    // The service writes another log, once it has read its configuration.
+    if !matches!(cli.command, Command::Serve(_)) {
+        start_log("warn", false);
+    }
     let result = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
@@ -53,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Styles(args) => styles::run(&args),
         Command::Schedulers(args) => schedulers::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Keys(args) => keys::run(&args),
     };
     match result {
@@ -62,19 +68,22 @@ pub fn main() -> ExitCode {
 }
 
 /// The log on stderr. `CALOTYPE_LOG` or `RUST_LOG` say what it holds; by default
-/// this program's own warnings, because a driver's would stand between the user
-/// and the one line that matters.
-fn start_log() {
+/// this program's own lines from `level` up, because a driver's would stand between
+/// the user and the one line that matters. `json` writes one object a line.
+fn start_log(level: &str, json: bool) {
     let filter = ["CALOTYPE_LOG", "RUST_LOG"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-        .unwrap_or_else(|| "off,calotype=warn".to_owned());
+        .unwrap_or_else(|| format!("off,calotype={level}"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::builder().parse_lossy(filter))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // Fails only where a log was started before.
-    let _ = subscriber.try_init();
+    let _ = match json {
+        true => subscriber.json().flatten_event(true).try_init(),
+        false => subscriber.try_init(),
+    };
 }
 
 /// Refuses an empty name, which a forgotten shell variable leaves behind.

@@ -40,6 +40,24 @@ impl Format {
         }
     }
 
+    /// The usual extension of a file's name, without a dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Png => "png",
+            Format::Jpeg => "jpg",
+            Format::Webp => "webp",
+        }
+    }
+
+    /// The media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Png => "image/png",
+            Format::Jpeg => "image/jpeg",
+            Format::Webp => "image/webp",
+        }
+    }
+
     /// Encodes `picture` with `parameters` inside: in a PNG as text, in the other
     /// formats as EXIF. A JPEG holds 64 KiB of them; see [`Parameters`] for what is
     /// left out beyond.

@@ -45,6 +45,18 @@ impl Mask {
         Ok(Self::from_decoded(decoded))
     }
 
+    /// A mask whose transparent pixels are painted anew and whose opaque ones are
+    /// kept, from the bytes of a picture file; otherwise as [`Mask::from_bytes`].
+    pub fn from_alpha(field: &str, bytes: &[u8]) -> Result<Self> {
+        let decoded = decode(bytes).map_err(|refusal| refusal.of_field(field))?;
+        let image = decoded.to_luma_alpha8();
+        Ok(Mask {
+            width: image.width() as usize,
+            height: image.height() as usize,
+            values: image.pixels().map(|pixel| 255 - pixel.0[1]).collect(),
+        })
+    }
+
     fn from_decoded(decoded: DynamicImage) -> Self {
         Mask::from(&Picture::from(flatten(decoded, 0)))
     }

@@ -225,6 +225,14 @@ impl Pipeline {
         self.refiner.is_some()
     }
 
+    /// Memory that this pipeline holds on the device now.
+    pub fn device_bytes(&self) -> u64 {
+        let counters = self.gpu.counters();
+        counters
+            .device_bytes
+            .load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// A request for this model: see [`Request::resolve`].
     pub fn resolve(&self, raw: RawRequest, styles: &Styles) -> Result<Request> {
         let context = Context {

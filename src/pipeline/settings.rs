@@ -80,10 +80,21 @@ impl<'a> Settings<'a> {
 
     /// The settings of the whole run: those of the first picture, and how many.
     pub fn all(&self) -> Value {
+        without_nulls(&Recipe {
+            model: self.options.model.clone(),
+            ..self.whole()
+        })
+    }
+
+    /// [`Settings::all`] for strangers: no folder is named.
+    pub fn public(&self) -> Value {
+        without_nulls(&self.whole())
+    }
+
+    fn whole(&self) -> Recipe {
         let mut recipe = self.recipe(self.request.seed);
         recipe.request.samples = Some(self.request.samples as i64);
-        recipe.model = self.options.model.clone();
-        without_nulls(&recipe)
+        recipe
     }
 
     /// The text and the settings that the picture of `seed` carries.

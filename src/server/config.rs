@@ -197,7 +197,11 @@ impl Config {
         for (field, least, most) in [
             ("api-min-steps", self.api_min_steps, self.api_max_steps),
             ("api-min-steps", self.api_min_steps, self.max_steps),
-            ("default-steps", self.default_steps.unwrap_or(1), self.max_steps),
+            (
+                "default-steps",
+                self.default_steps.unwrap_or(1),
+                self.max_steps,
+            ),
         ] {
             if least > most {
                 let allowed = format!("must not be above the most steps, which are {most}");
@@ -242,7 +246,10 @@ mod tests {
             ..Config::default()
         };
         let message = config.check().unwrap_err().to_string();
-        assert!(message.starts_with("listen is 0.0.0.0:7860: is open"), "{message}");
+        assert!(
+            message.starts_with("listen is 0.0.0.0:7860: is open"),
+            "{message}"
+        );
         config.insecure = true;
         config.check().unwrap();
         config.insecure = false;
@@ -262,6 +269,12 @@ mod tests {
             max_steps: 10,
             ..Config::default()
         };
-        assert!(config.check().unwrap_err().to_string().contains("api-min-steps is 20"));
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("api-min-steps is 20")
+        );
     }
 }

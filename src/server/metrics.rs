@@ -1,8 +1,8 @@
 //! Figures for Prometheus.
 
 use crate::pipeline::Seconds;
-use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -109,7 +109,8 @@ impl Metrics {
     pub fn text(&self, queue: usize) -> Result<String, std::fmt::Error> {
         self.queue.set(queue as i64);
         let bytes = self.device.load(Ordering::Relaxed);
-        self.device_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.device_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -246,7 +246,11 @@ impl Prepared {
 mod tests {
     use super::*;
 
-    fn pixels(size: Size, native: usize, picture: Option<(usize, usize)>) -> Result<(i64, i64), String> {
+    fn pixels(
+        size: Size,
+        native: usize,
+        picture: Option<(usize, usize)>,
+    ) -> Result<(i64, i64), String> {
         let picture = picture.map(|(width, height)| Picture {
             width,
             height,
@@ -259,7 +263,10 @@ mod tests {
     #[test]
     fn a_models_own_size_takes_the_place_of_1024() {
         assert_eq!(pixels(Size::Native, 128, None), Ok((128, 128)));
-        assert_eq!(pixels(Size::Scaled(1024, 1024), 1024, None), Ok((1024, 1024)));
+        assert_eq!(
+            pixels(Size::Scaled(1024, 1024), 1024, None),
+            Ok((1024, 1024))
+        );
         assert_eq!(pixels(Size::Scaled(1024, 1024), 128, None), Ok((128, 128)));
         assert_eq!(pixels(Size::Scaled(1536, 1024), 128, None), Ok((192, 128)));
         assert_eq!(pixels(Size::Scaled(512, 512), 128, None), Ok((64, 64)));

@@ -69,6 +69,11 @@ impl Queue {
         self.state().waiting.len()
     }
 
+    /// Whether nobody is let in any more.
+    pub fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
     /// A place, before the work of preparing a job is done.
     pub fn admit(&self, owner: Owner) -> Result<Slot<'_>, Failure> {
         let mut state = self.state();

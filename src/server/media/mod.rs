@@ -105,6 +105,12 @@ impl Sources {
         Mask::from_bytes(field, bytes)
     }
 
+    /// As [`Sources::mask_from`], painted where the picture is transparent.
+    pub fn alpha_mask_from(&self, field: &str, bytes: &[u8]) -> Result<Mask> {
+        self.check(field, bytes)?;
+        Mask::from_alpha(field, bytes)
+    }
+
     /// Refuses what is too large, before its pixels take memory.
     fn check(&self, field: &str, bytes: &[u8]) -> Result<()> {
         require_at_most(field, bytes.len(), self.most_bytes)?;

@@ -1,0 +1,226 @@
+//! `calotype serve`.
+
+use super::device::DeviceArgs;
+use anyhow::Result;
+use calotype::Error;
+use calotype::pipeline::LoadOptions;
+use calotype::server::{Config, LogFormat, Setup, serve};
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Serve pictures over HTTP
+#[derive(clap::Args)]
+pub struct Args {
+    /// The checkpoint: a folder, a .safetensors file, demo, or random:sdxl-base
+    #[arg(long, env = "CALOTYPE_MODEL", default_value = "demo")]
+    model: String,
+
+    /// A refiner for it, or none; the demo model brings its own
+    #[arg(long, env = "CALOTYPE_REFINER")]
+    refiner: Option<String>,
+
+    /// A VAE in place of the model's own
+    #[arg(long)]
+    vae: Option<String>,
+
+    /// A small VAE for previews
+    #[arg(long)]
+    preview_vae: Option<String>,
+
+    /// Less memory, more time
+    #[arg(long)]
+    low_memory: bool,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+
+    /// A configuration file (TOML) of the values below, named as the flags are
+    #[arg(long, env = "CALOTYPE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    values: Values,
+}
+
+/// What may also stand in the configuration file; flags and environment win.
+#[derive(clap::Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Service")]
+struct Values {
+    /// Where to listen [default: 127.0.0.1:7860]
+    #[arg(long, env = "CALOTYPE_LISTEN", value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+
+    /// The database of keys and credits (see calotype keys); anybody is served without
+    #[arg(long, env = "CALOTYPE_KEYS", value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys: Option<PathBuf>,
+
+    /// Serve other machines although nobody needs a key
+    #[arg(long, env = "CALOTYPE_INSECURE")]
+    #[serde(skip_serializing_if = "is_false")]
+    insecure: bool,
+
+    /// How many requests may wait [default: 32]
+    #[arg(long, env = "CALOTYPE_QUEUE", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<u64>,
+
+    /// How many of one key may wait [default: half of --queue]
+    #[arg(long, env = "CALOTYPE_QUEUE_PER_KEY", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_per_key: Option<u64>,
+
+    /// Seconds after which a request is given up [default: 600]
+    #[arg(long, env = "CALOTYPE_TIMEOUT", value_name = "S")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<u64>,
+
+    /// Fewest steps of the sdxl-torch API [default: 20]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_min_steps: Option<u64>,
+
+    /// Most steps of the sdxl-torch API [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_max_steps: Option<u64>,
+
+    /// Let the sdxl-torch API take other sizes than the model's own
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_false")]
+    api_any_size: bool,
+
+    /// Steps where a request is silent [default: what the model asks for]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_steps: Option<u64>,
+
+    /// Most steps of any request [default: 150]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_steps: Option<u64>,
+
+    /// Most pictures of any request [default: 10]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_samples: Option<u64>,
+
+    /// Most pixels of a picture [default: four times the model's own]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_pixels: Option<u64>,
+
+    /// Most bytes of a request's body [default: 50331648]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_body: Option<u64>,
+
+    /// A host that pictures may be fetched from by URL; may be given again
+    #[arg(long = "image-host", value_name = "HOST")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    image_hosts: Vec<String>,
+
+    /// An origin whose pages may call this service, * for all; may be given again
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cors_origins: Vec<String>,
+
+    /// The address that clients see, for links in answers
+    #[arg(long, env = "CALOTYPE_PUBLIC_URL", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_url: Option<String>,
+
+    /// Where results of jobs are kept [default: a temporary folder]
+    #[arg(long, env = "CALOTYPE_RESULTS", value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<PathBuf>,
+
+    /// For how many seconds results are kept [default: 3600]
+    #[arg(long, value_name = "S")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results_for: Option<u64>,
+
+    /// How many bytes of results are kept [default: 1073741824]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results_most: Option<u64>,
+
+    /// A folder of LoRAs, for <lora:name:weight> in prompts
+    #[arg(long, env = "CALOTYPE_LORA_DIR", value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lora_dir: Option<PathBuf>,
+
+    /// More styles, as `calotype generate` takes them
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    styles_file: Option<PathBuf>,
+
+    /// The log's form: text or json
+    #[arg(long, env = "CALOTYPE_LOG_FORMAT", value_parser = ["text", "json"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Args {
+    /// The file's values under the flags'.
+    fn config(&self) -> Result<Config> {
+        let mut figment = Figment::from(Serialized::defaults(Config::default()));
+        if let Some(path) = &self.config {
+            if !path.is_file() {
+                let remedy = "name a TOML file that is there";
+                return Err(Error::file(path, "is no file", remedy).into());
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let config: Config = figment
+            .merge(Serialized::defaults(&self.values))
+            .extract()
+            .map_err(|e| anyhow::anyhow!("configuration: {e}"))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn load_options(&self) -> Result<LoadOptions> {
+        let demo = (self.model == "demo").then(|| "demo".to_owned());
+        let refiner = match self.refiner.as_deref() {
+            Some("none" | "") => None,
+            Some(name) => Some(name.to_owned()),
+            None => demo,
+        };
+        let model = super::checked_model(&self.model)?.to_owned();
+        Ok(LoadOptions {
+            refiner,
+            vae: self.vae.clone(),
+            preview_vae: self.preview_vae.clone(),
+            low_memory: self.low_memory,
+            ..self.device.load_options(model)?
+        })
+    }
+}
+
+/// Serves until it is told to stop.
+pub fn run(args: &Args) -> Result<()> {
+    let config = args.config()?;
+    super::start_log("info", config.log == LogFormat::Json);
+    let load = args.load_options()?;
+    if config.keys.is_none() && !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            "anybody who reaches {} may draw: there are no keys",
+            config.listen
+        );
+    }
+    serve(Setup { config, load }, |address| {
+        // Nobody may be reading; the service goes on.
+        let _ = super::output::line(&format!("listening on http://{address}"));
+    })?;
+    Ok(())
+}

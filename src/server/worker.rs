@@ -1,0 +1,172 @@
+//! The thread that holds the model and the device, and draws one job after another.
+
+use super::failure::Failure;
+use super::job::{Drawn, Job, Made, Preview};
+use super::service::{Model, Service};
+use crate::picture::{Format, Picture};
+use crate::pipeline::{Cancel, Event, Observer, Output, Pipeline, RawRequest, Settings};
+use crate::{Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Loads the model, draws what the queue brings, and returns when that is stopped.
+///
+/// # Errors
+/// The model cannot be loaded at the start.
+pub fn work(service: &Service) -> Result<()> {
+    let mut pipeline = load(service)?;
+    while let Some(job) = service.queue.next() {
+        service.set_current(Some(job.clone()));
+        job.begins();
+        let drawn = catch_unwind(AssertUnwindSafe(|| draw(service, &mut pipeline, &job)));
+        let sound = match drawn {
+            Ok(Ok(drawn)) => {
+                service.finish(&job, Ok(drawn));
+                true
+            }
+            Ok(Err(error)) => {
+                let sound = !matches!(error, Error::Adapter { .. });
+                service.finish(&job, Err(why(&job, error)));
+                sound
+            }
+            // The panic has said where it was on stderr.
+            Err(_) => {
+                service.finish(&job, Err(Failure::internal("a panic while drawing")));
+                false
+            }
+        };
+        service.set_current(None);
+        service.queue.took(job.running_for().as_secs_f64());
+        if !sound {
+            pipeline = again(service, pipeline)?;
+        }
+    }
+    Ok(())
+}
+
+fn load(service: &Service) -> Result<Pipeline> {
+    let cancel = Cancel::default();
+    let mut observer = Observer {
+        events: &mut |event| tracing::debug!("{event:?}"),
+        cancel: &cancel,
+        trace: None,
+        preview_every: 0,
+    };
+    let mut pipeline = Pipeline::load(&service.setup.load, &mut observer)?;
+    if service.setup.config.warm_up {
+        let raw = RawRequest {
+            prompt: Some("warm".into()),
+            steps: Some(1),
+            seed: Some(0),
+            ..Default::default()
+        };
+        let request = pipeline.resolve(raw, &service.styles)?;
+        pipeline.generate(&request, &mut observer)?;
+    }
+    service.metrics.holds(pipeline.device_bytes());
+    service.loaded(Model {
+        name: service.model_name().to_owned(),
+        native: pipeline.native_size(),
+        preset: pipeline.preset(),
+        refiner: pipeline.has_refiner(),
+        loaded: SystemTime::now(),
+    });
+    service.set_ready(true);
+    tracing::info!("ready: {}", service.model_name());
+    Ok(pipeline)
+}
+
+/// Loads the model once more after the device failed, until it works or the service
+/// stops.
+fn again(service: &Service, broken: Pipeline) -> Result<Pipeline> {
+    service.set_ready(false);
+    drop(broken);
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match load(service) {
+            Err(error) if pause < Duration::from_secs(64) => {
+                tracing::error!("{error}; trying again in {} s", pause.as_secs());
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn draw(service: &Service, pipeline: &mut Pipeline, job: &Arc<Job>) -> Result<Drawn> {
+    let start = Instant::now();
+    let prepared = &job.prepared;
+    let mut observer = Observer {
+        events: &mut |event| tell(job, event),
+        cancel: &job.cancel,
+        trace: None,
+        preview_every: prepared.preview_every,
+    };
+    let output = pipeline.generate(&prepared.request, &mut observer)?;
+    service.metrics.holds(pipeline.device_bytes());
+    let waited = (job.since.elapsed() - job.running_for()).as_secs_f64();
+    let steps = job.snapshot().steps;
+    let count = output.pictures.len();
+    service.metrics.drawn(count, steps, waited, &output.seconds);
+    let settings = Settings::new(&service.setup.load, &prepared.request, &output);
+    let mut pictures = encode(&settings, &output, prepared.format)?;
+    if job.kept {
+        keep(service, job, prepared.format, &mut pictures)?;
+    }
+    let warnings = [prepared.warnings.clone(), output.warnings.clone()].concat();
+    Ok(Drawn {
+        pictures,
+        seconds: output.seconds,
+        total: start.elapsed().as_secs_f64(),
+        settings: settings.public(),
+        warnings,
+        remaining: None,
+    })
+}
+
+fn tell(job: &Job, event: Event) {
+    match event {
+        Event::Step { index, total } => job.steps(index, total),
+        Event::Preview { index, picture } => match Format::Jpeg.encode(&picture, None) {
+            Ok(jpeg) => job.preview(Preview { index, jpeg }),
+            Err(error) => tracing::warn!("no preview: {error}"),
+        },
+        _ => {}
+    }
+}
+
+fn encode(settings: &Settings<'_>, output: &Output, format: Format) -> Result<Vec<Made>> {
+    let pictures = output.pictures.iter().zip(&output.seeds);
+    let encoded = pictures.map(|(picture, seed): (&Picture, &u64)| {
+        let parameters = settings.parameters(*seed);
+        let bytes = format.encode(picture, Some(&parameters))?;
+        Ok(Made {
+            seed: *seed,
+            bytes: bytes.into(),
+            infotext: parameters.to_string(),
+            file: None,
+        })
+    });
+    encoded.collect()
+}
+
+/// Moves the pictures to the store.
+fn keep(service: &Service, job: &Job, format: Format, pictures: &mut [Made]) -> Result<()> {
+    let bytes: Vec<&[u8]> = pictures.iter().map(|made| &made.bytes[..]).collect();
+    let names = service.store.put(&job.id, format.extension(), &bytes)?;
+    for (made, name) in pictures.iter_mut().zip(names) {
+        made.bytes = Default::default();
+        made.file = Some(name);
+    }
+    Ok(())
+}
+
+/// What the owner of a job is told of an error.
+fn why(job: &Job, error: Error) -> Failure {
+    match (error, job.stopped()) {
+        (Error::Cancelled, Some(failure)) => failure,
+        (error, _) => error.into(),
+    }
+}
