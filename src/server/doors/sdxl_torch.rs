@@ -12,7 +12,7 @@ use crate::server::order::{MaskOrder, Order, Size, within};
 use crate::server::service::{Finished, Service};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -201,18 +201,20 @@ struct Credits {
 }
 
 /// A failure as this API words it.
-pub fn refusal(failure: Failure, request_id: &str) -> Value {
-    let internal = failure.status().is_server_error() && failure.retry_after().is_none();
+pub fn refusal(failure: Failure, request_id: &str) -> (StatusCode, Value) {
+    let status = failure.status();
+    let internal = status.is_server_error() && failure.retry_after().is_none();
     let failure = failure.renamed(|field| match field {
         "steps" => "num_inference_steps".into(),
         "width" => "img_width".into(),
         "height" => "img_height".into(),
         other => other.into(),
     });
-    json!(Refused {
+    let refused = Refused {
         error: failure.to_string(),
         request_id: internal.then(|| request_id.to_owned()),
-    })
+    };
+    (status, json!(refused))
 }
 
 pub fn routes() -> OpenApiRouter<Service> {

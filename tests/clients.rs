@@ -1,0 +1,37 @@
+//! Real clients, installed from their registries, against the service.
+
+#[path = "common/server.rs"]
+mod server;
+
+use server::{Server, run_client};
+
+fn serve() -> Server {
+    Server::start(&["--api-min-steps", "1", "--default-steps", "4"])
+}
+
+#[test]
+fn the_hosted_apis_requests_client() {
+    // The payload asks for 25 steps, so the service is as the operator gets it.
+    let server = Server::start(&[]);
+    run_client("sdxl_torch.py", &[&server.url]);
+}
+
+#[test]
+fn openai_in_python() {
+    run_client("openai_client.py", &[&serve().url]);
+}
+
+#[test]
+fn openai_in_node() {
+    run_client("openai_client.mjs", &[&serve().url]);
+}
+
+#[test]
+fn webuiapi() {
+    run_client("webuiapi_client.py", &[&serve().url]);
+}
+
+#[test]
+fn hugging_face_inference_client() {
+    run_client("hugging_face.py", &[&serve().url]);
+}
