@@ -219,6 +219,7 @@ const steps = {
       await page.mouse.move(...at(0.8, y), { steps: 8 });
       await page.mouse.up();
     };
+    await page.mouse.click(...at(0.5, 0.85)); // a dot
     await stroke(0.3);
     await stroke(0.6);
     await press(page, "Undo");
@@ -229,9 +230,9 @@ const steps = {
     await press(page, "Draw");
     const body = (await asked).postDataJSON();
     assert.match(body.image, /^data:image\/png;base64,/, "no start picture was sent");
-    const looks = await page.evaluate(look, { mask: body.mask, points: [[0.5, 0.3], [0.5, 0.6]] });
+    const looks = await page.evaluate(look, { mask: body.mask, points: [[0.5, 0.3], [0.5, 0.6], [0.5, 0.85]] });
     const { img_width: width, img_height: height } = body;
-    assert.deepEqual(looks, { width, height, values: [255, 0] }, "the mask is not what was painted");
+    assert.deepEqual(looks, { width, height, values: [255, 0, 255] }, "the mask is not what was painted");
     await drawn(page, before);
     await shoot(page, "1280-light-start-picture");
     await press(page, "Remove picture");
