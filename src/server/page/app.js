@@ -50,6 +50,7 @@ async function awaitReady() {
 
 function busy(is) {
   $("draw").setAttribute("aria-disabled", String(is));
+  if (!is && document.activeElement === $("cancel")) $("draw").focus(); // else the focus is lost
   $("cancel").hidden = !is;
   $("actions").classList.toggle("busy", is);
 }
@@ -96,7 +97,7 @@ async function carry(it, begin) {
   run = it;
   busy(true);
   stage.begin(run);
-  if (innerWidth < 900) $("stage").scrollIntoView({ block: "start" });
+  showStage();
   try {
     await finish(await begin(run));
   } catch (error) {
@@ -110,10 +111,14 @@ async function carry(it, begin) {
   }
 }
 
-function failed(error) {
-  const place = { 401: "key", 413: "image" }[error.status];
-  const node = place === "key" && $("key-group").hidden ? showProblem(error.message, null) : showProblem(error.message, place);
-  complain(node, error.message);
+function showStage() {
+  const { top } = $("stage").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 3) $("stage").scrollIntoView({ block: "start" });
+}
+
+function failed({ status, message }) {
+  const place = { 401: service.requires_key ? "key" : null, 413: "image" }[status];
+  complain(showProblem(message, place), message);
 }
 
 async function finish(job) {

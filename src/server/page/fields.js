@@ -52,7 +52,8 @@ export function showProblem(message, name = fieldOf(message)) {
   const id = PROBLEMS[name];
   const node = id && $(id);
   const place = id ? $(`${id}-problem`) : $("problem");
-  place.textContent = message;
+  // What names a field starts as the field does; what stands alone is a sentence.
+  place.textContent = id ? message : message.charAt(0).toUpperCase() + message.slice(1);
   place.hidden = false;
   if (!node) return null;
   node.setAttribute("aria-invalid", "true");

@@ -68,7 +68,7 @@ function line(context, { points, size, erase }, from) {
   context.beginPath();
   const [first, ...rest] = points.slice(Math.max(0, from - 1));
   context.moveTo(first.x, first.y);
-  context.lineTo(first.x, first.y); // a dot, where there is no more
+  context.lineTo(first.x + 0.01, first.y); // a dot, where there is no more: a line of no length is dropped
   for (const { x, y } of rest) context.lineTo(x, y);
   context.stroke();
 }

@@ -97,6 +97,22 @@ export function toRequest({ width, height }) {
   return source.mask ? { image, mask: cut(source.mask, "#000") } : { image };
 }
 
+/** Stripes show on pictures of any colour. */
+function stripes() {
+  const tile = canvas(24, 24);
+  const context = tile.getContext("2d");
+  context.fillStyle = "#d81b7f";
+  context.fillRect(0, 0, 24, 24);
+  context.strokeStyle = "#fff";
+  context.lineWidth = 3;
+  for (const at of [-24, 0, 24]) {
+    context.moveTo(at - 6, 30);
+    context.lineTo(at + 30, -6);
+  }
+  context.stroke();
+  return tile;
+}
+
 /** Draws the used part of the picture with the mask tinted over it. */
 export function paintOver(context, mask, part) {
   const { width, height } = context.canvas;
@@ -108,9 +124,9 @@ export function paintOver(context, mask, part) {
   const ink = tint.getContext("2d");
   ink.drawImage(mask, ...from, 0, 0, width, height);
   ink.globalCompositeOperation = "source-in";
-  ink.fillStyle = "#e0218a";
+  ink.fillStyle = ink.createPattern(stripes(), "repeat");
   ink.fillRect(0, 0, width, height);
-  context.globalAlpha = 0.55;
+  context.globalAlpha = 0.6;
   context.drawImage(tint, 0, 0);
   context.globalAlpha = 1;
 }

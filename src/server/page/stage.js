@@ -45,6 +45,7 @@ function phaseWords({ phase, position, step, steps }) {
 export function update(run) {
   const text = phaseWords(run);
   $("phase").textContent = text;
+  document.title = `${text} · calotype`;
   if (run.phase === "running" && run.step) {
     $("bar").max = run.steps;
     $("bar").value = run.step;
@@ -77,13 +78,13 @@ function times(run) {
 /** The run is over; what was there before it comes back. */
 export function end() {
   clearInterval(ticking);
+  document.title = "calotype";
   if ($("results").children.length) only("results");
   else only("empty");
 }
 
 /** Shows drawn pictures. */
 export function results(pictures) {
-  clearInterval(ticking);
   const place = $("results");
   grid(place, pictures.length);
   place.replaceChildren(...pictures.map(figure));
