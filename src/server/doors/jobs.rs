@@ -18,13 +18,13 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::stream::{iter, unfold};
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
-use tokio_stream::wrappers::WatchStream;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -398,24 +398,26 @@ async fn events(
     Path(id): Path<String>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     let job = service.job(&caller, &id)?;
-    let mut told = Told::default();
-    let mut ended = false;
-    let stream = WatchStream::new(job.watch())
-        .take_while(move |snapshot| {
-            let go_on = !ended;
-            ended = snapshot.state.is_final();
-            std::future::ready(go_on)
-        })
-        .flat_map(move |snapshot| {
-            let events = told.news(&job, &snapshot);
-            futures_util::stream::iter(events.into_iter().map(Ok))
-        });
+    let start = Some((job.watch(), job, Told::default()));
+    let stream = unfold(start, async |state| {
+        let (mut watch, job, mut told) = state?;
+        if told.began && watch.changed().await.is_err() {
+            return None;
+        }
+        told.began = true;
+        let snapshot = watch.borrow_and_update().clone();
+        let events = told.news(&job, &snapshot);
+        let rest = (!snapshot.state.is_final()).then_some((watch, job, told));
+        Some((iter(events.into_iter().map(Ok)), rest))
+    });
+    let stream = stream.flatten();
     Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
 }
 
 /// What a listener has heard.
 #[derive(Default)]
 struct Told {
+    began: bool,
     position: Option<usize>,
     step: Option<usize>,
     preview: Option<usize>,

@@ -1,0 +1,435 @@
+//! The service over HTTP: codes and their bodies, credits, cancelling, stopping.
+
+#[path = "common/server.rs"]
+mod server;
+
+use serde_json::{Value, json};
+use server::{Answer, Server};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const API: &str = "/v1/sdxl-torch";
+
+fn quick() -> Value {
+    json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": 7 })
+}
+
+/// Some ten seconds of work, in steps of a tenth each.
+fn long() -> Value {
+    json!({ "prompt": "a red circle", "num_inference_steps": 100, "seed": 7 })
+}
+
+fn serve(more: &[&str]) -> Server {
+    Server::start(&[&["--api-min-steps", "1"], more].concat())
+}
+
+/// Runs `calotype keys`.
+fn keys(file: &Path, args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
+        .arg("keys")
+        .args(args)
+        .arg("--keys")
+        .arg(file)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{args:?}: {text}");
+    text.trim().to_owned()
+}
+
+fn usage(file: &Path) -> Vec<Value> {
+    let text = keys(file, &["usage", "--json"]);
+    let all: Value = serde_json::from_str(&text).unwrap();
+    let list = all.as_array().or_else(|| all["usage"].as_array());
+    list.unwrap_or_else(|| panic!("{text}")).clone()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The value of a figure without labels.
+fn figure(server: &Server, name: &str) -> f64 {
+    let text = String::from_utf8(server.get("/metrics").1).unwrap();
+    let line = text.lines().find(|l| l.starts_with(&format!("{name} ")));
+    line.and_then(|l| l.split(' ').nth(1)?.parse().ok())
+        .unwrap_or_else(|| panic!("{name} in {text}"))
+}
+
+fn method(server: &Server, method: &str, path: &str) -> Answer {
+    let url = format!("{}{path}", server.url);
+    let request = ureq::http::Request::builder().method(method).uri(url);
+    server.send(request.body(Vec::new()).unwrap())
+}
+
+/// Sends a request and goes away without waiting for the answer.
+fn abandoned(server: &Server, key: &str, body: &Value) -> TcpStream {
+    use std::io::Write;
+    let address = server.url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).unwrap();
+    let body = body.to_string();
+    write!(
+        stream,
+        "POST {API} HTTP/1.1\r\nhost: {address}\r\nx-api-key: {key}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    stream
+}
+
+#[test]
+fn bad_requests_are_told_what_is_wrong() {
+    let server = serve(&["--max-body", "100000"]);
+    let post = |body: Value| server.post(API, &body, None);
+    for (change, message) in [
+        (json!({"prompt": null}), "prompt is null: must be text"),
+        (json!({"samples": 0}), "samples is 0: must be from 1 to 4"),
+        (
+            json!({"seed": -2}),
+            "seed is -2: must be from -1 to 999999999999999",
+        ),
+        (
+            json!({"strength": "0.05"}),
+            "strength is 0.05: must be from 0.1 to 1",
+        ),
+        (
+            json!({"guidance_scale": 26}),
+            "guidance_scale is 26: must be from 1 to 25",
+        ),
+        (
+            json!({"num_inference_steps": 101}),
+            "num_inference_steps is 101: must be from 1 to 100",
+        ),
+        (
+            json!({"img_height": 512}),
+            "img_height is 512: must be 128, this model's size, or 1024 for it",
+        ),
+        (
+            json!({"high_noise_fraction": 2}),
+            "high_noise_fraction is 2: must be from 0 to 1",
+        ),
+        (
+            json!({"refiner": "perhaps"}),
+            "refiner is \"perhaps\": must be true or false",
+        ),
+        (
+            json!({"style": "film nuar"}),
+            "style is \"film nuar\": no such name; did you mean",
+        ),
+    ] {
+        let mut body = quick();
+        body.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let answer = post(body);
+        assert_eq!(answer.status, 400, "{change}");
+        assert!(answer.error().starts_with(message), "{}", answer.error());
+    }
+    for (body, message) in [
+        ("{", "the body is not JSON"),
+        ("[1]", "the body is [1]: send a JSON object"),
+        ("{}", "prompt is missing"),
+    ] {
+        let url = format!("{}{API}", server.url);
+        let request = ureq::http::Request::post(url).header("content-type", "application/json");
+        let answer = server.send(request.body(body.into()).unwrap());
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(answer.error().starts_with(message), "{}", answer.error());
+    }
+
+    let answer = method(&server, "GET", "/v1/nowhere");
+    assert_eq!(
+        (answer.status, answer.error().as_str()),
+        (404, "there is no such path")
+    );
+    let answer = method(&server, "DELETE", API);
+    assert_eq!(answer.status, 405);
+    assert_eq!(answer.header("allow"), Some("POST"));
+    assert!(answer.error().contains("method"));
+    let answer = post(json!({ "prompt": "x".repeat(200_000) }));
+    assert_eq!(answer.status, 413);
+    assert!(answer.error().contains("larger"), "{}", answer.error());
+    // Nothing of it has hurt.
+    assert_eq!(post(quick()).status, 200);
+}
+
+#[test]
+fn what_takes_too_long_fails_and_is_not_paid() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "me", "--credits", "100"]);
+    let server = serve(&["--timeout", "1", "--keys", file.to_str().unwrap()]);
+    let answer = server.post(API, &long(), Some(&key));
+    assert_eq!(answer.status, 500);
+    assert!(
+        answer.error().contains("longer than 1 s"),
+        "{}",
+        answer.error()
+    );
+    let body = answer.json();
+    assert_eq!(body["request_id"].as_str(), answer.header("x-request-id"));
+    let credits = server.send(
+        ureq::http::Request::get(format!("{}/v1/get-user-credits", server.url))
+            .header("authorization", format!("Bearer {key}"))
+            .body(Vec::new())
+            .unwrap(),
+    );
+    assert_eq!(credits.json(), json!({ "credits": 100 }));
+}
+
+#[test]
+fn keys_are_asked_for_and_credits_are_paid() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "me", "--credits", "5"]);
+    let gone = keys(&file, &["add", "gone", "--credits", "5"]);
+    keys(&file, &["revoke", "gone"]);
+    let server = serve(&["--keys", file.to_str().unwrap()]);
+    for wrong in [None, Some("calo_wrong"), Some(gone.as_str())] {
+        let answer = server.post(API, &quick(), wrong);
+        assert_eq!(answer.status, 401);
+        assert!(
+            answer.error().starts_with("no valid API key"),
+            "{}",
+            answer.error()
+        );
+    }
+    let answer = server.post(API, &quick(), Some(&key));
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("x-cost"), Some("1"));
+    assert_eq!(answer.header("x-remaining-credits"), Some("4"));
+
+    // 4 samples of 25 steps with the refiner: ceil(4 * 0.04 * 25 * 1.25).
+    let mut dear = quick();
+    dear["num_inference_steps"] = 25.into();
+    dear["samples"] = 4.into();
+    let answer = server.post(API, &dear, Some(&key));
+    assert_eq!(answer.status, 406);
+    assert_eq!(answer.error(), "not enough credits: this costs 5, 4 remain");
+    // A bad request costs nothing.
+    let mut bad = quick();
+    bad["samples"] = 9.into();
+    assert_eq!(server.post(API, &bad, Some(&key)).status, 400);
+    let states: Vec<Value> = usage(&file).iter().map(|u| u["state"].clone()).collect();
+    assert_eq!(states, ["spent"]);
+    // No secret in the log.
+    assert!(!server.log().contains(&key[5..]));
+    assert!(server.log().contains("/v1/sdxl-torch"));
+}
+
+#[test]
+fn of_two_that_together_cost_too_much_one_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "me", "--credits", "1"]);
+    let server = serve(&["--keys", file.to_str().unwrap()]);
+    for _ in 0..3 {
+        let mut codes: Vec<u16> = std::thread::scope(|scope| {
+            let both =
+                [0, 1].map(|_| scope.spawn(|| server.post(API, &quick(), Some(&key)).status));
+            both.map(|thread| thread.join().unwrap()).to_vec()
+        });
+        codes.sort_unstable();
+        assert_eq!(codes, [200, 406]);
+        keys(&file, &["grant", "me", "--credits", "1"]);
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_stops_its_job_and_pays_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "me", "--credits", "100"]);
+    let server = serve(&["--keys", file.to_str().unwrap()]);
+    let running = abandoned(&server, &key, &long());
+    wait_until("it is reserved", || usage(&file).len() == 1);
+    let waiting = abandoned(&server, &key, &long());
+    wait_until("both are reserved", || usage(&file).len() == 2);
+    drop(waiting);
+    drop(running);
+    wait_until("both are refunded", || {
+        usage(&file)
+            .iter()
+            .all(|charge| charge["state"] == "refunded")
+    });
+    // The device is free: none of the hundred steps is waited for.
+    assert_eq!(server.post(API, &quick(), Some(&key)).status, 200);
+    assert_eq!(figure(&server, "calotype_pictures_total"), 1.0);
+}
+
+#[test]
+fn a_full_queue_says_when_to_try_again() {
+    let server = serve(&["--queue", "1"]);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.post(API, &long(), None));
+        std::thread::sleep(Duration::from_millis(500));
+        let codes: Vec<Answer> = {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| server.post(API, &quick(), None)))
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        };
+        let (served, refused): (Vec<_>, Vec<_>) = codes.iter().partition(|a| a.status == 200);
+        assert!(!served.is_empty() && !refused.is_empty());
+        for answer in refused {
+            assert_eq!(answer.status, 429);
+            assert!(
+                answer
+                    .header("retry-after")
+                    .unwrap()
+                    .parse::<u64>()
+                    .unwrap()
+                    >= 1
+            );
+            assert!(
+                answer.error().starts_with("the queue is full"),
+                "{}",
+                answer.error()
+            );
+        }
+        assert_eq!(first.join().unwrap().status, 200);
+    });
+}
+
+#[test]
+fn a_stop_finishes_what_runs_and_turns_away_what_waits() {
+    let mut server = serve(&[]);
+    let (running, waiting) = std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            server.post(
+                API,
+                &json!({"prompt": "a", "num_inference_steps": 40}),
+                None,
+            )
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        let waiting = scope.spawn(|| server.post(API, &quick(), None));
+        wait_until("it waits", || {
+            figure(&server, "calotype_queue_length") == 1.0
+        });
+        server.signal("TERM");
+        let waiting = waiting.join().unwrap();
+        let late = server.post(API, &quick(), None);
+        assert_eq!(late.status, 503);
+        assert_eq!(server.get("/readyz").0, 503);
+        assert_eq!(server.get("/healthz").0, 200);
+        (running.join().unwrap(), waiting)
+    });
+    assert_eq!(running.status, 200);
+    assert_eq!(waiting.status, 503);
+    assert!(waiting.header("retry-after").is_some());
+    assert!(
+        waiting.error().contains("shutting down"),
+        "{}",
+        waiting.error()
+    );
+    let status = server.child.wait().unwrap();
+    assert!(status.success(), "{status}: {}", server.log());
+}
+
+#[test]
+fn jobs_are_followed_and_their_results_kept() {
+    let server = serve(&[]);
+    let body = json!({
+        "prompt": "a red circle", "num_inference_steps": 4, "seed": 7, "samples": 2,
+        "format": "png", "previews": true,
+    });
+    let answer = server.post("/v1/jobs", &body, None);
+    assert_eq!(answer.status, 202);
+    let job = answer.json();
+    let path = job["links"]["self"].as_str().unwrap().to_owned();
+    assert_eq!(answer.header("location"), Some(path.as_str()));
+    // The stream ends with the job.
+    let (status, events) = server.get(job["links"]["events"].as_str().unwrap());
+    let events = String::from_utf8(events).unwrap();
+    assert_eq!(status, 200);
+    for name in ["event: step", "event: preview", "event: done"] {
+        assert!(events.contains(name), "{name}: {events}");
+    }
+    let done: Value = serde_json::from_slice(&server.get(&path).1).unwrap();
+    assert_eq!(done["status"], "done");
+    assert_eq!(done["step"], done["steps"]);
+    let images = done["images"].as_array().unwrap();
+    let seeds: Vec<&Value> = images.iter().map(|image| &image["seed"]).collect();
+    assert_eq!(seeds, [7, 8]);
+    let (status, png) = server.get(images[1]["url"].as_str().unwrap());
+    assert_eq!((status, &png[..4]), (200, &b"\x89PNG"[..]));
+    // The picture is the one that its seed makes alone, and says so.
+    let mut alone = body.clone();
+    alone["samples"] = 1.into();
+    alone["seed"] = 8.into();
+    let job = server.post("/v1/jobs", &alone, None).json();
+    server.get(job["links"]["events"].as_str().unwrap());
+    let job: Value =
+        serde_json::from_slice(&server.get(job["links"]["self"].as_str().unwrap()).1).unwrap();
+    let (_, single) = server.get(job["images"][0]["url"].as_str().unwrap());
+    assert_eq!(single, png);
+
+    let job = server
+        .post(
+            "/v1/jobs",
+            &json!({"prompt": "a", "num_inference_steps": 100}),
+            None,
+        )
+        .json();
+    let path = job["links"]["self"].as_str().unwrap();
+    let cancelled = method(&server, "DELETE", path);
+    assert_eq!(cancelled.json()["status"], "cancelled");
+    assert_eq!(method(&server, "GET", "/v1/jobs/none").status, 404);
+    assert_eq!(server.get("/v1/results/..%2Fkeys.db").0, 404);
+}
+
+#[test]
+fn another_keys_job_is_not_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let mine = keys(&file, &["add", "me", "--credits", "9"]);
+    let yours = keys(&file, &["add", "you", "--credits", "9"]);
+    let server = serve(&["--keys", file.to_str().unwrap()]);
+    let job = server.post("/v1/jobs", &quick(), Some(&mine)).json();
+    let url = format!("{}{}", server.url, job["links"]["self"].as_str().unwrap());
+    let look = |key: &str| {
+        let request = ureq::http::Request::get(&url).header("x-api-key", key);
+        server.send(request.body(Vec::new()).unwrap()).status
+    };
+    assert_eq!((look(&mine), look(&yours)), (200, 404));
+}
+
+#[test]
+fn pages_of_other_sites_are_refused_unless_they_are_named() {
+    let server = serve(&["--cors-origin", "https://friend.example"]);
+    let from = |origin: &str| {
+        let url = format!("{}{API}", server.url);
+        let request = ureq::http::Request::post(url).header("origin", origin);
+        server.send(request.body(quick().to_string().into_bytes()).unwrap())
+    };
+    assert_eq!(from("https://evil.example").status, 403);
+    let answer = from("https://friend.example");
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.header("access-control-allow-origin"),
+        Some("https://friend.example")
+    );
+    assert_eq!(from(&server.url).status, 200);
+}
+
+#[test]
+fn the_page_brings_its_own_everything() {
+    let server = serve(&[]);
+    let answer = method(&server, "GET", "/");
+    assert_eq!(answer.status, 200);
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+    let page = String::from_utf8(answer.body).unwrap();
+    for asset in page.split("\"assets/").skip(1) {
+        let name = asset.split('"').next().unwrap();
+        assert_eq!(server.get(&format!("/assets/{name}")).0, 200, "{name}");
+    }
+    assert!(!page.contains("http://") && !page.contains("https://"));
+}
