@@ -7,9 +7,10 @@ use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use std::convert::Infallible;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Names a request in headers, errors and the log.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     let foreign = foreign_origin(&service, &request);
     request.extensions_mut().insert(id.clone());
     let response = match foreign {
-        Some(origin) => axum::response::IntoResponse::into_response(Failure::Origin(origin)),
+        Some(origin) => Failure::Origin(origin).into_response(),
         None => next.run(request).await,
     };
     let mut response = dress(response, door, &id.0);
@@ -76,6 +77,32 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     let seconds = start.elapsed().as_secs_f64();
     tracing::info!(request_id = id.0, %method, route, code, seconds);
     response
+}
+
+/// Refuses a body that says it is too large. It is read first, within limits: a
+/// client that still sends does not see an answer.
+pub async fn refuse_large(
+    State(service): State<Service>,
+    request: Request,
+    next: Next,
+) -> Response {
+    /// As many times the largest body are read to be polite.
+    const POLITE: u64 = 4;
+    let most = service.setup.config.max_body as u64;
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length: Option<u64> = length.and_then(|v| v.to_str().ok()?.parse().ok());
+    let Some(length) = length.filter(|length| *length > most) else {
+        return next.run(request).await;
+    };
+    if length <= POLITE * most {
+        let limit = Duration::from_secs(service.setup.config.read_timeout);
+        let mut body = request.into_body().into_data_stream();
+        let read = async { while let Some(Ok(_)) = body.next().await {} };
+        // A slow client is cut off.
+        let _ = tokio::time::timeout(limit, read).await;
+    }
+    let message = format!("the body has {length} bytes: at most {most} are taken");
+    Failure::TooLarge(message).into_response()
 }
 
 /// The origin of a page of another site, which an open service does not serve: any

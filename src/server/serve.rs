@@ -2,7 +2,7 @@
 
 use super::config::Setup;
 use super::doors;
-use super::observe::observe;
+use super::observe::{observe, refuse_large};
 use super::page;
 use super::service::Service;
 use super::{health, worker};
@@ -153,6 +153,10 @@ fn router(service: Service) -> Router {
         .layer(CatchPanicLayer::new())
         .layer(RequestBodyTimeoutLayer::new(body_timeout))
         .layer(RequestBodyLimitLayer::new(config.max_body))
+        .layer(middleware::from_fn_with_state(
+            service.clone(),
+            refuse_large,
+        ))
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(service.clone(), observe));
     if let Some(cors) = cors(&config.cors_origins) {

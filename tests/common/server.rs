@@ -167,6 +167,7 @@ pub fn run_client(script: &str, args: &[&str]) {
         .arg(path)
         .args(args)
         .env("CALOTYPE_NODE_MODULES", folder.join("node_modules"))
+        .env("NODE_PATH", folder.join("node_modules"))
         .env("NO_PROXY", "127.0.0.1")
         .output()
         .unwrap();
