@@ -49,7 +49,12 @@ enum Action {
         /// Of this key alone
         name: Option<String>,
         /// How many at most
-        #[arg(long, value_name = "N", default_value_t = 20)]
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 20,
+            allow_negative_numbers = true
+        )]
         last: usize,
         /// Print one JSON object
         #[arg(long)]
@@ -73,7 +78,10 @@ pub fn run(args: &Args) -> Result<()> {
         let allowed = "choose one of add, list, revoke, grant, usage";
         return Err(Error::invalid("the action of keys", "missing", allowed).into());
     };
-    let path = file(args.keys.as_deref())?;
+    let path = args.keys.as_deref().ok_or_else(|| {
+        let allowed = "name the file of keys, or set CALOTYPE_KEYS";
+        Error::invalid("keys", "missing", allowed)
+    })?;
     match action {
         Action::Add { name, credits } => add(path, name, *credits),
         Action::List { json } => {
@@ -96,16 +104,6 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     }
-}
-
-/// A forgotten shell variable leaves an empty name behind.
-fn file(given: Option<&Path>) -> Result<&Path, Error> {
-    given
-        .filter(|path| !path.as_os_str().is_empty())
-        .ok_or_else(|| {
-            let allowed = "name the file of keys, or set CALOTYPE_KEYS";
-            Error::invalid("keys", "missing", allowed)
-        })
 }
 
 /// Opens a file that must be there: a mistyped name makes none.

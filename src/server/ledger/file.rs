@@ -3,12 +3,13 @@
 use super::fault::Fault;
 use super::schema;
 use crate::{Error, Result};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How long a statement waits for another program's transaction.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,7 +83,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
     connection.busy_timeout(PATIENCE)?;
     // A file of another program is left as it is.
     let made = schema::recognize(&connection.transaction()?, path)?;
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    let mode = write_ahead(&connection)?;
     if mode != "wal" {
         let problem = format!("its file system allows the journal mode {mode} only");
         return Err(Error::file(path, problem, "choose a local folder").into());
@@ -93,6 +94,22 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
         schema::install(&mut connection, path)?;
     }
     Ok(connection)
+}
+
+/// Switches the journal mode and gives the one that came of it. SQLite does not
+/// wait here by itself where several programs open a new file.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<String> {
+    let start = Instant::now();
+    loop {
+        let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0));
+        let busy = |error: &rusqlite::Error| {
+            error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && start.elapsed() < PATIENCE
+        };
+        if !mode.as_ref().is_err_and(busy) {
+            return mode;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Takes the lock that keeps a second service away, or says that it is taken.
