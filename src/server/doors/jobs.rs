@@ -239,6 +239,16 @@ struct Links {
     events: String,
 }
 
+/// One server-sent event.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "read by utoipa alone")]
+struct JobEvent {
+    /// queued, step, preview, done, failed or cancelled.
+    event: String,
+    /// JSON: `{position}`, `{step, steps}`, `{index, image}`, or the job.
+    data: String,
+}
+
 /// A result.
 #[derive(Debug, Serialize, ToSchema)]
 struct Image {
@@ -386,7 +396,7 @@ async fn cancel(
     get, path = "/v1/jobs/{id}/events", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
     responses(
-        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 200, body = JobEvent, content_type = "text/event-stream"),
         (status = 401, body = Refused, description = "No valid key"),
         (status = 404, body = Refused, description = "No such job, or another key's"),
     ),
