@@ -26,7 +26,7 @@ const DENOISING_STRENGTH: f64 = 0.75;
 const MASK_BLUR: f64 = 4.0;
 const REFINER_SWITCH_AT: f64 = 0.8;
 /// Previews over a run, for `progress`.
-const PREVIEWS: usize = 5;
+const PREVIEWS: usize = 10;
 
 /// Draws pictures from text.
 #[utoipa::path(
