@@ -28,6 +28,12 @@ pub fn find(name: &str, folder: &Path) -> Result<PathBuf> {
     Err(Error::unknown("lora", name, names))
 }
 
+/// Names of the adapters in `folder`, sorted.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    let files = files(folder)?;
+    Ok(files.into_iter().map(|(name, _)| name).collect())
+}
+
 /// Names and paths of the adapters in a folder, sorted.
 fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let unreadable = |e| Error::file(folder, e, "point --lora-dir at a folder of adapters");

@@ -14,7 +14,7 @@ mod report;
 mod source;
 
 pub use file::LoraFile;
-pub use find::find;
+pub use find::{find, names};
 pub use report::{LoraReport, MergedFile};
 
 use super::Checkpoint;
