@@ -79,30 +79,41 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     response
 }
 
-/// Refuses a body that says it is too large. It is read first, within limits: a
-/// client that still sends does not see an answer.
-pub async fn refuse_large(
-    State(service): State<Service>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Reads what is read anyway, or must be: a connection whose request was not read to
+/// its end cannot be used again, and a client that still sends sees no answer.
+///
+/// A small body is read before anybody is refused. One that says it is too large is
+/// refused, but read first, within limits.
+pub async fn meet_body(State(service): State<Service>, request: Request, next: Next) -> Response {
+    const SMALL: u64 = 64 << 10;
     /// As many times the largest body are read to be polite.
     const POLITE: u64 = 4;
     let most = service.setup.config.max_body as u64;
+    let limit = Duration::from_secs(service.setup.config.read_timeout);
     let length = request.headers().get(header::CONTENT_LENGTH);
     let length: Option<u64> = length.and_then(|v| v.to_str().ok()?.parse().ok());
-    let Some(length) = length.filter(|length| *length > most) else {
-        return next.run(request).await;
-    };
-    if length <= POLITE * most {
-        let limit = Duration::from_secs(service.setup.config.read_timeout);
-        let mut body = request.into_body().into_data_stream();
-        let read = async { while let Some(Ok(_)) = body.next().await {} };
-        // A slow client is cut off.
-        let _ = tokio::time::timeout(limit, read).await;
+    match length {
+        Some(length) if length > most => {
+            if length <= POLITE * most {
+                let mut body = request.into_body().into_data_stream();
+                let read = async { while let Some(Ok(_)) = body.next().await {} };
+                // A slow client is cut off.
+                let _ = tokio::time::timeout(limit, read).await;
+            }
+            let message = format!("the body has {length} bytes: at most {most} are taken");
+            Failure::TooLarge(message).into_response()
+        }
+        Some(1..=SMALL) => {
+            let (parts, body) = request.into_parts();
+            let read = axum::body::to_bytes(body, SMALL as usize);
+            match tokio::time::timeout(limit, read).await {
+                Ok(Ok(bytes)) => next.run(Request::from_parts(parts, bytes.into())).await,
+                Ok(Err(_)) => Failure::Body("the body ended too early".into()).into_response(),
+                Err(_) => Failure::Slow.into_response(),
+            }
+        }
+        _ => next.run(request).await,
     }
-    let message = format!("the body has {length} bytes: at most {most} are taken");
-    Failure::TooLarge(message).into_response()
 }
 
 /// The origin of a page of another site, which an open service does not serve: any

@@ -2,7 +2,7 @@
 
 use super::config::Setup;
 use super::doors;
-use super::observe::{observe, refuse_large};
+use super::observe::{meet_body, observe};
 use super::page;
 use super::service::Service;
 use super::{health, worker};
@@ -153,10 +153,7 @@ fn router(service: Service) -> Router {
         .layer(CatchPanicLayer::new())
         .layer(RequestBodyTimeoutLayer::new(body_timeout))
         .layer(RequestBodyLimitLayer::new(config.max_body))
-        .layer(middleware::from_fn_with_state(
-            service.clone(),
-            refuse_large,
-        ))
+        .layer(middleware::from_fn_with_state(service.clone(), meet_body))
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(service.clone(), observe));
     if let Some(cors) = cors(&config.cors_origins) {
