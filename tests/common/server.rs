@@ -166,7 +166,6 @@ pub fn run_client(script: &str, args: &[&str]) {
     let output = Command::new(program)
         .arg(path)
         .args(args)
-        .env("CALOTYPE_NODE_MODULES", folder.join("node_modules"))
         .env("NODE_PATH", folder.join("node_modules"))
         .env("NO_PROXY", "127.0.0.1")
         .output()

@@ -6,7 +6,7 @@ use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
 use crate::server::failure::Failure;
-use crate::server::job::{Job, Snapshot, State as JobState};
+use crate::server::job::{Job, Preview, Snapshot, State as JobState};
 use crate::server::lenient::{Flag, Integer, Number};
 use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size};
@@ -430,7 +430,8 @@ struct Told {
     began: bool,
     position: Option<usize>,
     step: Option<usize>,
-    preview: Option<usize>,
+    /// Held, so that no other takes its place in memory.
+    preview: Option<Arc<Preview>>,
 }
 
 impl Told {
@@ -448,14 +449,15 @@ impl Told {
                     let data = json!({ "step": snapshot.step, "steps": snapshot.steps });
                     events.push(event("step", &data));
                 }
-                if let Some(preview) = &snapshot.preview {
-                    let identity = Arc::as_ptr(preview) as usize;
-                    if self.preview.replace(identity) != Some(identity) {
-                        let image = STANDARD.encode(&preview.jpeg);
-                        let image = format!("data:image/jpeg;base64,{image}");
-                        let data = json!({ "index": preview.index, "image": image });
-                        events.push(event("preview", &data));
-                    }
+                let last = self.preview.as_ref();
+                if let Some(preview) = &snapshot.preview
+                    && !last.is_some_and(|last| Arc::ptr_eq(last, preview))
+                {
+                    self.preview = Some(preview.clone());
+                    let image = STANDARD.encode(&preview.jpeg);
+                    let image = format!("data:image/jpeg;base64,{image}");
+                    let data = json!({ "index": preview.index, "image": image });
+                    events.push(event("preview", &data));
                 }
             }
             JobState::Queued => {}

@@ -1,0 +1,256 @@
+//! `images/generations` and `images/edits`.
+
+use super::stream;
+use super::types::{Edit, ErrorBody, Generation, Image, ImagesResponse, OneOrMany, Shared};
+use crate::pipeline::RawRequest;
+use crate::server::auth::Caller;
+use crate::server::body::Body;
+use crate::server::doors::jobs::format;
+use crate::server::failure::Failure;
+use crate::server::observe::RequestId;
+use crate::server::order::{MaskOrder, Order, Size, within};
+use crate::server::service::{Finished, Service};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The most pictures of one request in this API; the operator may allow fewer.
+const MOST: i64 = 10;
+const MOST_PARTIAL: i64 = 3;
+/// How much of a picture an edit draws anew where the request is silent.
+const OVER: f64 = 0.6;
+const INPAINT: f64 = 0.9;
+
+/// Draws pictures from text.
+#[utoipa::path(
+    post, path = "/v1/images/generations", tag = "OpenAI",
+    request_body(content((Generation = "application/json"))),
+    responses(
+        (status = 200, description = "Pictures; events where stream is true",
+         content((ImagesResponse = "application/json"), (stream::StreamEvent = "text/event-stream"))),
+        (status = "4XX", body = ErrorBody, description = "The request is refused"),
+        (status = "5XX", body = ErrorBody, description = "Not now, or not at all"),
+    ),
+    security((), ("bearer" = [])),
+)]
+pub async fn generations(
+    State(service): State<Service>,
+    caller: Caller,
+    id: RequestId,
+    headers: HeaderMap,
+    Body(request): Body<Generation>,
+) -> Result<Response, Failure> {
+    let shared = request.shared();
+    let order = order(&shared)?;
+    let door = Door {
+        service: &service,
+        caller: &caller,
+        id: &id,
+        headers: &headers,
+        route: "/v1/images/generations",
+        event: "image_generation",
+    };
+    door.draw(&shared, order).await
+}
+
+/// Draws over a picture, or a part of it anew.
+#[utoipa::path(
+    post, path = "/v1/images/edits", tag = "OpenAI",
+    request_body(content((Edit = "multipart/form-data"), (Edit = "application/json"))),
+    responses(
+        (status = 200, description = "Pictures; events where stream is true",
+         content((ImagesResponse = "application/json"), (stream::StreamEvent = "text/event-stream"))),
+        (status = "4XX", body = ErrorBody, description = "The request is refused"),
+        (status = "5XX", body = ErrorBody, description = "Not now, or not at all"),
+    ),
+    security((), ("bearer" = [])),
+)]
+pub async fn edits(
+    State(service): State<Service>,
+    caller: Caller,
+    id: RequestId,
+    headers: HeaderMap,
+    Body(request): Body<Edit>,
+) -> Result<Response, Failure> {
+    let shared = request.shared();
+    let mut order = order(&shared)?;
+    if order.size == Size::Native {
+        order.size = Size::Picture;
+    }
+    order.image = match &request.image {
+        OneOrMany::One(text) => Some(text.clone()),
+        OneOrMany::Many(texts) => texts.first().cloned(),
+    };
+    if order.image.is_none() {
+        return Err(Failure::invalid("image", "empty", "send a picture"));
+    }
+    order.mask = request.mask.clone().map(|text| MaskOrder {
+        text,
+        from_alpha: true,
+        ..Default::default()
+    });
+    let silent = if order.mask.is_some() { INPAINT } else { OVER };
+    order.raw.strength.get_or_insert(silent);
+    let door = Door {
+        service: &service,
+        caller: &caller,
+        id: &id,
+        headers: &headers,
+        route: "/v1/images/edits",
+        event: "image_edit",
+    };
+    door.draw(&shared, order).await
+}
+
+fn order(shared: &Shared<'_>) -> Result<Order, Failure> {
+    let text = |text: Option<&str>| text.map(str::to_owned).filter(|t| !t.trim().is_empty());
+    let style = text(shared.style).filter(|style| !["vivid", "natural"].contains(&&**style));
+    let partial = within("partial_images", shared.partial_images, 0, MOST_PARTIAL)?;
+    Ok(Order {
+        raw: RawRequest {
+            prompt: Some(shared.prompt.to_owned()),
+            negative_prompt: shared.negative_prompt.map(str::to_owned),
+            samples: within("samples", shared.n, 1, MOST)?,
+            style,
+            seed: shared.seed,
+            steps: shared.steps,
+            guidance_scale: shared.guidance_scale,
+            scheduler: text(shared.scheduler),
+            strength: shared.strength,
+            refiner: shared.refiner,
+            high_noise_fraction: shared.high_noise_fraction,
+            ..Default::default()
+        },
+        size: size(shared.size)?,
+        format: Some(format("output_format", shared.output_format)?),
+        // The last one would be the picture.
+        previews: match (shared.stream, partial) {
+            (true, Some(n @ 1..)) => n as usize + 1,
+            _ => 0,
+        },
+        ..Default::default()
+    })
+}
+
+fn size(text: Option<&str>) -> Result<Size, Failure> {
+    let Some(text) = text
+        .map(str::trim)
+        .filter(|t| !t.is_empty() && *t != "auto")
+    else {
+        return Ok(Size::Native);
+    };
+    let sides = text.split_once(['x', 'X', '×']);
+    let sides = sides.and_then(|(w, h)| Some((w.trim().parse().ok()?, h.trim().parse().ok()?)));
+    match sides {
+        Some((w, h)) => Ok(Size::Scaled(w, h)),
+        None => {
+            let allowed = "must be auto or WIDTHxHEIGHT, such as 1024x1024";
+            Err(Failure::invalid("size", format!("{text:?}"), allowed))
+        }
+    }
+}
+
+/// One request on its way through this door.
+struct Door<'a> {
+    service: &'a Service,
+    caller: &'a Caller,
+    id: &'a RequestId,
+    headers: &'a HeaderMap,
+    route: &'static str,
+    /// How its events are called.
+    event: &'static str,
+}
+
+impl Door<'_> {
+    async fn draw(&self, shared: &Shared<'_>, order: Order) -> Result<Response, Failure> {
+        let url = match shared.response_format {
+            None | Some("" | "b64_json") => false,
+            Some("url") => true,
+            Some(other) => {
+                let allowed = "choose one of url, b64_json";
+                return Err(Failure::invalid(
+                    "response_format",
+                    format!("{other:?}"),
+                    allowed,
+                ));
+            }
+        };
+        let kept = url && !shared.stream;
+        let ticket = self
+            .service
+            .submit(self.caller, order, self.route, &self.id.0, kept)
+            .await?;
+        if shared.stream {
+            let partial = shared.partial_images.unwrap_or(0) as usize;
+            return Ok(stream::events(ticket, partial, self.event).into_response());
+        }
+        let finished = ticket.drawn().await?;
+        let base = url.then(|| self.base()).transpose()?;
+        Ok(Json(response(&finished, base.as_deref())).into_response())
+    }
+
+    /// The address that the client sees, for links.
+    fn base(&self) -> Result<String, Failure> {
+        if let Some(url) = &self.service.setup.config.public_url {
+            return Ok(url.trim_end_matches('/').to_owned());
+        }
+        let host = self.headers.get(header::HOST).and_then(|v| v.to_str().ok());
+        match host {
+            Some(host) => Ok(format!("http://{host}")),
+            None => Err(Failure::Body("a Host header is needed for links".into())),
+        }
+    }
+}
+
+/// Pictures in base64, or by their addresses below `base`.
+fn response(finished: &Finished, base: Option<&str>) -> ImagesResponse {
+    let prepared = &finished.job.prepared;
+    let request = &prepared.request;
+    let image = |made: &crate::server::job::Made| Image {
+        b64_json: base.is_none().then(|| STANDARD.encode(&made.bytes)),
+        url: base
+            .zip(made.file.as_ref())
+            .map(|(base, file)| format!("{base}/v1/results/{file}")),
+        revised_prompt: request.prompt.clone(),
+        seed: made.seed,
+    };
+    ImagesResponse {
+        created: now(),
+        data: finished.drawn.pictures.iter().map(image).collect(),
+        output_format: own_format(prepared.format),
+        size: format!("{}x{}", request.width, request.height),
+        quality: "auto",
+        background: "opaque",
+    }
+}
+
+/// Unix time.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// What this API calls a format.
+pub fn own_format(format: crate::picture::Format) -> &'static str {
+    format.media_type().trim_start_matches("image/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_words_or_two_numbers() {
+        assert_eq!(size(None).unwrap(), Size::Native);
+        assert_eq!(size(Some("auto")).unwrap(), Size::Native);
+        assert_eq!(size(Some("1536x1024")).unwrap(), Size::Scaled(1536, 1024));
+        for wrong in ["big", "1024", "x", "10x-", "1e3x1e3"] {
+            let message = size(Some(wrong)).unwrap_err().to_string();
+            assert!(message.starts_with("size is \""), "{message}");
+        }
+    }
+}

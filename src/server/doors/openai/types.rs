@@ -1,0 +1,201 @@
+//! What goes in and out.
+
+use crate::server::lenient::{Flag, Integer, Number};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A request of this API: the fields that its routes share, and `$extra`.
+macro_rules! request {
+    ($(#[$doc:meta])* $name:ident { $($(#[$more:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        ///
+        /// Numbers may come as text, and booleans as yes and no; unknown fields are ignored,
+        /// and so are those of the API that mean nothing here: model, quality, background,
+        /// moderation, user, output_compression.
+        #[derive(Debug, Deserialize, ToSchema)]
+        pub struct $name {
+            $($(#[$more])* pub $field: $type,)*
+            /// What to paint; `(a:1.3)` weighs.
+            pub prompt: String,
+            /// Pictures; picture i uses seed + i.
+            #[serde(default)]
+            #[schema(value_type = Option<i64>, default = 1)]
+            pub n: Option<Integer>,
+            /// WIDTHxHEIGHT or auto; sizes for models of 1024 pixels are brought to the model's.
+            #[serde(default)]
+            #[schema(default = "auto")]
+            pub size: Option<String>,
+            /// url or b64_json.
+            #[serde(default)]
+            #[schema(default = "b64_json")]
+            pub response_format: Option<String>,
+            /// png, jpeg or webp.
+            #[serde(default)]
+            #[schema(default = "png")]
+            pub output_format: Option<String>,
+            /// Answers with server-sent events.
+            #[serde(default)]
+            #[schema(value_type = Option<bool>, default = false)]
+            pub stream: Option<Flag>,
+            /// Previews in a stream, 0 to 3.
+            #[serde(default)]
+            #[schema(value_type = Option<i64>, minimum = 0, maximum = 3, default = 0)]
+            pub partial_images: Option<Integer>,
+            /// vivid and natural mean nothing here; other names are prompt templates.
+            #[serde(default)]
+            pub style: Option<String>,
+            /// Beyond OpenAI's API, as are the next ones.
+            #[serde(default)]
+            pub negative_prompt: Option<String>,
+            /// -1 draws one.
+            #[serde(default)]
+            #[schema(value_type = Option<i64>)]
+            pub seed: Option<Integer>,
+            #[serde(default)]
+            #[schema(value_type = Option<i64>)]
+            pub steps: Option<Integer>,
+            #[serde(default)]
+            #[schema(value_type = Option<i64>)]
+            pub num_inference_steps: Option<Integer>,
+            #[serde(default)]
+            #[schema(value_type = Option<f64>)]
+            pub guidance_scale: Option<Number>,
+            #[serde(default)]
+            pub scheduler: Option<String>,
+            #[serde(default)]
+            #[schema(value_type = Option<f64>)]
+            pub strength: Option<Number>,
+            #[serde(default)]
+            #[schema(value_type = Option<bool>)]
+            pub refiner: Option<Flag>,
+            #[serde(default)]
+            #[schema(value_type = Option<f64>)]
+            pub high_noise_fraction: Option<Number>,
+        }
+
+        impl $name {
+            /// The fields that all routes share.
+            pub fn shared(&self) -> Shared<'_> {
+                Shared {
+                    prompt: &self.prompt,
+                    n: self.n.map(|n| n.0),
+                    size: self.size.as_deref(),
+                    response_format: self.response_format.as_deref(),
+                    output_format: self.output_format.as_deref(),
+                    stream: self.stream.is_some_and(|flag| flag.0),
+                    partial_images: self.partial_images.map(|n| n.0),
+                    style: self.style.as_deref(),
+                    negative_prompt: self.negative_prompt.as_deref(),
+                    seed: self.seed.map(|n| n.0),
+                    steps: self.steps.or(self.num_inference_steps).map(|n| n.0),
+                    guidance_scale: self.guidance_scale.map(|n| n.0),
+                    scheduler: self.scheduler.as_deref(),
+                    strength: self.strength.map(|n| n.0),
+                    refiner: self.refiner.map(|flag| flag.0),
+                    high_noise_fraction: self.high_noise_fraction.map(|n| n.0),
+                }
+            }
+        }
+    };
+}
+
+/// The fields that all routes share.
+pub struct Shared<'a> {
+    pub prompt: &'a str,
+    pub n: Option<i64>,
+    pub size: Option<&'a str>,
+    pub response_format: Option<&'a str>,
+    pub output_format: Option<&'a str>,
+    pub stream: bool,
+    pub partial_images: Option<i64>,
+    pub style: Option<&'a str>,
+    pub negative_prompt: Option<&'a str>,
+    pub seed: Option<i64>,
+    pub steps: Option<i64>,
+    pub guidance_scale: Option<f64>,
+    pub scheduler: Option<&'a str>,
+    pub strength: Option<f64>,
+    pub refiner: Option<bool>,
+    pub high_noise_fraction: Option<f64>,
+}
+
+request! {
+    /// Text to image.
+    Generation {}
+}
+request! {
+    /// A picture drawn over, or in part anew.
+    Edit {
+        /// A file, base64 or a data URL; of several the first.
+        image: OneOrMany,
+        /// Of the picture's size; painted anew where it is transparent.
+        #[serde(default)]
+        mask: Option<String>,
+    }
+}
+
+/// One text or a list.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "must be text or a list of texts")]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Pictures.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ImagesResponse {
+    /// Unix time.
+    pub created: u64,
+    pub data: Vec<Image>,
+    pub output_format: &'static str,
+    /// WIDTHxHEIGHT.
+    pub size: String,
+    pub quality: &'static str,
+    pub background: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Image {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub b64_json: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub url: Option<String>,
+    /// The prompt as given: nothing revises it.
+    pub revised_prompt: String,
+    /// Beyond OpenAI's API.
+    pub seed: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelList {
+    pub object: &'static str,
+    pub data: Vec<Model>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Model {
+    pub id: String,
+    pub object: &'static str,
+    /// Unix time.
+    pub created: u64,
+    pub owned_by: &'static str,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    pub message: String,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The field at fault.
+    pub param: Option<String>,
+    pub code: Option<&'static str>,
+}

@@ -1,0 +1,97 @@
+"""OpenAI's Python client, pointed at the service."""
+
+import base64
+import io
+import sys
+
+import requests
+from openai import BadRequestError, NotFoundError, OpenAI
+from PIL import Image
+
+URL = sys.argv[1]
+client = OpenAI(base_url=URL + "/v1", api_key="any", max_retries=0)
+SEED = {"seed": 7}
+
+
+def decoded(item):
+    return base64.b64decode(item.b64_json)
+
+
+models = client.models.list()
+assert [model.id for model in models] == ["demo"], models
+assert client.models.retrieve("demo").owned_by == "calotype"
+try:
+    client.models.retrieve("gpt-image-1")
+    raise SystemExit("an unknown model was found")
+except NotFoundError:
+    pass
+
+reply = client.images.generate(model="gpt-image-1", prompt="a red circle", extra_body=SEED)
+assert len(reply.data) == 1 and reply.created > 0 and reply.output_format == "png"
+picture = Image.open(io.BytesIO(decoded(reply.data[0])))
+assert picture.format == "PNG" and picture.size == (128, 128), picture
+
+# By URL, the same bytes; and the same picture as this service's own API draws.
+reply2 = client.images.generate(prompt="a red circle", response_format="url", extra_body=SEED)
+assert reply2.data[0].url.startswith(URL + "/v1/results/"), reply2
+assert requests.get(reply2.data[0].url, timeout=60).content == decoded(reply.data[0])
+
+several = client.images.generate(
+    prompt="a red circle", n=2, size="1536x1024", quality="high", output_format="webp", user="me",
+    background="auto", moderation="low",
+    extra_body={"seed": 7, "negative_prompt": "blue", "steps": 2, "guidance_scale": 4},
+)
+assert len(several.data) == 2 and several.size == "192x128", several.size
+assert Image.open(io.BytesIO(decoded(several.data[1]))).format == "WEBP"
+
+events = list(
+    client.images.generate(
+        prompt="a red circle", stream=True, partial_images=2,
+        extra_body={"seed": 7, "steps": 12},
+    )
+)
+kinds = [event.type for event in events]
+assert kinds[-1] == "image_generation.completed", kinds
+assert kinds.count("image_generation.partial_image") == 2, kinds
+assert [event.partial_image_index for event in events[:-1]] == [0, 1]
+assert Image.open(io.BytesIO(base64.b64decode(events[0].b64_json))).format == "JPEG"
+assert Image.open(io.BytesIO(base64.b64decode(events[-1].b64_json))).size == (128, 128)
+
+file = io.BytesIO()
+picture.save(file, "PNG")
+over = client.images.edit(
+    image=("a.png", file.getvalue()), prompt="a blue square", extra_body={"seed": 3}
+)
+assert decoded(over.data[0]) != decoded(reply.data[0])
+
+# Only the transparent half of the mask is painted anew.
+mask = Image.new("RGBA", picture.size, (0, 0, 0, 255))
+mask.paste((0, 0, 0, 0), (64, 0, 128, 128))
+hole = io.BytesIO()
+mask.save(hole, "PNG")
+part = client.images.edit(
+    image=[("a.png", file.getvalue())], mask=("m.png", hole.getvalue()),
+    prompt="a yellow star on a black background", extra_body={"seed": 3, "steps": 8},
+)
+part = Image.open(io.BytesIO(decoded(part.data[0]))).convert("RGB")
+
+
+def difference(box):
+    a, b = part.crop(box).tobytes(), picture.convert("RGB").crop(box).tobytes()
+    return sum(abs(x - y) for x, y in zip(a, b)) / len(a)
+
+
+assert difference((64, 0, 128, 128)) > 4 * difference((0, 0, 48, 128)), "the wrong half"
+
+for arguments, param in [
+    ({"n": 11}, "n"),
+    ({"size": "huge"}, "size"),
+    ({"size": "1000x1000", "extra_body": {"steps": 0}}, "steps"),
+    ({"output_format": "gif"}, "output_format"),
+    ({"response_format": "hex"}, "response_format"),
+]:
+    try:
+        client.images.generate(prompt="a", **arguments)
+        raise SystemExit(f"{arguments} was taken")
+    except BadRequestError as error:
+        assert error.param == param and error.type == "invalid_request_error", error
