@@ -35,3 +35,8 @@ fn webuiapi() {
 fn hugging_face_inference_client() {
     run_client("hugging_face.py", &[&serve().url]);
 }
+
+#[test]
+fn stabilitys_api() {
+    run_client("stability.py", &[&serve().url]);
+}

@@ -98,16 +98,55 @@ async fn form(request: Request) -> Result<Map<String, Value>, Failure> {
     Ok(fields)
 }
 
-/// Sets a field; `name[]` adds to a list.
+/// Sets a field. Brackets nest: `list[]` and `list[0]` add to a list, `a[b]` sets a
+/// field of an object, `prompts[0][text]` both.
 fn put(fields: &mut Map<String, Value>, name: String, text: String) {
-    match name.strip_suffix("[]") {
-        Some(list) => match fields.entry(list).or_insert_with(|| Value::Array(vec![])) {
-            Value::Array(values) => values.push(text.into()),
-            other => *other = Value::Array(vec![text.into()]),
-        },
-        None if text.is_empty() && !MAY_BE_EMPTY.contains(&name.as_str()) => {}
-        None => {
+    if text.is_empty() && !MAY_BE_EMPTY.contains(&name.as_str()) {
+        return;
+    }
+    let (first, rest) = match name.split_once('[') {
+        Some((first, rest)) if name.ends_with(']') => (first, rest.trim_end_matches(']')),
+        _ => {
             fields.insert(name, text.into());
+            return;
+        }
+    };
+    let mut place = fields.entry(first).or_insert(Value::Null);
+    for segment in rest.split("][") {
+        place = step(place, segment);
+    }
+    *place = text.into();
+}
+
+/// The place below `value` that `segment` names, made where there is none.
+fn step<'a>(value: &'a mut Value, segment: &str) -> &'a mut Value {
+    let index = match segment {
+        "" => Some(usize::MAX),
+        digits => digits.parse::<usize>().ok(),
+    };
+    match index {
+        Some(index) => {
+            if !value.is_array() {
+                *value = Value::Array(Vec::new());
+            }
+            let Value::Array(list) = value else {
+                unreachable!("it was made a list")
+            };
+            // The next place at the most: an index is no way to ask for memory.
+            let index = index.min(list.len());
+            if index == list.len() {
+                list.push(Value::Null);
+            }
+            &mut list[index]
+        }
+        None => {
+            if !value.is_object() {
+                *value = Value::Object(Map::new());
+            }
+            let Value::Object(map) = value else {
+                unreachable!("it was made an object")
+            };
+            map.entry(segment).or_insert(Value::Null)
         }
     }
 }
@@ -147,4 +186,66 @@ fn refusal(error: &serde_path_to_error::Error<serde_json::Error>, body: &Value) 
         None => message,
     };
     Failure::invalid(path, value, allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn brackets_of_a_forms_names_nest() {
+        let mut fields = Map::new();
+        for (name, text) in [
+            ("prompt", ""),
+            ("style", ""),
+            ("image[]", "a"),
+            ("image[]", "b"),
+            ("text_prompts[0][text]", "a"),
+            ("text_prompts[0][weight]", "-1"),
+            ("text_prompts[999999999][text]", "b"),
+            ("odd[", "c"),
+            ("options[seed]", "7"),
+        ] {
+            put(&mut fields, name.into(), text.into());
+        }
+        let wanted = json!({
+            "prompt": "", "image": ["a", "b"], "odd[": "c", "options": {"seed": "7"},
+            "text_prompts": [{"text": "a", "weight": "-1"}, {"text": "b"}],
+        });
+        assert_eq!(Value::Object(fields), wanted);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        #[derive(Debug, serde::Deserialize)]
+        #[allow(dead_code, reason = "only their errors are looked at")]
+        struct Inner {
+            text: String,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[allow(dead_code, reason = "only their errors are looked at")]
+        struct Outer {
+            list: Vec<Inner>,
+            n: Option<super::super::lenient::Integer>,
+        }
+        for (body, message) in [
+            (json!({}), "list is missing: this field is required"),
+            (
+                json!({"list": [{}]}),
+                "list[0].text is missing: this field is required",
+            ),
+            (
+                json!({"list": [{"text": 3}]}),
+                "list[0].text is 3: must be text",
+            ),
+            (
+                json!({"list": [], "n": "x"}),
+                "n is \"x\": must be a whole number",
+            ),
+            (json!([]), "the body is []: send a JSON object"),
+        ] {
+            assert_eq!(parse::<Outer>(body).unwrap_err().to_string(), message);
+        }
+    }
 }

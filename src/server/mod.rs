@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 pub mod config;
+mod docs;
 pub mod doors;
 mod failure;
 mod health;

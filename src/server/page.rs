@@ -1,7 +1,9 @@
 //! The page at `/`, its assets, and the document of the API.
 
+use super::docs;
 use super::service::Service;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +27,7 @@ assets! {
     "icon.svg": "image/svg+xml",
     "style.css": "text/css; charset=utf-8",
     "parts.css": "text/css; charset=utf-8",
+    "docs.css": "text/css; charset=utf-8",
     "api.js": "text/javascript; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
     "dom.js": "text/javascript; charset=utf-8",
@@ -44,15 +47,15 @@ assets! {
 /// The page, its assets and the document.
 pub fn routes(document: OpenApi) -> Router<Service> {
     // Plain data always has a JSON form.
-    let document = serde_json::to_string(&document).unwrap_or_default();
-    let openapi = move || {
-        let media = HeaderValue::from_static("application/json");
-        let answer = ([(header::CONTENT_TYPE, media)], document.clone());
-        std::future::ready(answer)
-    };
+    let document = serde_json::to_value(&document).unwrap_or_default();
+    let docs = docs::page(&document);
+    let docs = move || std::future::ready(file("text/html; charset=utf-8", docs.clone()));
+    let openapi = document.to_string();
+    let openapi = move || std::future::ready(file("application/json", openapi.clone()));
     Router::new()
         .route("/", get(index))
         .route("/assets/{name}", get(asset))
+        .route("/docs", get(docs))
         .route("/openapi.json", get(openapi))
 }
 
@@ -62,12 +65,12 @@ async fn index() -> Response {
 
 async fn asset(Path(name): Path<String>) -> Response {
     match ASSETS.iter().find(|(known, ..)| *known == name) {
-        Some((_, media, text)) => file(media, text),
+        Some((_, media, text)) => file(media, *text),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
-fn file(media: &'static str, text: &'static str) -> Response {
+fn file(media: &'static str, text: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media)),
         (
@@ -81,5 +84,5 @@ fn file(media: &'static str, text: &'static str) -> Response {
         // A new version of the program brings new files.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
-    (headers, text).into_response()
+    (headers, text.into()).into_response()
 }
