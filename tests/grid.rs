@@ -16,6 +16,8 @@ use std::sync::Arc;
 const LATENTS: f64 = 2e-3;
 /// Of timesteps, of which there are a thousand.
 const TIMESTEP: f32 = 0.01;
+/// Runs of more steps are a third by default; `CALOTYPE_GRID=all` asks for all.
+const SHORT: i64 = 7;
 /// How many were recorded.
 const CASES: usize = 180;
 
@@ -169,18 +171,26 @@ fn every_scheduler_is_diffusers_in_every_way_to_run() {
     let each = latents.len() / cases.len();
 
     let mut pipeline = load();
-    let (mut wrong, mut at) = (Vec::new(), 0);
-    for (case, latents) in cases.iter().zip(latents.chunks_exact(each)) {
+    let all = std::env::var_os("CALOTYPE_GRID").is_some();
+    let (mut wrong, mut at, mut ran) = (Vec::new(), 0, 0);
+    for (index, (case, latents)) in cases.iter().zip(latents.chunks_exact(each)).enumerate() {
         let calls = case.calls.iter().sum::<usize>();
+        // Long runs take most of the time.
+        if !all && case.steps > SHORT && !index.is_multiple_of(3) {
+            at += calls;
+            continue;
+        }
+        ran += 1;
         let trace = trace(&mut pipeline, case.raw());
         let (error, problem) = judge(case, &trace, latents, &timesteps[at..at + calls]);
         at += calls;
         println!("{}: {error:.1e}", case.label());
         wrong.extend(problem.map(|problem| format!("{}: {problem}", case.label())));
     }
+    println!("{} of {ran} are right", ran - wrong.len());
     assert!(
         wrong.is_empty(),
-        "{} of {CASES}:\n{}",
+        "{} of {ran}:\n{}",
         wrong.len(),
         wrong.join("\n")
     );

@@ -405,6 +405,76 @@ fn another_keys_job_is_not_seen() {
 }
 
 #[test]
+fn slow_clients_are_cut_off() {
+    use std::io::{Read, Write};
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("calotype.toml");
+    std::fs::write(&config, "read-timeout = 1\n").unwrap();
+    let server = serve(&["--config", config.to_str().unwrap()]);
+    let address = server.url.trim_start_matches("http://");
+    let answer = |sent: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    // Headers that never end, and bodies that never come, small and large.
+    answer("POST /v1/sdxl-torch HTTP/1.1\r\nhost: x\r\n");
+    for length in [10, 1_000_000] {
+        let head = format!("POST {API} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+        let text = answer(&head);
+        assert!(text.starts_with("HTTP/1.1 408"), "{text}");
+        assert!(text.contains("did not arrive in time"), "{text}");
+    }
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("calotype.toml");
+    for (text, args, message) in [
+        (
+            "",
+            vec!["--listen", "0.0.0.0:0"],
+            "is open to other machines",
+        ),
+        (
+            "",
+            vec!["--queue", "0"],
+            "--queue is 0: must be from 1 to 10000",
+        ),
+        ("queu = 1", vec![], "queu"),
+        ("queue = \"many\"", vec![], "queue"),
+        ("[price]\nstep = -1.0", vec![], "price.step is -1"),
+        ("", vec!["--model", "/nowhere"], "/nowhere"),
+        ("", vec!["--image-host", "a b"], "image-host"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
+            .args(["serve", "--config", config.to_str().unwrap()])
+            .args(if args.contains(&"--listen") {
+                &[][..]
+            } else {
+                &["--listen", "127.0.0.1:0"]
+            })
+            .args(&args)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let last = errors.lines().last().unwrap_or_default();
+        assert!(!output.status.success(), "{text} {args:?}");
+        assert!(
+            last.starts_with("error: ") && last.contains(message),
+            "{errors}"
+        );
+    }
+}
+
+#[test]
 fn pages_of_other_sites_are_refused_unless_they_are_named() {
     let server = serve(&["--cors-origin", "https://friend.example"]);
     let from = |origin: &str| {

@@ -143,6 +143,8 @@ fn fields(document: &Value, schema: &Value) -> String {
         "<div class=\"wide\"><table><thead><tr><th>Field</th><th>Type</th><th>Default</th>\
          <th>Range</th><th>Meaning</th></tr></thead><tbody>",
     );
+    let mut properties: Vec<_> = properties.iter().collect();
+    properties.sort_by_key(|(name, _)| !required(name));
     for (name, field) in properties {
         let mark = if required(name) {
             "<b title=\"required\">*</b>"
@@ -162,7 +164,7 @@ fn fields(document: &Value, schema: &Value) -> String {
     html + "</tbody></table></div>"
 }
 
-/// What a field holds, in a word or two.
+/// What a field holds, in a word or two. What is not required may be null.
 fn kind(document: &Value, field: &Value) -> String {
     if let Some(reference) = field["$ref"].as_str() {
         let inner = resolved(document, field);
@@ -173,14 +175,15 @@ fn kind(document: &Value, field: &Value) -> String {
     }
     let of = |value: &Value| kind(document, value);
     if let Some(choices) = field["oneOf"].as_array().or(field["anyOf"].as_array()) {
-        let kinds: Vec<String> = choices.iter().map(of).collect();
+        let kinds: Vec<String> = choices.iter().map(of).filter(|k| k != "null").collect();
         return kinds.join(" or ");
     }
     match &field["type"] {
         Value::String(kind) if kind == "array" => format!("list of {}", of(&field["items"])),
         Value::String(kind) => kind.clone(),
         Value::Array(kinds) => {
-            let kinds: Vec<&str> = kinds.iter().filter_map(Value::as_str).collect();
+            let kinds = kinds.iter().filter_map(Value::as_str);
+            let kinds: Vec<&str> = kinds.filter(|kind| *kind != "null").collect();
             kinds.join(" or ")
         }
         _ => "any".into(),
@@ -262,7 +265,7 @@ mod tests {
             "Draws &lt;b&gt;",
             "a &amp; b",
             "<code>a</code><b title=\"required\">*</b>",
-            "integer or null",
+            "<td>integer</td>",
             "1 to 4",
             "<b>200</b> Fine",
         ] {

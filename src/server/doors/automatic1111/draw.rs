@@ -30,7 +30,7 @@ const PREVIEWS: usize = 10;
 
 /// Draws pictures from text.
 #[utoipa::path(
-    post, path = "/sdapi/v1/txt2img", tag = "automatic1111",
+    post, path = "/sdapi/v1/txt2img", tag = "AUTOMATIC1111",
     request_body = SdapiRequest,
     responses((status = 200, body = SdapiAnswer), Refusals),
     security((), ("basic" = [])),
@@ -52,7 +52,7 @@ pub async fn text_to_image(
 
 /// Draws over a picture, or over a part of it.
 #[utoipa::path(
-    post, path = "/sdapi/v1/img2img", tag = "automatic1111",
+    post, path = "/sdapi/v1/img2img", tag = "AUTOMATIC1111",
     request_body = SdapiRequest,
     responses((status = 200, body = SdapiAnswer), Refusals),
     security((), ("basic" = [])),

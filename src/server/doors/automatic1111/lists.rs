@@ -82,7 +82,7 @@ macro_rules! list {
     ($(#[$doc:meta])* $method:ident $name:ident $path:literal $body:ty = |$service:ident| $value:expr) => {
         $(#[$doc])*
         #[utoipa::path(
-            $method, path = $path, tag = "automatic1111",
+            $method, path = $path, tag = "AUTOMATIC1111",
             responses(
                 (status = 200, body = $body),
                 (status = 401, body = SdapiError, description = "No valid key"),
@@ -265,7 +265,7 @@ list! {
 
 /// Says that the service is there; needs no key.
 #[utoipa::path(
-    get, path = "/internal/ping", tag = "automatic1111",
+    get, path = "/internal/ping", tag = "AUTOMATIC1111",
     responses((status = 200, body = Object)),
 )]
 async fn ping() -> Json<Value> {
@@ -274,7 +274,7 @@ async fn ping() -> Json<Value> {
 
 /// The adapters that a prompt may name.
 #[utoipa::path(
-    get, path = "/sdapi/v1/loras", tag = "automatic1111",
+    get, path = "/sdapi/v1/loras", tag = "AUTOMATIC1111",
     responses(
         (status = 200, body = Vec<SdapiLora>),
         (status = 401, body = SdapiError, description = "No valid key"),

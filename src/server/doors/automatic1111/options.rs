@@ -28,7 +28,7 @@ pub struct SdapiOptions {
 
 /// The options.
 #[utoipa::path(
-    get, path = "/sdapi/v1/options", tag = "automatic1111",
+    get, path = "/sdapi/v1/options", tag = "AUTOMATIC1111",
     responses((status = 200, body = SdapiOptions), Refusals),
     security((), ("basic" = [])),
 )]
@@ -46,7 +46,7 @@ pub async fn options(State(service): State<Service>, _: Caller) -> Json<SdapiOpt
 /// Takes options as they are; they are everybody's, so that none can be changed. Those
 /// that mean nothing here are ignored.
 #[utoipa::path(
-    post, path = "/sdapi/v1/options", tag = "automatic1111",
+    post, path = "/sdapi/v1/options", tag = "AUTOMATIC1111",
     request_body(content = Object),
     responses((status = 200, body = Value, description = "null"), Refusals),
     security((), ("basic" = [])),

@@ -33,7 +33,7 @@ pub struct PngInfo {
 
 /// Reads the settings inside a picture.
 #[utoipa::path(
-    post, path = "/sdapi/v1/png-info", tag = "automatic1111",
+    post, path = "/sdapi/v1/png-info", tag = "AUTOMATIC1111",
     request_body = PngInfoRequest,
     responses((status = 200, body = PngInfo), Refusals),
     security((), ("basic" = [])),

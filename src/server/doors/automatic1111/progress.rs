@@ -54,7 +54,7 @@ pub struct SdapiState {
 
 /// How far the caller's job is.
 #[utoipa::path(
-    get, path = "/sdapi/v1/progress", tag = "automatic1111",
+    get, path = "/sdapi/v1/progress", tag = "AUTOMATIC1111",
     params(ProgressQuery),
     responses(
         (status = 200, body = SdapiProgress),
@@ -124,7 +124,7 @@ fn of(job: &Job) -> SdapiProgress {
 /// Stops the caller's job that is being drawn, at its next step. Its request is answered
 /// without pictures, and nothing is charged.
 #[utoipa::path(
-    post, path = "/sdapi/v1/interrupt", tag = "automatic1111",
+    post, path = "/sdapi/v1/interrupt", tag = "AUTOMATIC1111",
     responses((status = 200, body = Object), Refusals),
     security((), ("basic" = [])),
 )]
@@ -137,7 +137,7 @@ pub async fn interrupt(State(service): State<Service>, caller: Caller) -> Json<V
 
 /// The same as interrupt: there are no other pictures to go on with.
 #[utoipa::path(
-    post, path = "/sdapi/v1/skip", tag = "automatic1111",
+    post, path = "/sdapi/v1/skip", tag = "AUTOMATIC1111",
     responses((status = 200, body = Object), Refusals),
     security((), ("basic" = [])),
 )]
