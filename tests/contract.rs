@@ -1,5 +1,5 @@
 //! schemathesis over `/openapi.json`. `CALOTYPE_EXAMPLES` says how many examples of
-//! each operation (by default few, for CI's sake; 60 make some 2,000 cases).
+//! each operation (by default few, for CI's sake; 25 make more than 2,000 cases).
 
 #[path = "common/server.rs"]
 mod server;

@@ -4,13 +4,15 @@ use super::failure::Failure;
 use super::lenient::shown;
 use axum::RequestExt;
 use axum::body::Bytes;
+use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::error::Error;
+use tower_http::timeout::TimeoutError;
 
 /// A body as a `T`. A form's files stand in their fields as base64, so that every
 /// front door sees one kind of body; unknown fields are ignored.
@@ -39,17 +41,25 @@ fn media_type(request: &Request) -> String {
     media.trim().to_lowercase()
 }
 
-async fn bytes(request: Request) -> Result<Bytes, Failure> {
+/// The whole body.
+pub async fn bytes(request: Request) -> Result<Bytes, Failure> {
     request
         .extract::<Bytes, _>()
         .await
-        .map_err(|rejection| unreadable(rejection.into_response().status()))
+        .map_err(|rejection| unreadable(rejection.status(), &rejection))
 }
 
-fn unreadable(status: StatusCode) -> Failure {
+fn unreadable(status: StatusCode, error: &(dyn Error + 'static)) -> Failure {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<TimeoutError>() {
+            return Failure::Slow;
+        }
+        cause = error.source();
+    }
     match status {
-        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => Failure::of_status(status),
-        _ => Failure::Body("the body could not be read to its end".into()),
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::of_status(status),
+        _ => Failure::Body(format!("the body cannot be read: {error}")),
     }
 }
 
@@ -73,12 +83,7 @@ fn loose(bytes: &[u8]) -> Result<Value, Failure> {
 }
 
 async fn form(request: Request) -> Result<Map<String, Value>, Failure> {
-    let broken = |e: axum::extract::multipart::MultipartError| match e.status() {
-        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
-            Failure::of_status(e.status())
-        }
-        _ => Failure::Body(format!("the form cannot be read: {}", e.body_text())),
-    };
+    let broken = |e: MultipartError| unreadable(e.status(), &e);
     let mut multipart = request
         .extract::<Multipart, _>()
         .await

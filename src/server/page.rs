@@ -9,6 +9,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// Nothing from elsewhere, nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -44,7 +46,12 @@ assets! {
     "theme.js": "text/javascript; charset=utf-8",
 }
 
-/// The page, its assets and the document.
+/// The page.
+pub fn page() -> OpenApiRouter<Service> {
+    OpenApiRouter::new().routes(routes!(index))
+}
+
+/// The page's assets, and the document.
 pub fn routes(document: OpenApi) -> Router<Service> {
     // Plain data always has a JSON form.
     let document = serde_json::to_value(&document).unwrap_or_default();
@@ -53,12 +60,14 @@ pub fn routes(document: OpenApi) -> Router<Service> {
     let openapi = document.to_string();
     let openapi = move || std::future::ready(file("application/json", openapi.clone()));
     Router::new()
-        .route("/", get(index))
         .route("/assets/{name}", get(asset))
         .route("/docs", get(docs))
         .route("/openapi.json", get(openapi))
 }
 
+/// The page to draw in.
+#[utoipa::path(get, path = "/", tag = "service",
+    responses((status = 200, body = String, content_type = "text/html")))]
 async fn index() -> Response {
     file("text/html; charset=utf-8", include_str!("page/index.html"))
 }

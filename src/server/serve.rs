@@ -141,10 +141,17 @@ impl utoipa::Modify for Keys {
 /// All routes and what is around them.
 fn router(service: Service) -> Router {
     let config = &service.setup.config;
-    let (routes, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (routes, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(doors::routes())
         .merge(health::routes())
+        .merge(page::page())
         .split_for_parts();
+    // A path's rest is a parameter like others to OpenAPI.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths = paths
+        .into_iter()
+        .map(|(path, item)| (path.replace("{*", "{"), item))
+        .collect();
     let body_timeout = Duration::from_secs(config.read_timeout);
     let mut app = routes
         .merge(page::routes(document))

@@ -4,14 +4,12 @@
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
-use crate::server::body::Body;
+use crate::server::body::{Body, bytes};
 use crate::server::failure::Failure;
 use crate::server::lenient::{Flag, Integer, Number};
 use crate::server::observe::RequestId;
 use crate::server::order::{Order, Size};
 use crate::server::service::Service;
-use axum::RequestExt;
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -137,8 +135,7 @@ impl<S: Send + Sync> FromRequest<S> for Task {
                 .await
                 .map(|Body(task)| task);
         }
-        let bytes = request.extract::<Bytes, _>().await;
-        let bytes = bytes.map_err(|e| Failure::of_status(e.into_response().status()))?;
+        let bytes = bytes(request).await?;
         Ok(Task {
             inputs: STANDARD.encode(&bytes),
             parameters: Some(Parameters {

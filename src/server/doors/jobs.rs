@@ -214,7 +214,7 @@ pub struct JobView {
     created: u64,
     links: Links,
     /// Once it is done.
-    images: Vec<Image>,
+    images: Vec<JobImage>,
     /// Wall time of drawing, once it is done.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
@@ -251,7 +251,7 @@ struct JobEvent {
 
 /// A result.
 #[derive(Debug, Serialize, ToSchema)]
-struct Image {
+struct JobImage {
     /// Needs no key.
     url: String,
     seed: u64,
@@ -286,7 +286,7 @@ impl JobView {
                 view.images = files
                     .filter_map(|made| {
                         let url = format!("/v1/results/{}", made.file.as_ref()?);
-                        Some(Image {
+                        Some(JobImage {
                             url,
                             seed: made.seed,
                         })

@@ -254,7 +254,11 @@ pub fn routes() -> OpenApiRouter<Service> {
     post, path = "/v1/generation/{engine}/text-to-image", tag = "Stability",
     params(("engine" = String, Path, description = "Any name")),
     request_body = StabilityText,
-    responses(Answers),
+    responses(
+        (status = 200, content((Artifacts = "application/json"), (String = "image/png")),
+         description = "Pictures; with Accept: image/png the bytes of one"),
+        Refusals,
+    ),
     security((), ("bearer" = [])),
 )]
 async fn text_to_image(
@@ -285,7 +289,11 @@ async fn text_to_image(
     post, path = "/v1/generation/{engine}/image-to-image", tag = "Stability",
     params(("engine" = String, Path, description = "Any name")),
     request_body(content((StabilityImage = "multipart/form-data"))),
-    responses(Answers),
+    responses(
+        (status = 200, content((Artifacts = "application/json"), (String = "image/png")),
+         description = "Pictures; with Accept: image/png the bytes of one"),
+        Refusals,
+    ),
     security((), ("bearer" = [])),
 )]
 async fn image_to_image(
@@ -324,7 +332,11 @@ async fn image_to_image(
     post, path = "/v1/generation/{engine}/image-to-image/masking", tag = "Stability",
     params(("engine" = String, Path, description = "Any name")),
     request_body(content((StabilityMask = "multipart/form-data"))),
-    responses(Answers),
+    responses(
+        (status = 200, content((Artifacts = "application/json"), (String = "image/png")),
+         description = "Pictures; with Accept: image/png the bytes of one"),
+        Refusals,
+    ),
     security((), ("bearer" = [])),
 )]
 async fn masking(
@@ -511,13 +523,10 @@ fn png(finished: &Finished) -> Result<Response, Failure> {
     Ok((headers, made.bytes.clone()).into_response())
 }
 
-/// The answers of every route of this API that draws.
+/// Why a route that draws refuses.
 #[derive(utoipa::IntoResponses)]
 #[allow(dead_code, reason = "read by utoipa alone")]
-enum Answers {
-    /// Pictures: JSON, or with `Accept: image/png` the bytes of one.
-    #[response(status = 200)]
-    Drawn(Artifacts),
+enum Refusals {
     /// The request is refused.
     #[response(status = "4XX")]
     Refused(StabilityError),

@@ -1,7 +1,7 @@
 //! `images/generations` and `images/edits`.
 
 use super::stream;
-use super::types::{Edit, ErrorBody, Generation, Image, ImagesResponse, OneOrMany, Shared};
+use super::types::{Edit, ErrorBody, Generation, ImagesResponse, OneOrMany, OpenAiImage, Shared};
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
@@ -210,7 +210,7 @@ impl Door<'_> {
 fn response(finished: &Finished, base: Option<&str>) -> ImagesResponse {
     let prepared = &finished.job.prepared;
     let request = &prepared.request;
-    let image = |made: &crate::server::job::Made| Image {
+    let image = |made: &crate::server::job::Made| OpenAiImage {
         b64_json: base.is_none().then(|| STANDARD.encode(&made.bytes)),
         url: base
             .zip(made.file.as_ref())

@@ -147,7 +147,7 @@ pub enum OneOrMany {
 pub struct ImagesResponse {
     /// Unix time.
     pub created: u64,
-    pub data: Vec<Image>,
+    pub data: Vec<OpenAiImage>,
     pub output_format: &'static str,
     /// WIDTHxHEIGHT.
     pub size: String,
@@ -156,7 +156,7 @@ pub struct ImagesResponse {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Image {
+pub struct OpenAiImage {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     pub b64_json: Option<String>,
