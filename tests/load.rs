@@ -41,7 +41,7 @@ fn slowest_health(server: &Server, end: &AtomicBool) -> (Duration, usize) {
 #[cfg(target_os = "linux")]
 fn fifty_clients_get_their_own_pictures_or_are_told_to_wait() {
     let wanted: usize = std::env::var("CALOTYPE_LOAD")
-        .map_or(150, |n| n.parse().expect("CALOTYPE_LOAD is a number"));
+        .map_or(100, |n| n.parse().expect("CALOTYPE_LOAD is a number"));
     let server = Server::start(&["--api-min-steps", "1", "--queue", "16"]);
     let post = |seed| server.post("/v1/sdxl-torch", &request(seed), None);
     let single: Vec<Vec<u8>> = (0..SEEDS).map(|seed| post(seed).body).collect();

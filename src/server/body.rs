@@ -106,11 +106,15 @@ async fn form(request: Request) -> Result<Map<String, Value>, Failure> {
 /// Sets a field. Brackets nest: `list[]` and `list[0]` add to a list, `a[b]` sets a
 /// field of an object, `prompts[0][text]` both.
 fn put(fields: &mut Map<String, Value>, name: String, text: String) {
+    /// Deeper names are names: values that nest without end end on the stack.
+    const DEEPEST: usize = 4;
     if text.is_empty() && !MAY_BE_EMPTY.contains(&name.as_str()) {
         return;
     }
     let (first, rest) = match name.split_once('[') {
-        Some((first, rest)) if name.ends_with(']') => (first, rest.trim_end_matches(']')),
+        Some((first, rest)) if name.ends_with(']') && name.matches('[').count() <= DEEPEST => {
+            (first, rest.trim_end_matches(']'))
+        }
         _ => {
             fields.insert(name, text.into());
             return;
@@ -201,6 +205,9 @@ mod tests {
     #[test]
     fn brackets_of_a_forms_names_nest() {
         let mut fields = Map::new();
+        let deep = format!("a{}", "[b]".repeat(100_000));
+        put(&mut fields, deep.clone(), "c".into());
+        assert_eq!(fields.remove(&deep), Some("c".into()));
         for (name, text) in [
             ("prompt", ""),
             ("style", ""),
