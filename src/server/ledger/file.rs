@@ -48,15 +48,22 @@ fn check_existing(path: &Path) -> Result<()> {
     if !metadata.is_file() {
         return Err(Error::file(path, "is no regular file", "name another file"));
     }
+    Ok(())
+}
+
+/// Says where the hashes of the keys can be read by others: the file was made by
+/// other hands, whose choice it may be.
+pub(super) fn warn_of_others(path: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        if metadata.mode() & 0o077 != 0 {
+        if path.metadata().is_ok_and(|file| file.mode() & 0o077 != 0) {
             let path = path.display();
             tracing::warn!("{path} is open to other users; chmod 600 closes it");
         }
     }
-    Ok(())
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 fn cannot_make(path: &Path, error: &io::Error) -> Error {

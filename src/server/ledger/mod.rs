@@ -49,6 +49,7 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Self> {
         let path = file::prepare(path)?;
         let connection = file::connect(&path).map_err(|fault| fault.at(&path))?;
+        file::warn_of_others(&path);
         Ok(Ledger {
             path,
             connection: Mutex::new(connection),
