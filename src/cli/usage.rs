@@ -14,7 +14,7 @@ pub fn report(error: &Error) -> ExitCode {
         }
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             say(
-                "no command is given; choose one of generate, styles, schedulers, devices, inspect, bench, keys, or see calotype --help",
+                "no command is given; choose one of generate, styles, schedulers, devices, inspect, bench, serve, keys, or see calotype --help",
             );
         }
         _ => say(&shortened(&error.render().to_string())),
