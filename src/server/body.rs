@@ -63,7 +63,8 @@ fn unreadable(status: StatusCode, error: &(dyn Error + 'static)) -> Failure {
     }
 }
 
-fn json(bytes: &[u8]) -> Result<Value, Failure> {
+/// Bytes as JSON.
+pub fn json(bytes: &[u8]) -> Result<Value, Failure> {
     serde_json::from_slice(bytes)
         .map_err(|e| Failure::Body(format!("the body is not JSON: {e}; send a JSON object")))
 }

@@ -1,4 +1,4 @@
-"""Hugging Face's InferenceClient, pointed at the service."""
+"""Hugging Face's InferenceClient, pointed at the service, and its HTTP API by hand."""
 
 import base64
 import io
@@ -10,47 +10,127 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 
 URL = sys.argv[1]
+PROMPT = "a red circle on a blue background"
 client = InferenceClient(model=URL, token="any")
 
-picture = client.text_to_image("a red circle", seed=7, num_inference_steps=4)
-assert isinstance(picture, Image.Image) and picture.size == (128, 128), picture
-again = client.text_to_image("a red circle", seed=7, num_inference_steps=4)
-assert picture.tobytes() == again.tobytes()
-wide = client.text_to_image(
-    "a red circle", negative_prompt="blue", width=1536, height=1024, guidance_scale=5.0,
-    scheduler="EulerDiscreteScheduler", num_inference_steps=2, seed=3,
+
+def pixels(picture):
+    return picture.convert("RGB").tobytes()
+
+
+def distance(a, b):
+    return sum(abs(x - y) for x, y in zip(pixels(a), pixels(b)))
+
+
+def post(path, accept=None, **body):
+    headers = {"Accept": accept} if accept else {}
+    return requests.post(URL + path, json=body, headers=headers, timeout=300)
+
+
+# Text to image, with every parameter that the client knows.
+settings = dict(
+    negative_prompt="green",
+    height=96,
+    width=128,
+    num_inference_steps=3,
+    guidance_scale=5.0,
+    scheduler="EulerDiscreteScheduler",
+    seed=42,
 )
-assert wide.size == (192, 128), wide.size
+first = client.text_to_image(PROMPT, **settings)
+assert first.format == "PNG" and first.size == (128, 96), first
+assert pixels(client.text_to_image(PROMPT, **settings)) == pixels(first)
+for changes in [dict(seed=43), dict(negative_prompt="red"), dict(scheduler="DDIM")]:
+    assert pixels(client.text_to_image(PROMPT, **(settings | changes))) != pixels(first), changes
 
-file = io.BytesIO()
-picture.save(file, "PNG")
-over = client.image_to_image(file.getvalue(), prompt="a blue square", num_inference_steps=4)
-assert over.size == (128, 128) and over.tobytes() != picture.tobytes()
-
-try:
-    client.text_to_image("a", num_inference_steps=100000)
-    raise SystemExit("too many steps were taken")
-except HfHubHTTPError as error:
-    assert error.response.status_code == 400, error
-    assert "parameters.num_inference_steps is 100000" in error.response.json()["error"], error
-
-body = {"inputs": "a red circle", "parameters": {"seed": 7, "num_inference_steps": 4}}
+# The same request elsewhere is the same picture.
 reply = requests.post(
-    URL + "/models/stabilityai/stable-diffusion-xl-base-1.0",
-    json=body, headers={"Accept": "image/jpeg"}, timeout=300,
-)
-assert reply.status_code == 200 and reply.headers["content-type"] == "image/jpeg", reply.text
-assert reply.headers["x-seed-value"] == "7"
-assert Image.open(io.BytesIO(reply.content)).format == "JPEG"
-# The same as this service's own API draws.
-job = requests.post(
     URL + "/v1/sdxl-torch",
-    json={"prompt": "a red circle", "seed": 7, "num_inference_steps": 4}, timeout=300,
-).json()
-assert base64.b64decode(job["image"]) == reply.content
+    json=dict(
+        prompt=PROMPT,
+        negative_prompt="green",
+        num_inference_steps=3,
+        guidance_scale=5,
+        scheduler="Euler",
+        seed=42,
+        base64=False,
+    ),
+    timeout=300,
+)
+square = client.text_to_image(PROMPT, **(settings | dict(height=128)))
+assert distance(Image.open(io.BytesIO(reply.content)), square) / len(pixels(square)) < 6
 
-reply = requests.post(URL + "/", data=file.getvalue(), headers={"content-type": "image/png"}, timeout=300)
-assert reply.status_code == 200, reply.text
-for body in [{}, {"inputs": 3}, {"inputs": "a", "parameters": {"width": "wide"}}]:
-    reply = requests.post(URL + "/", json=body, timeout=300)
-    assert reply.status_code == 400 and reply.json()["error"], reply.text
+# Without parameters; sizes of a model of 1024 pixels; a style beyond the client's own.
+assert client.text_to_image(PROMPT).size == (128, 128)
+assert client.text_to_image(PROMPT, width=1024, height=1024, num_inference_steps=1).size == (128, 128)
+styled = client.text_to_image(PROMPT, **settings, extra_body={"style": "anime"})
+assert pixels(styled) != pixels(first)
+
+# Image to image.
+start = io.BytesIO()
+first.save(start, "PNG")
+start = start.getvalue()
+changed = dict(num_inference_steps=4, guidance_scale=1, seed=1)
+weak = client.image_to_image(start, prompt="a green square", strength=0.25, **changed)
+strong = client.image_to_image(start, prompt="a green square", strength=1.0, **changed)
+assert weak.size == strong.size == (128, 96)
+assert distance(weak, first) < distance(strong, first)
+to_size = client.image_to_image(
+    start, prompt="a", target_size={"width": 64, "height": 128}, **changed
+)
+assert to_size.size == (64, 128), to_size
+# Without a prompt the client sends base64 alone, and without anything the bare bytes.
+assert client.image_to_image(start, **changed).size == (128, 96)
+assert client.image_to_image(start).size == (128, 96)
+mask = io.BytesIO()
+Image.new("L", first.size, 0).save(mask, "PNG")
+kept = client.image_to_image(
+    start, prompt="a", mask_image=base64.b64encode(mask.getvalue()).decode(), **changed
+)
+assert distance(kept, first) < distance(strong, first)
+
+# Models by name, and every format.
+parameters = dict(seed=7, num_inference_steps=1, guidance_scale=1)
+for path in ["/", "/models/gpt2", "/models/stabilityai/stable-diffusion-xl-base-1.0"]:
+    for accept, kind in [
+        (None, "png"),
+        ("*/*", "png"),
+        ("image/*", "png"),
+        ("image/png", "png"),
+        ("image/jpeg", "jpeg"),
+        ("image/webp, image/png;q=0.5", "webp"),
+    ]:
+        reply = post(path, accept, inputs=PROMPT, parameters=parameters, options={"use_cache": False})
+        assert reply.status_code == 200, reply.text
+        assert reply.headers["content-type"] == f"image/{kind}", (path, accept)
+        assert Image.open(io.BytesIO(reply.content)).format == kind.upper()
+        assert reply.headers["x-seed-value"] == "7"
+png = post("/", inputs=PROMPT, parameters=parameters).content
+answer = post("/", "application/json", inputs=PROMPT, parameters=parameters).json()
+assert base64.b64decode(answer["data"][0]["b64_json"]) == png and answer["seed"] == 7
+
+# What is wrong is named as the client wrote it.
+for parameters, names in [
+    (dict(num_inference_steps=0), ["parameters.num_inference_steps", "0"]),
+    (dict(width=8, height=8), ["parameters.width", "8"]),
+    (dict(scheduler="Nope"), ["parameters.scheduler", "Nope"]),
+    (dict(guidance_scale=-1), ["parameters.guidance_scale", "-1"]),
+    (dict(extra_body={"style": "nope"}), ["parameters.style", "nope"]),
+    (dict(extra_body={"seed": "many"}), ["parameters.seed", "many"]),
+]:
+    try:
+        client.text_to_image(PROMPT, **parameters)
+        raise AssertionError(parameters)
+    except HfHubHTTPError as error:
+        assert error.response.status_code == 400, error
+        assert all(name in str(error) for name in names), error
+for reply, code, name in [
+    (post("/", parameters={}), 400, "inputs"),
+    (post("/", inputs="???", parameters={"prompt": "a"}), 400, "inputs"),
+    (post("/", "text/html", inputs="a"), 400, "Accept"),
+    (requests.post(URL + "/", data="{", timeout=60), 400, "JSON"),
+    (requests.get(URL + "/models/a/b", timeout=60), 405, "Allow"),
+    (post("/models/a/b/c", inputs="a"), 404, "path"),
+]:
+    assert reply.status_code == code, reply.text
+    assert name in reply.json()["error"], reply.text

@@ -1,16 +1,19 @@
-//! Hugging Face's text-to-image and image-to-image tasks, as its `InferenceClient`
-//! sends them to an address of one's own.
+//! Hugging Face's text-to-image and image-to-image tasks, as its InferenceClient
+//! asks an endpoint for them.
 
+use super::accept::accepted;
+use super::sdxl_torch::put_headers;
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
-use crate::server::body::{Body, bytes};
+use crate::server::body;
 use crate::server::failure::Failure;
 use crate::server::lenient::{Flag, Integer, Number};
 use crate::server::observe::RequestId;
-use crate::server::order::{Order, Size};
+use crate::server::order::{MaskOrder, Order, Size};
 use crate::server::service::Service;
-use axum::extract::{FromRequest, Request, State};
+use axum::Json;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -24,257 +27,432 @@ use utoipa_axum::routes;
 /// Where a picture to start from comes without a strength.
 const STRENGTH: f64 = 0.6;
 
-/// Text to image; image to image where `parameters.prompt` says what to draw.
+/// What a task is given.
 ///
 /// Numbers may come as text, and booleans as yes and no; unknown fields are ignored.
 #[derive(Debug, Deserialize, ToSchema)]
-struct Task {
-    /// What to paint; or a picture in base64, with `parameters.prompt`.
+pub struct TaskRequest {
+    /// What to paint; with parameters.prompt, the picture to start from: base64, a
+    /// data URL, or a URL of a host that the operator allows.
     inputs: String,
     #[serde(default)]
-    parameters: Option<Parameters>,
+    parameters: Option<TaskParameters>,
 }
 
+/// How a task is done.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-struct Parameters {
-    /// What to paint over the picture that `inputs` is.
+pub struct TaskParameters {
+    /// What to paint over the picture in inputs.
     #[serde(default)]
     prompt: Option<String>,
     #[serde(default)]
     negative_prompt: Option<String>,
+    /// Pixels, a multiple of 8; the model's native size where silent, which 1024
+    /// stands for on a model of another size.
     #[serde(default)]
     #[schema(value_type = Option<i64>)]
     height: Option<Integer>,
     #[serde(default)]
     #[schema(value_type = Option<i64>)]
     width: Option<Integer>,
+    /// Of image-to-image; the picture's size where silent.
     #[serde(default)]
     target_size: Option<TargetSize>,
     #[serde(default)]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     num_inference_steps: Option<Integer>,
+    /// 1 switches guidance off.
     #[serde(default)]
-    #[schema(value_type = Option<f64>)]
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 100)]
     guidance_scale: Option<Number>,
+    /// A name of the service's, or diffusers' class.
     #[serde(default)]
     scheduler: Option<String>,
+    /// -1 draws one, which the header x-seed-value names.
     #[serde(default)]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = -1, default = -1)]
     seed: Option<Integer>,
+    /// Of image-to-image: how much of the picture is drawn anew.
     #[serde(default)]
-    #[schema(value_type = Option<f64>)]
+    #[schema(value_type = Option<f64>, exclusive_minimum = 0, maximum = 1, default = 0.6)]
     strength: Option<Number>,
+    /// Of the picture's size, white where it is painted anew.
+    #[serde(default)]
+    mask_image: Option<String>,
+    /// A prompt template.
     #[serde(default)]
     style: Option<String>,
     #[serde(default)]
     #[schema(value_type = Option<bool>)]
     refiner: Option<Flag>,
+    /// Share of the noise schedule given to the base, the rest to the refiner.
     #[serde(default)]
-    #[schema(value_type = Option<f64>)]
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 1)]
     high_noise_fraction: Option<Number>,
+    #[serde(default)]
+    #[schema(value_type = Option<i64>, minimum = 0)]
+    clip_skip: Option<Integer>,
 }
 
-/// As image-to-image sends the size.
-#[derive(Debug, Deserialize, ToSchema)]
-struct TargetSize {
-    #[schema(value_type = i64)]
-    width: Integer,
+/// Pixels, multiples of 8.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+pub struct TargetSize {
     #[schema(value_type = i64)]
     height: Integer,
+    #[schema(value_type = i64)]
+    width: Integer,
 }
 
-/// Why a request was refused.
+/// A picture for a client that accepts JSON.
 #[derive(Debug, Serialize, ToSchema)]
-struct HuggingFaceError {
+struct TaskPictures {
+    data: Vec<TaskPicture>,
+    seed: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct TaskPicture {
+    /// A PNG file in base64.
+    b64_json: String,
+}
+
+/// Why a task was refused.
+#[derive(Debug, Serialize, ToSchema)]
+struct TaskError {
+    /// Names the field, its value and what is allowed.
     error: String,
-    /// Seconds until the model is loaded; with status 503.
+    /// Seconds until the model is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     estimated_time: Option<f64>,
+}
+
+/// Why a task is refused.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "read by utoipa alone")]
+enum Refusals {
+    /// The body cannot be read, or a parameter is of the wrong type or out of range.
+    #[response(status = 400)]
+    Invalid(TaskError),
+    /// No valid key.
+    #[response(status = 401)]
+    Unauthorized(TaskError),
+    /// Not enough credits; nothing is charged.
+    #[response(status = 402)]
+    Credits(TaskError),
+    /// The body is too large.
+    #[response(status = 413)]
+    TooLarge(TaskError),
+    /// The queue is full.
+    #[response(status = 429)]
+    QueueFull(TaskError),
+    /// Processing failed; nothing is charged.
+    #[response(status = 500)]
+    Internal(TaskError),
+    /// The model is being loaded, or the service shuts down.
+    #[response(status = 503)]
+    Unavailable(TaskError),
+    /// It took too long, and was stopped.
+    #[response(status = 504)]
+    TimedOut(TaskError),
 }
 
 /// A failure as this API words it.
 pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
     let status = match failure {
         Failure::Credits { .. } => StatusCode::PAYMENT_REQUIRED,
-        _ => failure.status(),
+        Failure::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
+        ref other => other.status(),
     };
-    let loading = status == StatusCode::SERVICE_UNAVAILABLE;
-    let estimated_time = failure.retry_after().filter(|_| loading);
-    let failure = failure.renamed(|field| {
-        match field {
-            "prompt" => "inputs",
-            "steps" => "parameters.num_inference_steps",
-            other if other.starts_with("parameters") || other == "inputs" => other,
-            other => return format!("parameters.{other}"),
+    let estimated_time = match failure {
+        Failure::Unavailable(_) => failure.retry_after().map(|seconds| seconds as f64),
+        _ => None,
+    };
+    let failure = failure.renamed(|field| match field {
+        "image" => "inputs".into(),
+        "mask" => "parameters.mask_image".into(),
+        "steps" => "parameters.num_inference_steps".into(),
+        "width"
+        | "height"
+        | "negative_prompt"
+        | "guidance_scale"
+        | "scheduler"
+        | "seed"
+        | "strength"
+        | "style"
+        | "high_noise_fraction"
+        | "clip_skip" => {
+            format!("parameters.{field}")
         }
-        .to_owned()
+        other => other.into(),
     });
-    let error = HuggingFaceError {
-        error: failure.to_string(),
-        estimated_time: estimated_time.map(|seconds| seconds as f64),
+    let error = failure.to_string();
+    (
+        status,
+        json!(TaskError {
+            error,
+            estimated_time
+        }),
+    )
+}
+
+impl TaskRequest {
+    /// A picture that came alone: it is drawn over without words.
+    fn of_picture(bytes: &[u8]) -> Self {
+        Self {
+            inputs: STANDARD.encode(bytes),
+            parameters: Some(TaskParameters {
+                prompt: Some(String::new()),
+                ..Default::default()
+            }),
+        }
+    }
+
+    fn order(self, native: (usize, usize)) -> Order {
+        let given = self.parameters.unwrap_or_default();
+        let starts_from_picture =
+            given.prompt.is_some() || given.target_size.is_some() || is_picture_text(&self.inputs);
+        let (prompt, image) = match starts_from_picture {
+            true => (given.prompt.unwrap_or_default(), Some(self.inputs)),
+            false => (self.inputs, None),
+        };
+        let sides = match given.target_size {
+            Some(TargetSize { width, height }) => (Some(width), Some(height)),
+            None => (given.width, given.height),
+        };
+        let whole = |n: Option<Integer>| n.map(|n| n.0);
+        let number = |n: Option<Number>| n.map(|n| n.0);
+        let said = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
+        Order {
+            size: match (sides, &image) {
+                ((None, None), Some(_)) => Size::Picture,
+                ((width, height), _) => size(width, height, native),
+            },
+            mask: said(given.mask_image).map(|text| MaskOrder {
+                text,
+                stretch: true,
+                ..Default::default()
+            }),
+            raw: RawRequest {
+                prompt: Some(prompt),
+                negative_prompt: given.negative_prompt,
+                style: said(given.style),
+                scheduler: said(given.scheduler),
+                steps: whole(given.num_inference_steps),
+                guidance_scale: number(given.guidance_scale),
+                seed: whole(given.seed),
+                strength: number(given.strength).or(image.is_some().then_some(STRENGTH)),
+                refiner: given.refiner.map(|flag| flag.0),
+                high_noise_fraction: number(given.high_noise_fraction),
+                clip_skip: whole(given.clip_skip),
+                ..Default::default()
+            },
+            image,
+            ..Default::default()
+        }
+    }
+}
+
+/// Sizes of clients that know models of 1024 pixels; where one side is silent it is
+/// the native one.
+pub fn size(width: Option<Integer>, height: Option<Integer>, native: (usize, usize)) -> Size {
+    /// What such a client takes for a model's own side.
+    const USUAL: i64 = 1024;
+    let silent = |other: i64, native: usize| match native as i64 {
+        native if other <= native => native,
+        _ => USUAL,
     };
-    (status, json!(error))
+    match (width, height) {
+        (None, None) => Size::Native,
+        (Some(Integer(w)), Some(Integer(h))) => Size::Scaled(w, h),
+        (Some(Integer(w)), None) => Size::Scaled(w, silent(w, native.1)),
+        (None, Some(Integer(h))) => Size::Scaled(silent(h, native.0), h),
+    }
+}
+
+/// Whether text is a picture: InferenceClient sends one without a prompt too.
+fn is_picture_text(text: &str) -> bool {
+    /// Characters of base64: no sentence is as long without a space.
+    const HEAD: usize = 64;
+    let head = text.as_bytes().get(..HEAD);
+    let bytes = head.and_then(|head| STANDARD.decode(head).ok());
+    text.starts_with("data:image/")
+        || bytes.is_some_and(|bytes| image::guess_format(&bytes).is_ok())
+}
+
+/// What the answer is to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Answer {
+    Bytes(Format),
+    Json,
+}
+
+impl Answer {
+    fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+        let accepted = accepted(headers);
+        let known = |media: &String| match media.as_str() {
+            "image/png" | "image/*" | "*/*" => Some(Answer::Bytes(Format::Png)),
+            "image/jpeg" | "image/jpg" => Some(Answer::Bytes(Format::Jpeg)),
+            "image/webp" => Some(Answer::Bytes(Format::Webp)),
+            "application/json" => Some(Answer::Json),
+            _ => None,
+        };
+        accepted.iter().find_map(known).ok_or_else(|| {
+            let allowed = "choose one of image/png, image/jpeg, image/webp, application/json";
+            Failure::invalid("Accept", accepted.join(", "), allowed)
+        })
+    }
+
+    fn format(self) -> Format {
+        match self {
+            Answer::Bytes(format) => format,
+            Answer::Json => Format::Png,
+        }
+    }
 }
 
 pub fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
-        .routes(routes!(at_root))
-        .routes(routes!(of_model))
+        .routes(routes!(task))
+        .routes(routes!(task_of_model))
+        .routes(routes!(task_of_owned_model))
 }
 
-impl<S: Send + Sync> FromRequest<S> for Task {
-    type Rejection = Failure;
-
-    /// JSON, or the bytes of a picture to draw over.
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let media = request.headers().get(header::CONTENT_TYPE);
-        let media = media.and_then(|value| value.to_str().ok());
-        if !media.is_some_and(|media| media.starts_with("image/")) {
-            return Body::from_request(request, state)
-                .await
-                .map(|Body(task)| task);
-        }
-        let bytes = bytes(request).await?;
-        Ok(Task {
-            inputs: STANDARD.encode(&bytes),
-            parameters: Some(Parameters {
-                prompt: Some(String::new()),
-                ..Default::default()
-            }),
-        })
-    }
-}
-
-impl Task {
-    fn order(self, format: Format) -> Result<Order, Failure> {
-        let p = self.parameters.unwrap_or_default();
-        let (prompt, image) = match p.prompt {
-            Some(prompt) => (prompt, Some(self.inputs)),
-            None => (self.inputs, None),
-        };
-        let (width, height) = match p.target_size {
-            Some(size) => (Some(size.width), Some(size.height)),
-            None => (p.width, p.height),
-        };
-        let size = match (width, height) {
-            (None, None) if image.is_some() => Size::Picture,
-            (None, None) => Size::Native,
-            // One side alone is that of a square.
-            (w, h) => {
-                let side = |a: Option<Integer>, b: Option<Integer>| a.or(b).map_or(0, |n| n.0);
-                Size::Scaled(side(w, h), side(h, w))
-            }
-        };
-        let strength = p.strength.map_or(STRENGTH, |n| n.0);
-        Ok(Order {
-            raw: RawRequest {
-                prompt: Some(prompt),
-                negative_prompt: p.negative_prompt,
-                steps: p.num_inference_steps.map(|n| n.0),
-                guidance_scale: p.guidance_scale.map(|n| n.0),
-                scheduler: p.scheduler,
-                seed: p.seed.map(|n| n.0),
-                strength: image.is_some().then_some(strength),
-                style: p.style,
-                refiner: p.refiner.map(|flag| flag.0),
-                high_noise_fraction: p.high_noise_fraction.map(|n| n.0),
-                ..Default::default()
-            },
-            size,
-            image,
-            format: Some(format),
-            ..Default::default()
-        })
-    }
-}
-
-/// The first format that `Accept` names; PNG where it names none of them.
-fn accepted(headers: &HeaderMap) -> Format {
-    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
-    let formats = [Format::Png, Format::Jpeg, Format::Webp];
-    let named = accept.unwrap_or_default().split(',').find_map(|part| {
-        let media = part.split(';').next().unwrap_or_default().trim();
-        formats
-            .into_iter()
-            .find(|f| f.media_type().eq_ignore_ascii_case(media))
-    });
-    named.unwrap_or(Format::Png)
-}
-
-/// Text to image, or image to image: the picture's bytes.
+/// Draws a picture from text, or over a picture.
+///
+/// inputs is text, or a picture where parameters.prompt is given. A picture's bytes
+/// as the body, without any JSON, are drawn over without words.
 #[utoipa::path(
     post, path = "/", tag = "Hugging Face",
-    request_body(content((Task = "application/json"), (String = "image/png"))),
+    params(("Accept" = Option<String>, Header, description = "image/png (default), image/jpeg, image/webp, or application/json")),
+    request_body(content((TaskRequest = "application/json"), (String = "image/png"), (String = "image/jpeg"))),
     responses(
-        (status = 200, description = "A picture of the type that Accept names",
-         content((String = "image/png"), (String = "image/jpeg"), (String = "image/webp"))),
-        (status = "4XX", body = HuggingFaceError, description = "The request is refused"),
-        (status = "5XX", body = HuggingFaceError, description = "Not now, or not at all"),
+        (status = 200, description = "The picture, as Accept asks for it",
+         content((String = "image/png"), (String = "image/jpeg"), (String = "image/webp"), (TaskPictures = "application/json"))),
+        Refusals,
     ),
     security((), ("bearer" = [])),
 )]
-async fn at_root(
+async fn task(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
-    task: Task,
+    request: Request,
 ) -> Result<Response, Failure> {
-    let format = accepted(&headers);
-    let order = task.order(format)?;
-    let ticket = service
-        .submit(&caller, order, "/models", &id.0, false)
-        .await?;
+    let answer = Answer::of(&headers)?;
+    let bytes = body::bytes(request).await?;
+    let request = match image::guess_format(&bytes) {
+        Ok(_) => TaskRequest::of_picture(&bytes),
+        Err(_) => body::parse(body::json(&bytes)?)?,
+    };
+    let mut order = request.order(service.model()?.native);
+    order.format = Some(answer.format());
+    let ticket = service.submit(&caller, order, "/", &id.0, false).await?;
     let finished = ticket.drawn().await?;
     let made = finished.drawn.pictures.first().ok_or(Failure::Internal)?;
-    let media = HeaderValue::from_static(format.media_type());
-    let seed = HeaderValue::from(made.seed);
-    let headers = [
-        (header::CONTENT_TYPE, media),
-        (header::HeaderName::from_static("x-seed-value"), seed),
-    ];
-    Ok((headers, made.bytes.clone()).into_response())
+    let mut response = match answer {
+        Answer::Bytes(format) => {
+            let media = HeaderValue::from_static(format.media_type());
+            ([(header::CONTENT_TYPE, media)], made.bytes.clone()).into_response()
+        }
+        Answer::Json => Json(TaskPictures {
+            data: vec![TaskPicture {
+                b64_json: STANDARD.encode(&made.bytes),
+            }],
+            seed: made.seed,
+        })
+        .into_response(),
+    };
+    put_headers(&mut response, &finished);
+    Ok(response)
 }
 
-/// The same, under a model's name, of which there is one.
+/// The same under a model's name, which does not matter: one model is loaded.
 #[utoipa::path(
-    post, path = "/models/{*id}", tag = "Hugging Face",
-    params(("id" = String, Path, description = "Any name, such as stabilityai/sdxl")),
-    request_body(content((Task = "application/json"), (String = "image/png"))),
+    post, path = "/models/{name}", tag = "Hugging Face",
+    params(
+        ("name" = String, Path, description = "Any"),
+        ("Accept" = Option<String>, Header, description = "image/png (default), image/jpeg, image/webp, or application/json"),
+    ),
+    request_body(content((TaskRequest = "application/json"), (String = "image/png"), (String = "image/jpeg"))),
     responses(
-        (status = 200, description = "A picture of the type that Accept names",
-         content((String = "image/png"), (String = "image/jpeg"), (String = "image/webp"))),
-        (status = "4XX", body = HuggingFaceError, description = "The request is refused"),
-        (status = "5XX", body = HuggingFaceError, description = "Not now, or not at all"),
+        (status = 200, description = "The picture, as Accept asks for it",
+         content((String = "image/png"), (String = "image/jpeg"), (String = "image/webp"), (TaskPictures = "application/json"))),
+        Refusals,
     ),
     security((), ("bearer" = [])),
 )]
-async fn of_model(
+async fn task_of_model(
     state: State<Service>,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
-    task: Task,
+    request: Request,
 ) -> Result<Response, Failure> {
-    at_root(state, caller, id, headers, task).await
+    task(state, caller, id, headers, request).await
+}
+
+/// The same under a model's full name, which does not matter: one model is loaded.
+#[utoipa::path(
+    post, path = "/models/{owner}/{name}", tag = "Hugging Face",
+    params(
+        ("owner" = String, Path, description = "Any"),
+        ("name" = String, Path, description = "Any"),
+        ("Accept" = Option<String>, Header, description = "image/png (default), image/jpeg, image/webp, or application/json"),
+    ),
+    request_body(content((TaskRequest = "application/json"), (String = "image/png"), (String = "image/jpeg"))),
+    responses(
+        (status = 200, description = "The picture, as Accept asks for it",
+         content((String = "image/png"), (String = "image/jpeg"), (String = "image/webp"), (TaskPictures = "application/json"))),
+        Refusals,
+    ),
+    security((), ("bearer" = [])),
+)]
+async fn task_of_owned_model(
+    state: State<Service>,
+    caller: Caller,
+    id: RequestId,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Failure> {
+    task(state, caller, id, headers, request).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn order(body: Value) -> Order {
+        let request: TaskRequest = body::parse(body).unwrap();
+        request.order((1024, 1024))
+    }
+
     #[test]
-    fn accept_chooses_the_format() {
-        for (accept, format) in [
-            ("image/png", Format::Png),
-            ("image/jpeg", Format::Jpeg),
-            ("text/html, image/webp;q=0.9, image/png;q=0.8", Format::Webp),
-            ("*/*", Format::Png),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT, accept.parse().unwrap());
-            assert_eq!(accepted(&headers), format, "{accept}");
-        }
+    fn a_prompt_among_the_parameters_makes_inputs_a_picture() {
+        let text = order(json!({ "inputs": "a red circle" }));
+        assert_eq!(text.raw.prompt.as_deref(), Some("a red circle"));
+        assert_eq!((text.image, text.size), (None, Size::Native));
+
+        let picture = order(json!({ "inputs": "AAAA", "parameters": { "prompt": "a" } }));
+        assert_eq!(picture.raw.prompt.as_deref(), Some("a"));
+        assert_eq!(picture.image.as_deref(), Some("AAAA"));
+        assert_eq!(picture.size, Size::Picture);
+
+        let png = STANDARD.encode([b"\x89PNG\r\n\x1a\n".as_slice(), &[7; 60]].concat());
+        let picture = order(json!({ "inputs": png, "parameters": { "guidance_scale": 3 } }));
+        assert_eq!(picture.raw.prompt.as_deref(), Some(""));
+        assert_eq!(picture.image, Some(png));
+    }
+
+    #[test]
+    fn a_silent_side_is_the_native_one() {
+        let of = |w: Option<i64>, h: Option<i64>, native| {
+            size(w.map(Integer), h.map(Integer), (native, native))
+        };
+        assert_eq!(of(None, None, 128), Size::Native);
+        assert_eq!(of(Some(512), None, 1024), Size::Scaled(512, 1024));
+        assert_eq!(of(None, Some(128), 128), Size::Scaled(128, 128));
+        assert_eq!(of(None, Some(768), 128), Size::Scaled(1024, 768));
     }
 }

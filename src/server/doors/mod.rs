@@ -1,6 +1,7 @@
 //! The front doors: one file an API, which translates its requests into orders, and
 //! what they come to into its answers.
 
+mod accept;
 pub mod automatic1111;
 pub mod hugging_face;
 pub mod info;

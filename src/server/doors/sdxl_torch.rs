@@ -422,7 +422,8 @@ fn reply(finished: &Finished) -> Reply {
     }
 }
 
-fn put_headers(response: &mut Response, finished: &Finished) {
+/// Adds what a picture cost, took and was drawn from.
+pub fn put_headers(response: &mut Response, finished: &Finished) {
     let drawn = &finished.drawn;
     let seed = finished.job.prepared.request.seed;
     let mut pairs = vec![
