@@ -64,7 +64,7 @@ fn section(document: &Value, method: &str, path: &str, operation: &Value) -> Str
         text(&operation["summary"]),
     );
     if let Some(more) = operation["description"].as_str() {
-        let _ = write!(html, "<p>{}</p>", escaped(more));
+        let _ = write!(html, "<p>{}</p>", text(&more.into()));
     }
     let parameters = operation["parameters"].as_array();
     for parameter in parameters.into_iter().flatten() {
@@ -218,9 +218,16 @@ fn slug(text: &str) -> String {
     text.chars().map(plain).collect()
 }
 
-/// A JSON text, escaped; empty for anything else.
+/// A JSON text, escaped, with what stands between backticks as code; empty for
+/// anything else.
 fn text(value: &Value) -> String {
-    escaped(value.as_str().unwrap_or_default())
+    let safe = escaped(value.as_str().unwrap_or_default());
+    let pieces = safe.split('`').enumerate();
+    let pieces = pieces.map(|(i, piece)| match i % 2 {
+        0 => piece.to_owned(),
+        _ => format!("<code>{piece}</code>"),
+    });
+    pieces.collect()
 }
 
 fn escaped(text: &str) -> String {
@@ -255,7 +262,7 @@ mod tests {
             "components": {"schemas": {"X": {
                 "required": ["a"],
                 "properties": {
-                    "a": {"type": "string", "description": "First"},
+                    "a": {"type": "string", "description": "`(x)` first"},
                     "b": {"type": ["integer", "null"], "minimum": 1, "maximum": 4, "default": 1},
                 },
             }}},
@@ -266,6 +273,7 @@ mod tests {
             "a &amp; b",
             "<code>a</code><b title=\"required\">*</b>",
             "<td>integer</td>",
+            "<code>(x)</code> first",
             "1 to 4",
             "<b>200</b> Fine",
         ] {
