@@ -158,11 +158,6 @@ impl Queue {
             mean => mean + WEIGHT * (seconds - mean),
         };
     }
-
-    /// Running mean of a job's seconds; 0 before the first.
-    pub fn mean_seconds(&self) -> f64 {
-        self.state().seconds
-    }
 }
 
 impl State {
