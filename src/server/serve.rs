@@ -117,6 +117,8 @@ async fn asked_to_stop() {
 #[openapi(
     info(title = "calotype", description = "SDXL over HTTP: the sdxl-torch API, jobs, and the APIs of its neighbours."),
     modifiers(&Keys),
+    // utoipa does not gather what an `IntoResponses` names.
+    components(schemas(doors::hugging_face::TaskError)),
 )]
 struct Document;
 
@@ -138,14 +140,18 @@ impl utoipa::Modify for Keys {
     }
 }
 
-/// All routes and what is around them.
-fn router(service: Service) -> Router {
-    let config = &service.setup.config;
-    let (routes, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+/// The routes that the document knows.
+fn documented() -> OpenApiRouter<Service> {
+    OpenApiRouter::with_openapi(Document::openapi())
         .merge(doors::routes())
         .merge(health::routes())
         .merge(page::page())
-        .split_for_parts();
+}
+
+/// All routes and what is around them.
+fn router(service: Service) -> Router {
+    let config = &service.setup.config;
+    let (routes, mut document) = documented().split_for_parts();
     // A path's rest is a parameter like others to OpenAPI.
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths = paths
@@ -183,4 +189,23 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
             .allow_headers(Any)
             .expose_headers(Any),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        const START: &str = "#/components/schemas/";
+        let document = serde_json::to_value(documented().to_openapi()).unwrap();
+        let text = document.to_string();
+        for rest in text.split(START).skip(1) {
+            let name = rest.split('"').next().unwrap();
+            assert!(
+                document["components"]["schemas"][name].is_object(),
+                "{name}"
+            );
+        }
+    }
 }

@@ -118,7 +118,7 @@ struct TaskPicture {
 
 /// Why a task was refused.
 #[derive(Debug, Serialize, ToSchema)]
-struct TaskError {
+pub struct TaskError {
     /// Names the field, its value and what is allowed.
     error: String,
     /// Seconds until the model is loaded.
