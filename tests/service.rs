@@ -177,6 +177,15 @@ fn what_takes_too_long_fails_and_is_not_paid() {
     );
     let body = answer.json();
     assert_eq!(body["request_id"].as_str(), answer.header("x-request-id"));
+    // A stream has begun by then: it ends with an event that says so.
+    let streamed = json!({ "prompt": "a red circle", "steps": 100, "stream": true });
+    let answer = server.post("/v1/images/generations", &streamed, Some(&key));
+    let text = String::from_utf8(answer.body).unwrap();
+    let end = text.trim_end().rsplit("\n\n").next().unwrap();
+    let data = end.strip_prefix("event: error\ndata: ").expect(&text);
+    let body: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(body["error"]["type"], "server_error", "{text}");
     let credits = server.send(
         ureq::http::Request::get(format!("{}/v1/get-user-credits", server.url))
             .header("authorization", format!("Bearer {key}"))

@@ -31,6 +31,12 @@ const edited = await client.images.edit({
 });
 assert.equal(edited.data.length, 1);
 
+const varied = await client.images.createVariation({
+  image: await toFile(png, "a.png", { type: "image/png" }),
+});
+assert.equal(varied.data.length, 1);
+assert.equal(varied.usage.total_tokens, 0);
+
 await assert.rejects(client.images.generate({ prompt: "a", n: 99 }), (error) => {
   assert.equal(error.status, 400);
   assert.equal(error.param, "n");

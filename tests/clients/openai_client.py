@@ -3,6 +3,8 @@
 import base64
 import io
 import sys
+import time
+import urllib.parse
 
 import requests
 from openai import BadRequestError, NotFoundError, OpenAI
@@ -31,7 +33,27 @@ assert len(reply.data) == 1 and reply.created > 0 and reply.output_format == "pn
 picture = Image.open(io.BytesIO(decoded(reply.data[0])))
 assert picture.format == "PNG" and picture.size == (128, 128), picture
 
-# By URL, the same bytes; and the same picture as this service's own API draws.
+assert reply.usage.total_tokens == 0 and reply.usage.input_tokens_details.text_tokens == 0, reply
+
+# The same bytes again, and of a job with the same settings.
+again = client.images.generate(prompt="a red circle", extra_body=SEED)
+assert decoded(again.data[0]) == decoded(reply.data[0])
+settings = {"prompt": "a red circle", "negative_prompt": "blue", "seed": 9, "guidance_scale": 4}
+ours = client.images.generate(
+    prompt=settings["prompt"],
+    extra_body={"seed": 9, "negative_prompt": "blue", "steps": 3, "cfg_scale": 4},
+)
+job = requests.post(f"{URL}/v1/jobs", json={**settings, "num_inference_steps": 3}, timeout=60).json()
+for _ in range(600):
+    job = requests.get(f"{URL}/v1/jobs/{job['id']}", timeout=60).json()
+    if job["status"] not in ("queued", "running"):
+        break
+    time.sleep(0.05)
+assert job["status"] == "done", job
+kept = requests.get(urllib.parse.urljoin(URL, job["images"][0]["url"]), timeout=60).content
+assert kept == decoded(ours.data[0]), "a job's picture is another"
+
+# By URL, the same bytes.
 reply2 = client.images.generate(prompt="a red circle", response_format="url", extra_body=SEED)
 assert reply2.data[0].url.startswith(URL + "/v1/results/"), reply2
 assert requests.get(reply2.data[0].url, timeout=60).content == decoded(reply.data[0])
@@ -83,6 +105,14 @@ def difference(box):
 
 kept, anew = difference((0, 0, 48, 128)), difference((64, 0, 128, 128))
 assert anew > 2 * kept, f"{anew} anew, {kept} kept"
+
+varied = client.images.create_variation(
+    image=("a.png", file.getvalue()), n=2, size="1024x1024", response_format="b64_json",
+    extra_body={"seed": 3},
+)
+assert len(varied.data) == 2 and varied.size == "128x128", varied.size
+first, second = (decoded(item) for item in varied.data)
+assert first != second and first != decoded(reply.data[0])
 
 for arguments, param in [
     ({"n": 11}, "n"),

@@ -1,7 +1,10 @@
-//! `images/generations` and `images/edits`.
+//! Pictures from text, over pictures, and variations of them.
 
 use super::stream;
-use super::types::{Edit, ErrorBody, Generation, ImagesResponse, OneOrMany, OpenAiImage, Shared};
+use super::types::{
+    Edit, ErrorBody, Generation, ImagesResponse, OneOrMany, OpenAiImage, Shared, TokenUsage,
+    Variation,
+};
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
@@ -21,7 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The most pictures of one request in this API; the operator may allow fewer.
 const MOST: i64 = 10;
 const MOST_PARTIAL: i64 = 3;
-/// How much of a picture an edit draws anew where the request is silent.
+/// How much of a picture is drawn anew where the request is silent.
 const OVER: f64 = 0.6;
 const INPAINT: f64 = 0.9;
 
@@ -44,7 +47,7 @@ pub async fn generations(
     headers: HeaderMap,
     Body(request): Body<Generation>,
 ) -> Result<Response, Failure> {
-    let shared = request.shared();
+    let shared = request.shared(&request.prompt);
     let order = order(&shared)?;
     let door = Door {
         service: &service,
@@ -76,18 +79,8 @@ pub async fn edits(
     headers: HeaderMap,
     Body(request): Body<Edit>,
 ) -> Result<Response, Failure> {
-    let shared = request.shared();
-    let mut order = order(&shared)?;
-    if order.size == Size::Native {
-        order.size = Size::Picture;
-    }
-    order.image = match &request.image {
-        OneOrMany::One(text) => Some(text.clone()),
-        OneOrMany::Many(texts) => texts.first().cloned(),
-    };
-    if order.image.is_none() {
-        return Err(Failure::invalid("image", "empty", "send a picture"));
-    }
+    let shared = request.shared(&request.prompt);
+    let mut order = order_over(&shared, &request.image)?;
     order.mask = request.mask.clone().map(|text| MaskOrder {
         text,
         from_alpha: true,
@@ -104,6 +97,55 @@ pub async fn edits(
         event: "image_edit",
     };
     door.draw(&shared, order).await
+}
+
+/// Draws over a picture without a prompt; events, if any, are named as an edit's.
+#[utoipa::path(
+    post, path = "/v1/images/variations", tag = "OpenAI",
+    request_body(content((Variation = "multipart/form-data"), (Variation = "application/json"))),
+    responses(
+        (status = 200, description = "Pictures; events where stream is true",
+         content((ImagesResponse = "application/json"), (stream::StreamEvent = "text/event-stream"))),
+        (status = "4XX", body = ErrorBody, description = "The request is refused"),
+        (status = "5XX", body = ErrorBody, description = "Not now, or not at all"),
+    ),
+    security((), ("bearer" = [])),
+)]
+pub async fn variations(
+    State(service): State<Service>,
+    caller: Caller,
+    id: RequestId,
+    headers: HeaderMap,
+    Body(request): Body<Variation>,
+) -> Result<Response, Failure> {
+    let shared = request.shared("");
+    let mut order = order_over(&shared, &request.image)?;
+    order.raw.strength.get_or_insert(OVER);
+    let door = Door {
+        service: &service,
+        caller: &caller,
+        id: &id,
+        headers: &headers,
+        route: "/v1/images/variations",
+        event: "image_edit",
+    };
+    door.draw(&shared, order).await
+}
+
+/// An order that starts from the first of `images`, and takes its size where silent.
+fn order_over(shared: &Shared<'_>, images: &OneOrMany) -> Result<Order, Failure> {
+    let mut order = order(shared)?;
+    if order.size == Size::Native {
+        order.size = Size::Picture;
+    }
+    order.image = match images {
+        OneOrMany::One(text) => Some(text.clone()),
+        OneOrMany::Many(texts) => texts.first().cloned(),
+    };
+    match order.image {
+        Some(_) => Ok(order),
+        None => Err(Failure::invalid("image", "empty", "send a picture")),
+    }
 }
 
 fn order(shared: &Shared<'_>) -> Result<Order, Failure> {
@@ -180,6 +222,8 @@ impl Door<'_> {
             }
         };
         let kept = url && !shared.stream;
+        // Before anything is drawn and paid for.
+        let base = kept.then(|| self.base()).transpose()?;
         let ticket = self
             .service
             .submit(self.caller, order, self.route, &self.id.0, kept)
@@ -189,7 +233,6 @@ impl Door<'_> {
             return Ok(stream::events(ticket, partial, self.event).into_response());
         }
         let finished = ticket.drawn().await?;
-        let base = url.then(|| self.base()).transpose()?;
         Ok(Json(response(&finished, base.as_deref())).into_response())
     }
 
@@ -225,6 +268,7 @@ fn response(finished: &Finished, base: Option<&str>) -> ImagesResponse {
         size: format!("{}x{}", request.width, request.height),
         quality: "auto",
         background: "opaque",
+        usage: TokenUsage::default(),
     }
 }
 

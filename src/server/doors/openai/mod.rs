@@ -20,6 +20,7 @@ pub fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()
         .routes(routes!(draw::generations))
         .routes(routes!(draw::edits))
+        .routes(routes!(draw::variations))
         .routes(routes!(models))
         .routes(routes!(model))
 }
@@ -110,5 +111,71 @@ async fn model(
             let message = format!("this service has no model {name:?}, but {:?}", model.id);
             Err(Failure::NotFound(message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_worded_as_the_clients_parse_them() {
+        let invalid = |field| Failure::invalid(field, 0, "must be more");
+        let full = Failure::QueueFull {
+            why: "the queue is full",
+            seconds: 3,
+        };
+        let credits = Failure::Credits {
+            cost: 2,
+            remaining: 1,
+        };
+        let request = "invalid_request_error";
+        for (failure, status, kind, param, code) in [
+            (invalid("samples"), 400, request, Some("n"), None),
+            (invalid("width"), 400, request, Some("size"), None),
+            (invalid("steps"), 400, request, Some("steps"), None),
+            (Failure::Body("no".into()), 400, request, None, None),
+            (
+                Failure::Unauthorized,
+                401,
+                request,
+                None,
+                Some("invalid_api_key"),
+            ),
+            (Failure::NotFound("no".into()), 404, request, None, None),
+            (
+                credits,
+                429,
+                "insufficient_quota",
+                None,
+                Some("insufficient_quota"),
+            ),
+            (
+                full,
+                429,
+                "rate_limit_error",
+                None,
+                Some("rate_limit_exceeded"),
+            ),
+            (
+                Failure::Unavailable("not now"),
+                503,
+                "server_error",
+                None,
+                None,
+            ),
+            (Failure::Internal, 500, "server_error", None, None),
+        ] {
+            let said = format!("{failure:?}");
+            let (answered, body) = refusal(failure, "id");
+            let error = &body["error"];
+            assert_eq!(answered.as_u16(), status, "{said}");
+            assert_eq!(error["type"], json!(kind), "{said}");
+            assert_eq!(error["param"], json!(param), "{said}");
+            assert_eq!(error["code"], json!(code), "{said}");
+            assert!(!error["message"].as_str().unwrap().is_empty(), "{said}");
+        }
+        let (_, body) = refusal(invalid("samples"), "id");
+        assert_eq!(body["error"]["message"], json!("n is 0: must be more"));
     }
 }

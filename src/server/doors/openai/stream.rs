@@ -2,6 +2,7 @@
 
 use super::draw::{now, own_format};
 use super::refusal;
+use super::types::TokenUsage;
 use crate::server::job::{Drawn, Job, Preview, Snapshot, State};
 use crate::server::service::Ticket;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -114,11 +115,7 @@ impl Told {
         let frames = drawn.pictures.iter().map(|made| {
             let mut data = self.frame("completed", &made.bytes);
             data["seed"] = made.seed.into();
-            // No tokens are counted here, but the clients' types want the numbers.
-            data["usage"] = json!({
-                "input_tokens": 0, "output_tokens": 0, "total_tokens": 0,
-                "input_tokens_details": { "image_tokens": 0, "text_tokens": 0 },
-            });
+            data["usage"] = json!(TokenUsage::default());
             self.named("completed", &data)
         });
         frames.collect()

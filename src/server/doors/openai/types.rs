@@ -15,8 +15,6 @@ macro_rules! request {
         #[derive(Debug, Deserialize, ToSchema)]
         pub struct $name {
             $($(#[$more])* pub $field: $type,)*
-            /// What to paint; `(a:1.3)` weighs.
-            pub prompt: String,
             /// Pictures; picture i uses seed + i.
             #[serde(default)]
             #[schema(value_type = Option<i64>, default = 1)]
@@ -61,6 +59,9 @@ macro_rules! request {
             #[schema(value_type = Option<f64>)]
             pub guidance_scale: Option<Number>,
             #[serde(default)]
+            #[schema(value_type = Option<f64>)]
+            pub cfg_scale: Option<Number>,
+            #[serde(default)]
             pub scheduler: Option<String>,
             #[serde(default)]
             #[schema(value_type = Option<f64>)]
@@ -74,10 +75,10 @@ macro_rules! request {
         }
 
         impl $name {
-            /// The fields that all routes share.
-            pub fn shared(&self) -> Shared<'_> {
+            /// The fields that all routes share, and the prompt, which not all have.
+            pub fn shared<'a>(&'a self, prompt: &'a str) -> Shared<'a> {
                 Shared {
-                    prompt: &self.prompt,
+                    prompt,
                     n: self.n.map(|n| n.0),
                     size: self.size.as_deref(),
                     response_format: self.response_format.as_deref(),
@@ -88,7 +89,7 @@ macro_rules! request {
                     negative_prompt: self.negative_prompt.as_deref(),
                     seed: self.seed.map(|n| n.0),
                     steps: self.steps.or(self.num_inference_steps).map(|n| n.0),
-                    guidance_scale: self.guidance_scale.map(|n| n.0),
+                    guidance_scale: self.guidance_scale.or(self.cfg_scale).map(|n| n.0),
                     scheduler: self.scheduler.as_deref(),
                     strength: self.strength.map(|n| n.0),
                     refiner: self.refiner.map(|flag| flag.0),
@@ -121,16 +122,28 @@ pub struct Shared<'a> {
 
 request! {
     /// Text to image.
-    Generation {}
+    Generation {
+        /// What to paint; `(a:1.3)` weighs.
+        prompt: String,
+    }
 }
 request! {
     /// A picture drawn over, or in part anew.
     Edit {
+        /// What to paint; `(a:1.3)` weighs.
+        prompt: String,
         /// A file, base64 or a data URL; of several the first.
         image: OneOrMany,
         /// Of the picture's size; painted anew where it is transparent.
         #[serde(default)]
         mask: Option<String>,
+    }
+}
+request! {
+    /// A picture drawn over without a prompt.
+    Variation {
+        /// A file, base64 or a data URL; of several the first.
+        image: OneOrMany,
     }
 }
 
@@ -153,6 +166,22 @@ pub struct ImagesResponse {
     pub size: String,
     pub quality: &'static str,
     pub background: &'static str,
+    pub usage: TokenUsage,
+}
+
+/// No tokens are counted here, but the clients' types want the numbers: all are 0.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct TokenUsage {
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub total_tokens: u64,
+    pub input_tokens_details: TokenDetails,
+}
+
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct TokenDetails {
+    pub image_tokens: u64,
+    pub text_tokens: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
