@@ -346,6 +346,27 @@ fn a_stop_finishes_what_runs_and_turns_away_what_waits() {
 }
 
 #[test]
+fn a_second_signal_does_not_wait_for_what_runs() {
+    use std::io::Read;
+    let mut server = serve(&[]);
+    let mut body = long();
+    body["samples"] = 4.into();
+    let mut running = abandoned(&server, "", &body);
+    std::thread::sleep(Duration::from_millis(500));
+    server.signal("TERM");
+    wait_until("it stops", || server.get("/readyz").0 == 503);
+    server.signal("TERM");
+    let start = Instant::now();
+    assert!(server.child.wait().unwrap().success());
+    // Less than the ten seconds that last answers are given, and far less than the run.
+    assert!(start.elapsed() < Duration::from_secs(8));
+    let mut answer = String::new();
+    // The connection may also be reset.
+    let _ = running.read_to_string(&mut answer);
+    assert_eq!(answer, "");
+}
+
+#[test]
 fn jobs_are_followed_and_their_results_kept() {
     let server = serve(&[]);
     let body = json!({

@@ -76,21 +76,22 @@ async fn run(service: Service, listener: TcpListener) -> Result<()> {
         .spawn(move || ended.send(worker::work(&worker)))
         .map_err(|e| Error::file("/", e, "allow this user more threads"))?;
 
-    let result = tokio::select! {
+    let (result, grace) = tokio::select! {
         // The model cannot be loaded.
-        result = &mut end => result,
+        result = &mut end => (result, LAST_ANSWERS),
         () = asked_to_stop() => {
             tracing::info!("stopping: what runs is finished, what waits is turned away");
             service.stop();
             let limit = Duration::from_secs(service.setup.config.stop_timeout);
             tokio::select! {
-                result = &mut end => result,
-                () = tokio::time::sleep(limit) => Ok(Ok(())),
-                () = asked_to_stop() => Ok(Ok(())),
+                result = &mut end => (result, LAST_ANSWERS),
+                // What still runs has no answer to wait for.
+                () = tokio::time::sleep(limit) => (Ok(Ok(())), Duration::ZERO),
+                () = asked_to_stop() => (Ok(Ok(())), Duration::ZERO),
             }
         }
     };
-    handle.graceful_shutdown(Some(LAST_ANSWERS));
+    handle.graceful_shutdown(Some(grace));
     let _ = serving.await;
     result.unwrap_or(Ok(()))
 }
