@@ -1,18 +1,18 @@
 //! Why a request is not served: one type for every front door. A door says how it
-//! looks on the wire; see [`super::doors`].
+//! looks on the wire and what its fields are called; see [`super::doors`].
 
 use crate::Error;
+use crate::error::{Canonical, Code, Field, Remedies, Wording};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 /// Why a request is not served.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Failure {
-    /// A field that is missing, of the wrong type or out of range. `field` is the
-    /// pipeline's name of it; the door puts its own in place.
+    /// A field that is missing, of the wrong type or out of range.
     #[error("{field} is {value}: {allowed}")]
     Invalid {
-        field: String,
+        field: Field,
         value: String,
         allowed: String,
     },
@@ -44,6 +44,13 @@ pub enum Failure {
     TimedOut(u64),
     #[error("cancelled")]
     Cancelled,
+    /// The picture could not be made, and whoever asked for it can do something.
+    #[error("{}", Canonical.told(problem, remedy))]
+    Failed {
+        code: Code,
+        problem: String,
+        remedy: Remedies,
+    },
     /// The details are in the log, under the request's id.
     #[error("the picture could not be made; the log of the service says why")]
     Internal,
@@ -51,7 +58,7 @@ pub enum Failure {
 
 impl Failure {
     pub fn invalid(
-        field: impl Into<String>,
+        field: impl Into<Field>,
         value: impl ToString,
         allowed: impl Into<String>,
     ) -> Self {
@@ -81,7 +88,9 @@ impl Failure {
             Failure::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Failure::Unavailable(_) | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::TimedOut(_) | Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Failure::TimedOut(_) | Failure::Failed { .. } | Failure::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -94,28 +103,60 @@ impl Failure {
         }
     }
 
-    /// The field at fault, under the pipeline's name.
-    pub fn field(&self) -> Option<&str> {
+    /// The same about another field.
+    #[must_use]
+    pub fn about(self, field: Field) -> Self {
         match self {
-            Failure::Invalid { field, .. } => Some(field),
-            _ => None,
+            Failure::Invalid { value, allowed, .. } => Failure::Invalid {
+                field,
+                value,
+                allowed,
+            },
+            other => other,
         }
     }
 
-    /// The same with the field's name as `name` has it.
-    #[must_use]
-    pub fn renamed(self, name: impl Fn(&str) -> String) -> Self {
+    /// The message with the door's names of fields.
+    pub fn message(&self, words: &dyn Wording) -> String {
         match self {
             Failure::Invalid {
                 field,
                 value,
                 allowed,
-            } => Failure::Invalid {
-                field: name(&field),
-                value,
-                allowed,
-            },
-            other => other,
+            } => format!("{} is {value}: {allowed}", words.field(field)),
+            Failure::Failed {
+                problem, remedy, ..
+            } => words.told(problem, remedy),
+            other => other.to_string(),
+        }
+    }
+
+    /// The field at fault, by the door's name.
+    pub fn field(&self, words: &dyn Wording) -> Option<String> {
+        match self {
+            Failure::Invalid { field, .. } => Some(words.field(field).into_owned()),
+            _ => None,
+        }
+    }
+
+    /// The kind of the failure, for programs.
+    pub fn code(&self) -> Code {
+        match self {
+            Failure::Invalid { .. } => Code::InvalidValue,
+            Failure::Body(_) => Code::UnreadableBody,
+            Failure::Unauthorized => Code::Unauthorized,
+            Failure::Origin(_) => Code::OriginNotAllowed,
+            Failure::NotFound(_) => Code::NotFound,
+            Failure::Method => Code::MethodNotAllowed,
+            Failure::Credits { .. } => Code::NotEnoughCredits,
+            Failure::TooLarge(_) => Code::BodyTooLarge,
+            Failure::Slow => Code::RequestTooSlow,
+            Failure::QueueFull { .. } => Code::QueueFull,
+            Failure::Unavailable(_) => Code::Unavailable,
+            Failure::TimedOut(_) => Code::TimedOut,
+            Failure::Cancelled => Code::Cancelled,
+            Failure::Failed { code, .. } => *code,
+            Failure::Internal => Code::Internal,
         }
     }
 
@@ -152,6 +193,17 @@ impl From<Error> for Failure {
                 allowed,
             },
             Error::Cancelled => Failure::Cancelled,
+            Error::OutOfMemory { ref remedy, .. } | Error::NotFinite { ref remedy, .. } => {
+                tracing::error!("{error}");
+                Failure::Failed {
+                    code: error.code(),
+                    problem: match &error {
+                        Error::NotFinite { .. } => error.problem(&Canonical),
+                        _ => "the device has no memory left for this picture".into(),
+                    },
+                    remedy: remedy.clone(),
+                }
+            }
             other => Failure::internal(other),
         }
     }

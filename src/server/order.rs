@@ -4,6 +4,7 @@
 use super::config::Limits;
 use super::failure::Failure;
 use super::media::Sources;
+use crate::error::Field;
 use crate::picture::{Fit, Format, Mask, Picture};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Context, RawRequest, Request};
@@ -116,7 +117,7 @@ impl Order {
 
 /// Refuses what is outside of `least..=most`.
 pub fn within<T: PartialOrd + std::fmt::Display>(
-    field: &str,
+    field: impl Into<Field>,
     value: Option<T>,
     least: T,
     most: T,

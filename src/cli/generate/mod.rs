@@ -6,6 +6,7 @@ mod report;
 
 pub use args::{Args, whole};
 
+use super::error::worded;
 use super::interrupt;
 use super::output;
 use super::progress::Progress;
@@ -73,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.output.show
         && let Err(error) = show(&output)
     {
-        progress.warn(&error.to_string());
+        progress.warn(&worded(&error));
     }
     Ok(())
 }
@@ -157,7 +158,7 @@ fn draw(
         events: &mut |event| match event {
             Event::Preview { picture, .. } => {
                 if let Err(error) = previews.write(&picture) {
-                    progress.warn(&format!("no preview: {error}"));
+                    progress.warn(&format!("no preview: {}", worded(&error)));
                 }
             }
             event => progress.event(event),
