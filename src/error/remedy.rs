@@ -25,6 +25,8 @@ pub enum Remedy {
     /// Fewer pixels.
     SmallerPicture,
     UpdateDriver,
+    /// This program is wrong.
+    ReportBug,
     /// Less of the adapters in `loras`.
     LoraWeight,
 }

@@ -33,6 +33,7 @@ pub trait Wording {
                 }
             }
             Remedy::UpdateDriver => "update the driver".into(),
+            Remedy::ReportBug => "report this as a bug".into(),
             Remedy::LoraWeight => format!("lower the weights of {}", self.field(&Field::Loras)),
         }
     }

@@ -24,7 +24,9 @@ pub enum Failure {
     )]
     Unauthorized,
     /// A page of another site that CORS does not name.
-    #[error("requests from {0} are not allowed; the operator can allow them with --cors-origin")]
+    #[error(
+        "requests from {0} are not allowed; the operator can allow that origin (cors-origin in the configuration)"
+    )]
     Origin(String),
     #[error("{0}")]
     NotFound(String),

@@ -137,7 +137,11 @@ fn loras(raw: &mut RawRequest, folder: Option<&Path>) -> Result<(), Failure> {
         return Ok(());
     };
     raw.take_lora_tags(folder).map_err(|error| match error {
-        crate::Error::File { problem, .. } => Failure::invalid("lora", "unknown", problem),
+        // The folder's path is the operator's matter.
+        crate::Error::File { problem, .. } => {
+            let allowed = format!("the service's folder of LoRAs {problem}");
+            Failure::invalid(Field::LoraTag, "unknown", allowed)
+        }
         other => other.into(),
     })
 }
