@@ -173,6 +173,7 @@ impl Wording for Flags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use calotype::Remedy;
 
     #[test]
     fn a_message_is_one_harmless_line() {
@@ -194,6 +195,147 @@ mod tests {
             ("", Field::Dtype, "dtype"),
         ] {
             assert_eq!(Flags::of(command).field(&field), flag, "{command} {field}");
+        }
+    }
+
+    #[test]
+    fn remedies_are_told_as_flags() {
+        let give = |what: &'static str| Remedy::give(Field::Model, what);
+        for (command, remedies, told) in [
+            (
+                "generate",
+                vec![
+                    Remedy::SmallerPicture,
+                    Remedy::HALF_PRECISION,
+                    Remedy::OTHER_ADAPTER,
+                    Remedy::UpdateDriver,
+                ],
+                "ask for a smaller --width or --height, use --dtype f16, choose another --adapter, \
+                 or update the driver",
+            ),
+            (
+                "serve",
+                vec![Remedy::FULL_ACTIVATIONS, Remedy::OTHER_BACKEND],
+                "use --activations f32, or choose another --backend",
+            ),
+            ("generate", vec![Remedy::TILE_VAE], "use --vae-tiling on"),
+            (
+                "generate",
+                vec![Remedy::LoraWeight, Remedy::OTHER_VAE],
+                "lower the weights of --lora, or choose another --vae",
+            ),
+            (
+                "generate",
+                vec![Remedy::Set {
+                    field: Field::LoraAllowUnmatched,
+                    value: "true".into(),
+                }],
+                "use --lora-allow-unmatched",
+            ),
+            (
+                "generate",
+                vec![give("a .safetensors file")],
+                "point --model at a .safetensors file",
+            ),
+            (
+                "inspect",
+                vec![give("a .safetensors file")],
+                "point checkpoint at a .safetensors file",
+            ),
+            ("inspect", vec![Remedy::HALF_PRECISION], "set dtype to f16"),
+            ("generate", vec![Remedy::ReportBug], "report this as a bug"),
+        ] {
+            let error = Error::file("x", "is wrong", remedies);
+            let wanted = format!("x: is wrong; {told}");
+            assert_eq!(error.worded(&Flags::of(command)), wanted, "{command}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_error_is_told_in_full() {
+        let path = || std::path::PathBuf::from("m.safetensors");
+        let words = Flags::of("generate");
+        for (error, code, told) in [
+            (
+                Error::invalid(Field::SchedulerOptions, "eta=2", "must be from 0 to 1"),
+                "invalid_value",
+                "--scheduler-option is eta=2: must be from 0 to 1",
+            ),
+            (
+                Error::invalid(
+                    Field::PromptWeighting,
+                    "\"x\"",
+                    "choose one of default, off",
+                ),
+                "invalid_value",
+                "--prompt-weighting is \"x\": choose one of default, off",
+            ),
+            (
+                Error::unknown(Field::LoraTag, "inc", ["ink"]),
+                "invalid_value",
+                "LoRA tag is \"inc\": choose one of ink",
+            ),
+            (
+                Error::file(
+                    path(),
+                    "not a file",
+                    Remedy::give(Field::Vae, "an SDXL VAE"),
+                ),
+                "unusable_file",
+                "m.safetensors: not a file; point --vae at an SDXL VAE",
+            ),
+            (
+                Error::missing_tensor(path(), "unet.a", "use a complete checkpoint"),
+                "missing_tensor",
+                "m.safetensors: tensor unet.a: missing; use a complete checkpoint",
+            ),
+            (
+                Error::tensor(
+                    path(),
+                    "unet.a",
+                    "its shape is [1]",
+                    "use an SDXL checkpoint",
+                ),
+                "wrong_tensor",
+                "m.safetensors: tensor unet.a: its shape is [1]; use an SDXL checkpoint",
+            ),
+            (
+                Error::NoAdapter {
+                    problem: "no GPU adapter found".into(),
+                    remedy: Remedy::UpdateDriver.into(),
+                },
+                "no_adapter",
+                "no GPU adapter found; update the driver",
+            ),
+            (
+                Error::Adapter {
+                    adapter: "llvmpipe".into(),
+                    problem: "was lost".into(),
+                    remedy: Remedy::OTHER_ADAPTER.into(),
+                },
+                "adapter_failed",
+                "adapter llvmpipe: was lost; choose another --adapter",
+            ),
+            (
+                Error::OutOfMemory {
+                    adapter: "llvmpipe".into(),
+                    what: "latents".into(),
+                    bytes: 64,
+                    remedy: Remedy::HALF_PRECISION.into(),
+                },
+                "out_of_memory",
+                "adapter llvmpipe: out of memory: no room for 64 bytes of latents; use --dtype f16",
+            ),
+            (
+                Error::not_finite("the VAE", [Remedy::FULL_ACTIVATIONS, Remedy::OTHER_VAE]),
+                "not_finite",
+                "the VAE made numbers that are not finite, so there is no picture; \
+                 use --activations f32, or choose another --vae",
+            ),
+            (Error::Cancelled, "cancelled", "cancelled"),
+        ] {
+            assert_eq!(error.worded(&words), told);
+            assert_eq!(error.code().as_str(), code, "{told}");
         }
     }
 }

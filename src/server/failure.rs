@@ -219,3 +219,97 @@ impl IntoResponse for Failure {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One failure of each kind.
+    fn all() -> Vec<Failure> {
+        let failed = |code| Failure::Failed {
+            code,
+            problem: "a problem".into(),
+            remedy: "a remedy".into(),
+        };
+        vec![
+            Failure::invalid("width", 1, "must be more"),
+            Failure::Body("not JSON".into()),
+            Failure::Unauthorized,
+            Failure::Origin("https://example.org".into()),
+            Failure::NotFound("no such path".into()),
+            Failure::Method,
+            Failure::Credits {
+                cost: 2,
+                remaining: 1,
+            },
+            Failure::TooLarge("too large".into()),
+            Failure::Slow,
+            Failure::QueueFull {
+                why: "the queue is full",
+                seconds: 3,
+            },
+            Failure::Unavailable("not now"),
+            Failure::TimedOut(3),
+            Failure::Cancelled,
+            failed(Code::OutOfMemory),
+            failed(Code::NotFinite),
+            Failure::Internal,
+        ]
+    }
+
+    /// The rows of the first table: code, exit code, status.
+    fn documented() -> Vec<[String; 3]> {
+        let text = include_str!("../../docs/errors.md");
+        let table = text.split("\n\n").find(|part| part.starts_with("| code |"));
+        let rows = table.unwrap().lines().skip(2);
+        rows.map(|row| {
+            let mut cells = row
+                .split('|')
+                .skip(1)
+                .map(|cell| cell.trim().replace('`', ""));
+            std::array::from_fn(|_| cells.next().unwrap())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_document_lists_every_code() {
+        let mut listed: Vec<String> = documented().into_iter().map(|[code, ..]| code).collect();
+        let mut known: Vec<String> = Code::ALL.iter().map(Code::to_string).collect();
+        listed.sort();
+        known.sort();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn failures_have_the_documented_status() {
+        let rows = documented();
+        for failure in all() {
+            let code = failure.code().as_str();
+            let row = rows.iter().find(|[listed, ..]| listed == code).unwrap();
+            assert_eq!(failure.status().as_u16().to_string(), row[2], "{code}");
+        }
+        // What no failure of the service has is the command line's or its log's.
+        for [code, exit, _] in rows {
+            let served = all().iter().any(|failure| failure.code().as_str() == code);
+            assert!(served || exit != "–", "{code}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_can_mend_is_told_and_the_rest_is_not() {
+        let memory = Error::OutOfMemory {
+            adapter: "llvmpipe".into(),
+            what: "latents".into(),
+            bytes: 1 << 40,
+            remedy: [crate::Remedy::SmallerPicture, crate::Remedy::HALF_PRECISION].into(),
+        };
+        assert_eq!(
+            Failure::from(memory).to_string(),
+            "the device has no memory left for this picture; ask for a smaller width or height, \
+             or set dtype to f16"
+        );
+        let file = Error::file("/secret/model", "is damaged", "download it again");
+        assert_eq!(Failure::from(file), Failure::Internal);
+    }
+}

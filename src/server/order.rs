@@ -187,14 +187,20 @@ impl Size {
         };
         match fits(width, height) {
             true => Ok((width, height)),
-            false => Err(Failure::invalid(
-                "size",
-                format!("{width}x{height}"),
-                format!(
-                    "must be at most {most} pixels in all, as {}x{}",
+            false => {
+                // As it was sent, and what was made of it.
+                let value = match self {
+                    Size::Scaled(w, h) if (w, h) != (width, height) => {
+                        format!("{w}x{h} ({width}x{height} on this model)")
+                    }
+                    _ => format!("{width}x{height}"),
+                };
+                let allowed = format!(
+                    "must be at most {most} pixels in all, such as {}x{}",
                     native.0, native.1
-                ),
-            )),
+                );
+                Err(Failure::invalid(Field::Size, value, allowed))
+            }
         }
     }
 }
@@ -278,6 +284,10 @@ mod tests {
         assert_eq!(pixels(Size::Scaled(256, 256), 128, None), Ok((256, 256)));
         assert!(pixels(Size::Exact(1024, 1024), 128, None).is_err());
         assert!(pixels(Size::Scaled(4096, 4096), 1024, None).is_err());
+        assert_eq!(
+            pixels(Size::Scaled(8192, 8192), 128, None).unwrap_err(),
+            "size is 8192x8192 (1024x1024 on this model): must be at most 65536 pixels in all, such as 128x128"
+        );
         assert!(pixels(Size::Exact(i64::MAX, i64::MAX), 1024, None).is_err());
     }
 

@@ -69,10 +69,7 @@ pub const NAMES: Names = Names(&[
     (Field::HighNoiseFraction, "refiner_switch_at"),
     (Field::Style, "styles"),
     (Field::Image, "init_images"),
-    (
-        Field::ClipSkip,
-        "override_settings.CLIP_stop_at_last_layers",
-    ),
+    (Field::ClipSkip, "CLIP_stop_at_last_layers less 2"),
     (Field::PromptWeighting, "override_settings.emphasis"),
     (Field::Rng, "override_settings.randn_source"),
     (Field::Size, "width x height"),
