@@ -55,8 +55,17 @@ pub enum Error {
         bytes: u64,
         remedy: Remedies,
     },
-    /// A stage whose result holds numbers that are not finite.
-    NotFinite { stage: String, remedy: Remedies },
+    /// A stage whose numbers are not finite: NaN or infinity.
+    NotFinite {
+        /// Such as the UNet at a step; empty where only the tensor is known yet.
+        stage: String,
+        /// The tensor of its weights that is not finite, where it is that.
+        tensor: Option<String>,
+        remedy: Remedies,
+    },
+    /// A mistake in the program, such as operands of a kernel that do not fit together:
+    /// no request and no adapter is to blame.
+    Internal { what: String, problem: String },
     /// The run was cancelled by its owner.
     Cancelled,
 }
@@ -108,8 +117,18 @@ impl Error {
                 bytes,
                 ..
             } => format!("adapter {adapter}: out of memory: no room for {bytes} bytes of {what}"),
-            Error::NotFinite { stage, .. } => {
-                format!("{stage} made numbers that are not finite, so there is no picture")
+            Error::NotFinite {
+                stage,
+                tensor: Some(tensor),
+                ..
+            } => format!(
+                "{stage}: its tensor {tensor} holds numbers that are not finite (NaN or infinity), so there is no picture"
+            ),
+            Error::NotFinite { stage, .. } => format!(
+                "{stage} made numbers that are not finite (NaN or infinity), so there is no picture"
+            ),
+            Error::Internal { what, problem } => {
+                format!("{what}: {problem}; this is a bug in the program: please report it")
             }
             Error::Cancelled => "cancelled".into(),
         }
@@ -124,7 +143,7 @@ impl Error {
             | Error::Adapter { remedy, .. }
             | Error::OutOfMemory { remedy, .. }
             | Error::NotFinite { remedy, .. } => Some(remedy),
-            Error::Invalid { .. } | Error::Cancelled => None,
+            Error::Invalid { .. } | Error::Internal { .. } | Error::Cancelled => None,
         }
     }
 
@@ -139,6 +158,7 @@ impl Error {
             Error::Adapter { .. } => Code::AdapterFailed,
             Error::OutOfMemory { .. } => Code::OutOfMemory,
             Error::NotFinite { .. } => Code::NotFinite,
+            Error::Internal { .. } => Code::Internal,
             Error::Cancelled => Code::Cancelled,
         }
     }
@@ -151,6 +171,27 @@ impl Error {
     /// Whether less memory might do.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Error::OutOfMemory { .. })
+    }
+
+    /// Whether numbers were not finite.
+    pub fn is_not_finite(&self) -> bool {
+        matches!(self, Error::NotFinite { .. })
+    }
+
+    /// A tensor that is not finite, of weights whose stage is still to be named.
+    pub fn not_finite_tensor(tensor: impl Into<String>) -> Self {
+        Error::NotFinite {
+            stage: String::new(),
+            tensor: Some(tensor.into()),
+            remedy: Remedies::default(),
+        }
+    }
+
+    pub fn internal(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Internal {
+            what: what.into(),
+            problem: problem.into(),
+        }
     }
 
     pub fn invalid(
@@ -227,13 +268,5 @@ impl Error {
         remedy: impl Into<Remedies>,
     ) -> Self {
         Error::tensor(path, tensor, MISSING, remedy)
-    }
-
-    /// A stage (the text encoder, the UNet at a step, the VAE) whose result is not finite.
-    pub fn not_finite(stage: impl Into<String>, remedy: impl Into<Remedies>) -> Self {
-        Error::NotFinite {
-            stage: stage.into(),
-            remedy: remedy.into(),
-        }
     }
 }

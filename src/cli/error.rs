@@ -1,5 +1,6 @@
 //! Errors to one line and an exit code.
 
+use super::generate::Setting;
 use calotype::Error;
 use calotype::error::{Code, Field, Wording};
 use clap::CommandFactory;
@@ -41,9 +42,13 @@ struct Detail<'a> {
 /// error as an object to stdout.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     let known = error.downcast_ref::<Error>();
+    let setting = error.downcast_ref::<Setting>();
     let (message, exit) = match known {
         Some(Error::Cancelled) => ("interrupted; nothing more is written".into(), INTERRUPTED),
-        Some(error) if error.is_usage() => (worded(error), USAGE),
+        Some(error) if error.is_usage() => match setting {
+            Some(setting) => (setting.message(error, &Flags::running()), USAGE),
+            None => (worded(error), USAGE),
+        },
         Some(error) => (worded(error), FAILURE),
         None => (format!("{error:#}"), FAILURE),
     };
@@ -327,10 +332,19 @@ mod tests {
                 "adapter llvmpipe: out of memory: no room for 64 bytes of latents; use --dtype f16",
             ),
             (
-                Error::not_finite("the VAE", [Remedy::FULL_ACTIVATIONS, Remedy::OTHER_VAE]),
+                Error::NotFinite {
+                    stage: "the VAE".into(),
+                    tensor: None,
+                    remedy: [Remedy::FULL_ACTIVATIONS, Remedy::OTHER_VAE].into(),
+                },
                 "not_finite",
-                "the VAE made numbers that are not finite, so there is no picture; \
+                "the VAE made numbers that are not finite (NaN or infinity), so there is no picture; \
                  use --activations f32, or choose another --vae",
+            ),
+            (
+                Error::internal("kernel add", "shapes differ"),
+                "internal",
+                "kernel add: shapes differ; this is a bug in the program: please report it",
             ),
             (Error::Cancelled, "cancelled", "cancelled"),
         ] {

@@ -2,9 +2,11 @@
 
 mod args;
 mod like;
+mod origin;
 mod report;
 
 pub use args::{Args, whole};
+pub use origin::Setting;
 
 use super::error::worded;
 use super::interrupt;
@@ -25,6 +27,10 @@ use std::time::Instant;
 
 /// Checks everything that can be checked, loads the model, draws, writes.
 pub fn run(args: &Args) -> Result<()> {
+    carry_out(args).map_err(|error| origin::traced(error, args))
+}
+
+fn carry_out(args: &Args) -> Result<()> {
     let cancel = interrupt::install();
     interrupt::file_limit_is_an_error();
     let mut job = Job::new(args)?;
