@@ -7,7 +7,8 @@ use super::file::SafeFile;
 use super::tensor::TensorSource;
 use super::weights::Weights;
 use super::{Checkpoint, single};
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +18,10 @@ const LATENT_CHANNELS: usize = 4;
 /// The name of the weights' file in a component's folder, without endings.
 const STEM: &str = "diffusion_pytorch_model";
 
-const REMEDY: &str =
-    "point --vae at a VAE's .safetensors file, or at a folder with its config.json";
+const REMEDY: Remedy = Remedy::Give {
+    field: Field::Vae,
+    what: Cow::Borrowed("a VAE's .safetensors file, or at a folder with its config.json"),
+};
 
 /// A VAE that is open: its configuration, and tensors that are read when asked for.
 pub struct VaeFile {

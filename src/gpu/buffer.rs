@@ -1,7 +1,7 @@
 //! Device memory that is counted, uploaded in pieces and read back.
 
 use super::{Counters, Gpu};
-use crate::Result;
+use crate::{Remedy, Result};
 use std::sync::Arc;
 
 /// Bytes that may wait in the staging area before an upload is flushed, so
@@ -66,7 +66,7 @@ impl Gpu {
                     "a buffer of {size} bytes for {label} exceeds its limit of {} bytes",
                     self.capabilities.max_buffer
                 ),
-                "use a smaller --width and --height, or --dtype f16",
+                [Remedy::SmallerPicture, Remedy::HALF_PRECISION],
             ));
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -81,8 +81,12 @@ impl Gpu {
                 adapter: self.info.name.clone(),
                 what: label.into(),
                 bytes: size,
-                remedy: "use a smaller --width and --height, --dtype f16, or another --adapter"
-                    .into(),
+                remedy: [
+                    Remedy::SmallerPicture,
+                    Remedy::HALF_PRECISION,
+                    Remedy::OTHER_ADAPTER,
+                ]
+                .into(),
             });
         }
         self.counters.allocate(size);

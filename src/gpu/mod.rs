@@ -13,7 +13,8 @@ pub use pipeline::{Access, Pipeline, PipelineKey};
 pub use timestamps::Timestamps;
 pub use wgsl::preprocess;
 
-use crate::{Error, Result};
+use crate::error::Remedies;
+use crate::{Error, Remedy, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -77,7 +78,7 @@ impl Gpu {
                 Error::Adapter {
                     adapter: info.name.clone(),
                     problem: format!("cannot be opened: {}", one_line(&e.to_string())),
-                    remedy: "update its driver, or choose another with --adapter".into(),
+                    remedy: [Remedy::UpdateDriver, Remedy::OTHER_ADAPTER].into(),
                 }
             })?;
         let trouble = Arc::new(Mutex::new(None));
@@ -134,7 +135,7 @@ impl Gpu {
     }
 
     /// An [`Error::Adapter`] about this device.
-    pub fn error(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+    pub fn error(&self, problem: impl Into<String>, remedy: impl Into<Remedies>) -> Error {
         Error::Adapter {
             adapter: self.info.name.clone(),
             problem: problem.into(),
@@ -149,7 +150,12 @@ impl Gpu {
             None => Ok(()),
             Some(problem) => Err(self.error(
                 problem,
-                "try a smaller picture, --dtype f16 or another --adapter, and update the driver",
+                [
+                    Remedy::SmallerPicture,
+                    Remedy::HALF_PRECISION,
+                    Remedy::OTHER_ADAPTER,
+                    Remedy::UpdateDriver,
+                ],
             )),
         }
     }

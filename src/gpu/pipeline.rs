@@ -2,8 +2,8 @@
 //! the user's cache folder by wgpu's pipeline cache.
 
 use super::{Capabilities, Gpu, one_line, wgsl};
-use crate::Result;
 use crate::shaders::SHADERS;
+use crate::{Remedy, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -223,7 +223,13 @@ impl PipelineStore {
     }
 }
 
-const BUG: &str = "this is a bug or a driver's; try another --adapter or --backend";
+/// What helps where neither the request nor the files are to blame.
+const BUG: [Remedy; 4] = [
+    Remedy::UpdateDriver,
+    Remedy::OTHER_ADAPTER,
+    Remedy::OTHER_BACKEND,
+    Remedy::ReportBug,
+];
 
 fn bind_group_layout(
     device: &wgpu::Device,

@@ -10,7 +10,7 @@ use crate::kernel::product::WeightStorage;
 use crate::kernel::{Storage, Tuning};
 use crate::model::{self, Loaded, clip, unet};
 use crate::text::Styles;
-use crate::{Error, Result};
+use crate::{Error, Remedy, Result};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,7 +77,7 @@ impl Precision {
             (Dtype::F16, _) => {
                 return Err(gpu.error(
                     "has no 16-bit floats in shaders (SHADER_F16)",
-                    "use --activations f32; weights may still be f16",
+                    Remedy::FULL_ACTIVATIONS,
                 ));
             }
         };

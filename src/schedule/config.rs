@@ -287,7 +287,7 @@ impl Config {
     }
 
     /// This configuration with a request's options, by their full names, laid over
-    /// it. A wrong value is [`Error::Invalid`] and names `scheduler-option`.
+    /// it. A wrong value is [`Error::Invalid`] and names `scheduler_options`.
     pub(super) fn with_options(&self, options: &Map<String, Value>) -> Result<Self> {
         Reader::new(Source::Options, options, self).config()
     }

@@ -15,7 +15,7 @@ use super::tensor::TensorSource;
 use super::{Checkpoint, Layout, Sources};
 use crate::schedule::{self, Prediction};
 use crate::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use names::Names;
 use serde_json::{Map, Value, json};
 use source::Single;
@@ -128,15 +128,15 @@ fn is_base(file: &SafeFile) -> Result<bool> {
             .iter()
             .any(|n| starts.iter().any(|s| n.starts_with(s)))
     };
-    let sdxl = "point --model at an SDXL checkpoint";
-    let (problem, remedy) = if any(&["cond_stage_model."]) {
+    let sdxl = "an SDXL checkpoint";
+    let (problem, wanted) = if any(&["cond_stage_model."]) {
         ("a Stable Diffusion 1 or 2 checkpoint, not SDXL", sdxl)
     } else if any(&["lora_", "unet.", "text_encoder."]) {
         ("an adapter (LoRA), not a checkpoint", sdxl)
     } else if any(&["down_blocks.", "text_model.", "encoder.down_blocks."]) {
         (
             "one part of a diffusers checkpoint",
-            "point --model at the folder that holds model_index.json",
+            "the folder that holds model_index.json",
         )
     } else {
         (
@@ -144,7 +144,11 @@ fn is_base(file: &SafeFile) -> Result<bool> {
             sdxl,
         )
     };
-    Err(Error::file(file.path(), problem, remedy))
+    Err(Error::file(
+        file.path(),
+        problem,
+        Remedy::give(Field::Model, wanted),
+    ))
 }
 
 /// SDXL's schedule, what the header's metadata says, and the two marks that

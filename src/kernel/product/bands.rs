@@ -3,7 +3,7 @@
 use super::{Conv, Product, Weight};
 use crate::gpu::Gpu;
 use crate::kernel::Tensor;
-use crate::{Error, Result};
+use crate::{Error, Remedy, Result};
 use std::ops::Range;
 
 /// Ranges of groups of 8 columns whose weights fit into a binding.
@@ -20,7 +20,7 @@ pub(super) fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize
                 "a weight of {} bytes exceeds its binding limit of {limit} bytes",
                 weight.view.size
             ),
-            "use --dtype f16 or a smaller picture",
+            [Remedy::HALF_PRECISION, Remedy::SmallerPicture],
         ));
     }
     Ok((0..weight.n8)
@@ -66,7 +66,7 @@ fn out_row_bytes(product: &Product<'_>) -> u64 {
 fn too_wide(gpu: &Gpu, what: &str, bytes: u64) -> Error {
     gpu.error(
         format!("{what} takes {bytes} bytes, more than its binding limit allows"),
-        "use a smaller --width, or --dtype f16",
+        [Remedy::SmallerPicture, Remedy::HALF_PRECISION],
     )
 }
 
