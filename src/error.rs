@@ -50,6 +50,10 @@ pub enum Error {
         bytes: u64,
         remedy: String,
     },
+    /// A mistake in the program, such as operands of a kernel that do not fit together:
+    /// no request and no adapter is to blame.
+    #[error("{what}: {problem}; this is a bug in the program: please report it")]
+    Internal { what: String, problem: String },
     /// The run was cancelled by its owner.
     #[error("cancelled")]
     Cancelled,
@@ -67,6 +71,13 @@ impl Error {
     /// Whether less memory might do.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Error::OutOfMemory { .. })
+    }
+
+    pub fn internal(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Internal {
+            what: what.into(),
+            problem: problem.into(),
+        }
     }
 
     pub fn invalid(
