@@ -163,6 +163,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// The device that it draws on.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
     /// Opens the checkpoints, checks every tensor that will be wanted, and only
     /// then opens the device. Weights follow when they are first needed.
     pub fn load(options: &LoadOptions, observer: &mut Observer<'_>) -> Result<Self> {

@@ -95,8 +95,8 @@ impl<'a> Vae<'a> {
         let output = executor.output(0).clone();
         let (from, to) = (planes(&input)?, planes(&output)?);
         let [before, after] = kind.affine;
-        let import = layout::to_pixels(tuning, &from, &input, before);
-        let export = layout::to_planes(tuning, &output, &to, after);
+        let import = layout::to_pixels(tuning, &from, &input, before)?;
+        let export = layout::to_planes(tuning, &output, &to, after)?;
         Ok(Pass {
             executor,
             import: Program::new(gpu, vec![import])?,

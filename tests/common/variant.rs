@@ -1,6 +1,9 @@
 //! Models of other kinds, made of the demonstration base: `tools/make_inpaint_model.py`
 //! and `tools/record_embedded_guidance.py` in Rust.
 
+// Not every test binary uses all of it.
+#![allow(dead_code)]
+
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::fs;

@@ -12,7 +12,7 @@ pub(super) fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize
     if weight.view.size <= limit {
         return Ok(std::iter::once(0..weight.n8).collect());
     }
-    let panel = weight.panel as u64 * weight.storage.bytes8();
+    let panel = (weight.panel as u64).saturating_mul(weight.storage.bytes8());
     let panels = (limit / panel.max(1)) as usize;
     if panels == 0 || weight.pitch != 8 {
         return Err(gpu.error(
