@@ -24,6 +24,7 @@ mod dpm2_ancestral;
 mod dpm_multi;
 mod dpm_sde;
 mod dpm_single;
+mod edm;
 mod euler;
 mod euler_ancestral;
 mod exponential;
@@ -51,8 +52,10 @@ pub use config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
     Timesteps, VarianceType,
 };
+pub use edm::Edm;
 pub use euler::Euler;
 pub use grid::Grid;
+pub use linear::Preconditioning;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
 pub use philox::PhiloxGenerator;
 pub use registry::{
