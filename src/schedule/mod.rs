@@ -59,7 +59,7 @@ pub use linear::Preconditioning;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
 pub use philox::PhiloxGenerator;
 pub use registry::{
-    Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
+    Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, list_for, names,
 };
 pub use solver::{Algorithm, SolverType};
 pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};
