@@ -106,6 +106,30 @@ impl VaeFile {
         self.source.as_ref()
     }
 
+    /// Takes over the mean, deviation and scale of a model's latents, which are the
+    /// UNet's and not the VAE's, from the model's own VAE, where one of the two has mean
+    /// and deviation and the other has not.
+    ///
+    /// # Errors
+    /// Where this is TAESD, which decodes SDXL's latents alone.
+    pub fn decode_latents_of(&mut self, own: &Autoencoder) -> Result<()> {
+        let differ = self.config.latents_mean_std().is_some() != own.latents_mean_std().is_some();
+        match (&mut self.config, own) {
+            (Autoencoder::Kl(config), Autoencoder::Kl(own)) if differ => {
+                config.scaling_factor = own.scaling_factor;
+                config.latents_mean = own.latents_mean.clone();
+                config.latents_std = own.latents_std.clone();
+                Ok(())
+            }
+            (Autoencoder::Tiny(_), _) if differ => {
+                let problem = "TAESD decodes SDXL's latents, and this model's have a mean and \
+                               deviation of their own";
+                Err(Error::file(&self.path, problem, "use a whole SDXL VAE"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As it was given.
     pub fn path(&self) -> &Path {
         &self.path
@@ -126,7 +150,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Where its latents are not the UNet's.
-    pub fn replace_vae(&mut self, vae: VaeFile) -> Result<()> {
+    pub fn replace_vae(&mut self, mut vae: VaeFile) -> Result<()> {
+        vae.decode_latents_of(&self.vae)?;
         self.vae = vae.config;
         self.sources.vae = vae.source;
         self.files.extend(vae.files);

@@ -138,6 +138,9 @@ impl Refiner {
                 channels[0], channels[1]
             ));
         }
+        if checkpoint.vae.latents_mean_std() != base.vae.latents_mean_std() {
+            return wrong("its latents have another mean and deviation than the base's".into());
+        }
         if checkpoint.vae_scale() != base.vae_scale() {
             return wrong("its latents are of another size than the base's".into());
         }

@@ -28,6 +28,22 @@ pub fn embedded_guidance(folder: &Path) {
     set(folder, "scheduler/scheduler_config.json", &scheduler);
 }
 
+/// Makes `folder` a model that was trained over noise levels: another scheduler's file,
+/// and keys of the VAE's changed.
+pub fn edm(folder: &Path, scheduler: &Value, vae: &Value) {
+    copy(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/base"),
+        folder,
+    );
+    let file = folder.join("scheduler/scheduler_config.json");
+    fs::write(file, scheduler.to_string()).unwrap();
+    let keys = vae.as_object().unwrap().iter();
+    let keys: Vec<_> = keys
+        .map(|(key, value)| (key.as_str(), value.clone()))
+        .collect();
+    set(folder, "vae/config.json", &keys);
+}
+
 /// The base with the tensors of a fixture over its UNet's, and keys of its
 /// configuration changed.
 fn make(folder: &Path, fixture: &str, keys: &[(&str, Value)]) {

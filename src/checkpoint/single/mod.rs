@@ -1,6 +1,7 @@
 //! A single `.safetensors` file in the layout of the original SDXL release:
 //! `model.diffusion_model.*`, `first_stage_model.*`, `conditioner.embedders.*`.
 
+mod diffusion;
 mod names;
 mod shapes;
 mod source;
@@ -13,7 +14,7 @@ use super::fields::Fields;
 use super::file::SafeFile;
 use super::tensor::TensorSource;
 use super::{Checkpoint, Layout, Sources};
-use crate::schedule::{self, Prediction};
+use crate::schedule;
 use crate::text::Tokenizer;
 use crate::{Error, Field, Remedy, Result};
 use names::Names;
@@ -55,8 +56,9 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
     let pooled = text_encoder_2.projection_dim.unwrap_or(0);
     let unet = shapes::unet(&file, pooled, if base { 6 } else { 5 })?;
     let unet = architecture::unet(&known.fields("unet", unet))?;
-    let vae = known.fields("vae", vae::config(&file, vae::PREFIX, false)?);
-    let vae = architecture::vae(&vae)?;
+    let mut vae = vae::config(&file, vae::PREFIX, false)?;
+    diffusion::latents(&file, &mut vae)?;
+    let vae = architecture::vae(&known.fields("vae", vae))?;
     let index = known.fields("model_index", Map::new());
     let part = |names: Names| -> Arc<dyn TensorSource> {
         let file = file.clone();
@@ -81,7 +83,7 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
     let checkpoint = Checkpoint {
         name,
         layout: Layout::SingleFile,
-        scheduler: scheduler(&file, &known)?,
+        scheduler: scheduler(&file, &known, &unet)?,
         force_zeros_for_empty_prompt: index.flag("force_zeros_for_empty_prompt", base)?,
         requires_aesthetics_score: index.flag("requires_aesthetics_score", !base)?,
         tokenizer: match &text_encoder {
@@ -151,14 +153,9 @@ fn is_base(file: &SafeFile) -> Result<bool> {
     ))
 }
 
-/// SDXL's schedule, what the header's metadata says, and the two marks that
-/// v-prediction checkpoints carry as empty tensors.
-fn scheduler(file: &SafeFile, known: &Known) -> Result<schedule::Config> {
-    let mut config = schedule::Config::sdxl();
-    if file.entry("v_pred").is_some() {
-        config.prediction_type = Prediction::V;
-        config.rescale_betas_zero_snr = file.entry("ztsnr").is_some();
-    }
+/// What the file's marks say, and over it what a converter kept in the header.
+fn scheduler(file: &SafeFile, known: &Known, unet: &UNetConfig) -> Result<schedule::Config> {
+    let config = diffusion::scheduler(file, unet.time_cond_proj_dim.is_some())?;
     let said = known.fields("scheduler", Map::new());
     config.overlaid(said.path(), &said.value())
 }
