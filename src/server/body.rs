@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::lenient::shown;
+use crate::encoding;
 use axum::RequestExt;
 use axum::body::Bytes;
 use axum::extract::multipart::MultipartError;
@@ -65,13 +66,16 @@ fn unreadable(status: StatusCode, error: &(dyn Error + 'static)) -> Failure {
 
 /// Bytes as JSON.
 pub fn json(bytes: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(bytes)
+    let text = encoding::text(bytes).map_err(|what| {
+        Failure::Body(format!("the body is {what}: send a JSON object in UTF-8"))
+    })?;
+    serde_json::from_str(&text)
         .map_err(|e| Failure::Body(format!("the body is not JSON: {e}; send a JSON object")))
 }
 
 /// A form's pairs, or JSON, which `curl -d` sends under a form's name.
 fn loose(bytes: &[u8]) -> Result<Value, Failure> {
-    if let Ok(value) = serde_json::from_slice(bytes) {
+    if let Ok(value) = json(bytes) {
         return Ok(value);
     }
     let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(bytes)

@@ -48,6 +48,48 @@ impl FromStr for Dtype {
     }
 }
 
+/// How many of `n` steps a strength `s` keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StrengthSteps {
+    /// `int(n * s)`, at least one.
+    #[default]
+    Diffusers,
+    /// AUTOMATIC1111's `setup_img2img_steps`: `int(n * min(s, 0.999))`, and the step
+    /// that ends it, so that a strength of 0 draws one. The first latents hold the
+    /// picture even at a strength of 1.
+    Webui,
+}
+
+impl StrengthSteps {
+    /// The name that [`FromStr`] reads.
+    pub fn name(self) -> &'static str {
+        match self {
+            StrengthSteps::Diffusers => "diffusers",
+            StrengthSteps::Webui => "webui",
+        }
+    }
+
+    /// How many of `steps` are kept, `steps` at the most.
+    pub fn kept(self, steps: usize, strength: f64) -> usize {
+        let kept = match self {
+            StrengthSteps::Diffusers => (steps as f64 * strength) as usize,
+            StrengthSteps::Webui => (steps as f64 * strength.min(0.999)) as usize + 1,
+        };
+        kept.min(steps)
+    }
+}
+
+impl FromStr for StrengthSteps {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        [StrengthSteps::Diffusers, StrengthSteps::Webui]
+            .into_iter()
+            .find(|steps| steps.name() == text)
+            .ok_or_else(|| Error::unknown("strength_steps", text, ["diffusers", "webui"]))
+    }
+}
+
 /// Whose random numbers a seed stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -62,6 +62,7 @@ fn own_name(field: &str) -> &str {
         "scheduler" => "sampler_name",
         "scheduler-option" => "scheduler",
         "strength" => "denoising_strength",
+        "padding_mask_crop" => "inpaint_full_res_padding",
         "high_noise_fraction" => "refiner_switch_at",
         "style" => "styles",
         "image" => "init_images",
