@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const SMALL: [&str; 8] = ["--width", "64", "--height", "64", "--steps", "1", "--out", "x.png"];
+const SMALL: [&str; 8] = [
+    "--width", "64", "--height", "64", "--steps", "1", "--out", "x.png",
+];
 const MOST_SEED: u64 = u64::MAX;
 
 fn generate(folder: &Path, args: &[&str], input: &[u8]) -> Output {
@@ -40,14 +42,21 @@ fn drawn(folder: &Path, args: &[&str], input: &[u8]) -> (Picture, Value, String)
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{args:?}: {message}");
     let report = serde_json::from_slice(&output.stdout).unwrap();
-    (Picture::open(folder.join("x.png")).unwrap(), report, message)
+    (
+        Picture::open(folder.join("x.png")).unwrap(),
+        report,
+        message,
+    )
 }
 
 fn refused(folder: &Path, code: i32, args: &[&str]) -> String {
     let output = generate(folder, args, b"");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
-    assert!(message.starts_with("error: ") && message.lines().count() == 1, "{message}");
+    assert!(
+        message.starts_with("error: ") && message.lines().count() == 1,
+        "{message}"
+    );
     message
 }
 
@@ -86,7 +95,10 @@ fn byte_order_marks_are_no_part_of_texts() {
     assert_eq!(drawn(folder, &args, b"").0, plain);
     write("32.txt", b"\xff\xfe\0\0a\0\0\0");
     let message = refused(folder, 2, &["--prompt-file", "32.txt"]);
-    assert!(message.contains("prompt is UTF-32: must be text; save it as UTF-8"), "{message}");
+    assert!(
+        message.contains("prompt is UTF-32: must be text; save it as UTF-8"),
+        "{message}"
+    );
     write("latin.txt", b"caf\xe9");
     let message = refused(folder, 2, &["--prompt-file", "latin.txt"]);
     assert!(message.contains("not UTF-8 (byte 4)"), "{message}");
@@ -109,7 +121,10 @@ fn model(folder: &Path) -> PathBuf {
         }
     }
     let to = folder.join("model");
-    copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/base"), &to);
+    copy(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/base"),
+        &to,
+    );
     to
 }
 
@@ -144,9 +159,17 @@ fn a_models_texts_and_the_services_settings_may_be_marked() {
     let config = folder.path().join("serve.toml");
     fs::write(&config, "\u{feff}max-steps = 3\n").unwrap();
     let server = Server::start(&["--config", config.to_str().unwrap()]);
-    let answer = server.post("/v1/jobs", &json!({"prompt": "a", "num_inference_steps": 4}), None);
+    let answer = server.post(
+        "/v1/jobs",
+        &json!({"prompt": "a", "num_inference_steps": 4}),
+        None,
+    );
     assert_eq!(answer.status, 400);
-    assert!(answer.error().ends_with("must be from 1 to 3"), "{}", answer.error());
+    assert!(
+        answer.error().ends_with("must be from 1 to 3"),
+        "{}",
+        answer.error()
+    );
 }
 
 fn post(server: &Server, path: &str, body: Vec<u8>) -> Answer {
@@ -159,17 +182,37 @@ fn post(server: &Server, path: &str, body: Vec<u8>) -> Answer {
 /// A small picture of each front door, with `more` in the place for it.
 fn bodies(prompt: &str, more: Value) -> Vec<(&'static str, Value)> {
     let mut bodies = vec![
-        ("/sdapi/v1/txt2img", json!({"prompt": prompt, "steps": 1, "width": 64, "height": 64})),
-        ("/v1/sdxl-torch", json!({"prompt": prompt, "num_inference_steps": 1})),
-        ("/v1/images/generations", json!({"prompt": prompt, "steps": 1, "size": "512x512"})),
-        ("/v1/generation/sdxl/text-to-image", json!({"text_prompts": [{"text": prompt}], "steps": 10})),
-        ("/v1/jobs", json!({"prompt": prompt, "num_inference_steps": 1, "img_width": 64, "img_height": 64})),
+        (
+            "/sdapi/v1/txt2img",
+            json!({"prompt": prompt, "steps": 1, "width": 64, "height": 64}),
+        ),
+        (
+            "/v1/sdxl-torch",
+            json!({"prompt": prompt, "num_inference_steps": 1}),
+        ),
+        (
+            "/v1/images/generations",
+            json!({"prompt": prompt, "steps": 1, "size": "512x512"}),
+        ),
+        (
+            "/v1/generation/sdxl/text-to-image",
+            json!({"text_prompts": [{"text": prompt}], "steps": 10}),
+        ),
+        (
+            "/v1/jobs",
+            json!({"prompt": prompt, "num_inference_steps": 1, "img_width": 64, "img_height": 64}),
+        ),
     ];
     for (_, body) in &mut bodies {
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
     }
     let mut parameters = json!({"num_inference_steps": 1, "width": 64, "height": 64});
-    parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    parameters
+        .as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
     bodies.push(("/", json!({"inputs": prompt, "parameters": parameters})));
     bodies
 }
@@ -190,7 +233,10 @@ fn every_front_door_takes_what_users_bring() {
         let wide = [&[0, 0, 0xfe, 0xff][..], text.as_bytes()].concat();
         let answer = post(&server, path, wide);
         let message = answer.json().to_string();
-        assert!(answer.status == 400 && message.contains("UTF-32"), "{path}: {message}");
+        assert!(
+            answer.status == 400 && message.contains("UTF-32"),
+            "{path}: {message}"
+        );
     }
     let info = |prompt: &str| -> Value {
         let body = json!({"prompt": prompt, "steps": 1, "width": 64, "height": 64, "seed": 3});
@@ -246,21 +292,37 @@ fn every_front_door_takes_what_users_bring() {
     for (path, body) in bodies("a <hypernet:x:1>", json!({})) {
         let answer = server.post(path, &body, None);
         let message = answer.json().to_string();
-        assert!(answer.status == 400 && message.contains("hypernetworks"), "{path}: {message}");
+        assert!(
+            answer.status == 400 && message.contains("hypernetworks"),
+            "{path}: {message}"
+        );
     }
     let body = json!({"prompt": "a", "negative_prompt": "<lora:x:1>", "steps": 1, "width": 64, "height": 64});
     let answer = server.post("/sdapi/v1/txt2img", &body, None).json();
-    assert!(answer["info"].as_str().unwrap().contains("negative_prompt holds a tag"), "{answer}");
+    assert!(
+        answer["info"]
+            .as_str()
+            .unwrap()
+            .contains("negative_prompt holds a tag"),
+        "{answer}"
+    );
 }
 
 #[test]
 fn an_adapter_that_is_not_there_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let message = refused(folder.path(), 2, &["a <lora:x:1>"]);
-    assert!(message.contains("\"x\": the folder of LoRAs holds no .safetensors file"), "{message}");
+    assert!(
+        message.contains("\"x\": the folder of LoRAs holds no .safetensors file"),
+        "{message}"
+    );
     let message = refused(folder.path(), 2, &["a <hypernet:x:1>"]);
     assert!(message.contains("hypernetworks"), "{message}");
-    fs::write(folder.path().join("s.csv"), "name,prompt\nsharp,\"{prompt}, <lora:x:0.5>\"\n").unwrap();
+    fs::write(
+        folder.path().join("s.csv"),
+        "name,prompt\nsharp,\"{prompt}, <lora:x:0.5>\"\n",
+    )
+    .unwrap();
     let style = ["a", "--styles-file", "s.csv", "--style", "sharp"];
     let message = refused(folder.path(), 2, &style);
     assert!(message.contains("\"x\": the folder of LoRAs"), "{message}");
@@ -268,7 +330,13 @@ fn an_adapter_that_is_not_there_is_refused_by_name() {
     let body = json!({"prompt": "a <lora:x:1>", "steps": 1});
     let answer = server.post("/sdapi/v1/txt2img", &body, None);
     assert_eq!(answer.status, 400);
-    assert!(answer.error().contains("\"x\": the folder of LoRAs holds no"), "{}", answer.error());
+    assert!(
+        answer
+            .error()
+            .contains("\"x\": the folder of LoRAs holds no"),
+        "{}",
+        answer.error()
+    );
 }
 
 #[test]
@@ -287,9 +355,15 @@ fn a_seed_of_64_bits_is_drawn_named_and_read_again() {
     assert_eq!(report["seeds"], json!([MOST_SEED - 1]));
     let two = ["a", "--seed", &most, "--samples", "2"];
     let message = refused(folder, 2, &two);
-    assert!(message.contains("18446744073709551614 for 2 pictures"), "{message}");
+    assert!(
+        message.contains("18446744073709551614 for 2 pictures"),
+        "{message}"
+    );
     let message = refused(folder, 2, &["a", "--seed", "18446744073709551616"]);
-    assert!(message.contains("from -2^63 to 18446744073709551615"), "{message}");
+    assert!(
+        message.contains("from -2^63 to 18446744073709551615"),
+        "{message}"
+    );
 }
 
 fn save(folder: &Path, name: &str, side: usize, pixel: impl Fn(usize, usize) -> [u8; 3]) {
@@ -307,11 +381,25 @@ fn save(folder: &Path, name: &str, side: usize, pixel: impl Fn(usize, usize) -> 
 fn a_soft_mask_shows_in_the_result() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    save(folder, "in.png", 64, |x, y| [(x * 4) as u8, (y * 4) as u8, 90]);
+    save(folder, "in.png", 64, |x, y| {
+        [(x * 4) as u8, (y * 4) as u8, 90]
+    });
     let middle = |x: usize, y: usize| (24..40).contains(&x) && (24..40).contains(&y);
-    save(folder, "mask.png", 64, |x, y| [255 * u8::from(middle(x, y)); 3]);
+    save(folder, "mask.png", 64, |x, y| {
+        [255 * u8::from(middle(x, y)); 3]
+    });
     let original = Picture::open(folder.join("in.png")).unwrap();
-    let from = ["a", "--seed", "1", "--image", "in.png", "--mask", "mask.png", "--strength", "1"];
+    let from = [
+        "a",
+        "--seed",
+        "1",
+        "--image",
+        "in.png",
+        "--mask",
+        "mask.png",
+        "--strength",
+        "1",
+    ];
     let painted = |more: &[&str]| drawn(folder, &[&from, more].concat(), b"");
     let pixel = |picture: &Picture, x: usize, y: usize| {
         let at = 3 * (y * 64 + x);
@@ -326,7 +414,10 @@ fn a_soft_mask_shows_in_the_result() {
     for (x, y) in (0..64).flat_map(|x| (0..64).map(move |y| (x, y))) {
         let near = (14..50).contains(&x) && (14..50).contains(&y);
         let (found, kept) = (pixel(&soft, x, y), pixel(&original, x, y));
-        match (middle(x, y) && (28..36).contains(&x) && (28..36).contains(&y), near) {
+        match (
+            middle(x, y) && (28..36).contains(&x) && (28..36).contains(&y),
+            near,
+        ) {
             (true, _) => assert_eq!(found, pixel(&plain, x, y), "{x} {y}"),
             (_, false) => assert_eq!(found, kept, "{x} {y}"),
             _ => {
@@ -342,12 +433,29 @@ fn a_soft_mask_shows_in_the_result() {
     assert!(edge > 100, "{edge}");
     // Once more from its own settings.
     fs::rename(folder.join("x.png"), folder.join("first.png")).unwrap();
-    let like = ["--like", "first.png", "--image", "in.png", "--mask", "mask.png"];
+    let like = [
+        "--like",
+        "first.png",
+        "--image",
+        "in.png",
+        "--mask",
+        "mask.png",
+    ];
     assert_eq!(drawn(folder, &like, b"").0, soft);
     // The part alone, back in a picture of another size.
     save(folder, "large.png", 160, |x, y| [x as u8, y as u8, 90]);
-    save(folder, "large-mask.png", 160, |x, y| [255 * u8::from(x > 120 && y > 140); 3]);
-    let part = ["a", "--image", "large.png", "--mask", "large-mask.png", "--padding-mask-crop", "4"];
+    save(folder, "large-mask.png", 160, |x, y| {
+        [255 * u8::from(x > 120 && y > 140); 3]
+    });
+    let part = [
+        "a",
+        "--image",
+        "large.png",
+        "--mask",
+        "large-mask.png",
+        "--padding-mask-crop",
+        "4",
+    ];
     let (part, ..) = drawn(folder, &[&part[..], &["--strength", "1"]].concat(), b"");
     let large = Picture::open(folder.join("large.png")).unwrap();
     assert_eq!((part.width, part.height), (160, 160));
@@ -355,11 +463,16 @@ fn a_soft_mask_shows_in_the_result() {
     assert_ne!(part.rgb, large.rgb);
 
     let (_, _, warning) = painted(&["--mask-blur", "64"]);
-    assert!(warning.starts_with("warning: the mask paints nothing: no pixel"), "{warning}");
+    assert!(
+        warning.starts_with("warning: the mask paints nothing: no pixel"),
+        "{warning}"
+    );
     save(folder, "mask.png", 64, |_, _| [127; 3]);
     let (_, _, warning) = painted(&[]);
     assert!(warning.contains("the mask paints nothing"), "{warning}");
-    save(folder, "mask.png", 64, |x, y| [255 * u8::from((x, y) == (3, 3)); 3]);
+    save(folder, "mask.png", 64, |x, y| {
+        [255 * u8::from((x, y) == (3, 3)); 3]
+    });
     let (_, _, warning) = painted(&[]);
     assert!(warning.contains("smaller than a latent"), "{warning}");
     let message = refused(folder, 2, &["a", "--keep-unmasked"]);
@@ -370,7 +483,9 @@ fn a_soft_mask_shows_in_the_result() {
 fn a_damaged_picture_is_drawn_over_with_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    save(folder, "in.png", 64, |x, y| [(x * 4) as u8, (y * 4) as u8, 90]);
+    save(folder, "in.png", 64, |x, y| {
+        [(x * 4) as u8, (y * 4) as u8, 90]
+    });
     let whole = fs::read(folder.join("in.png")).unwrap();
     fs::write(folder.join("cut.png"), &whole[..whole.len() - 12]).unwrap();
     let over = |name| drawn(folder, &["a", "--seed", "1", "--image", name], b"");
@@ -383,10 +498,14 @@ fn a_damaged_picture_is_drawn_over_with_a_warning() {
     use base64::Engine;
     let encoded = base64::engine::general_purpose::STANDARD.encode(&whole[..whole.len() - 12]);
     let server = Server::start(&[]);
-    let body = json!({"prompt": "a", "steps": 2, "init_images": [encoded], "width": 64, "height": 64});
+    let body =
+        json!({"prompt": "a", "steps": 2, "init_images": [encoded], "width": 64, "height": 64});
     let answer = server.post("/sdapi/v1/img2img", &body, None).json();
     let info = answer["info"].as_str().unwrap();
-    assert!(info.contains("image is damaged, but no pixel is lost"), "{answer}");
+    assert!(
+        info.contains("image is damaged, but no pixel is lost"),
+        "{answer}"
+    );
 }
 
 #[cfg(unix)]
@@ -405,7 +524,11 @@ fn a_service_that_still_loads_ends_when_it_is_told_to() {
     server.signal("TERM");
     let start = Instant::now();
     while server.child.try_wait().unwrap().is_none() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{}", server.log());
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{}",
+            server.log()
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     println!("ended after {:.1} s", start.elapsed().as_secs_f64());

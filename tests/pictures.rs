@@ -175,13 +175,22 @@ fn damage_that_costs_no_pixel_is_read_and_said() {
         let mut notes = Vec::new();
         let decoded = Picture::from_bytes_noting("image", &whole, &mut notes).unwrap();
         assert_eq!(notes, [""; 0], "{name}");
-        let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
-        let tables = whole.windows(2).position(|pair| pair == [0xff, 0xdb]).unwrap();
+        let scan = whole
+            .windows(2)
+            .position(|pair| pair == [0xff, 0xda])
+            .unwrap();
+        let tables = whole
+            .windows(2)
+            .position(|pair| pair == [0xff, 0xdb])
+            .unwrap();
         let end = whole.len() - 2;
         for (damaged, what) in [
-            (with(&whole, scan, &[0, 0]), "2 stray bytes between its parts"),
+            (
+                with(&whole, scan, &[0, 0]),
+                "2 stray bytes between its parts",
+            ),
             (with(&whole, tables, b"stray bytes"), "11 stray bytes"),
-            (with(&whole, 2, &[0, 0xff, 0xd0, 7]), "4 stray bytes"),
+            (with(&whole, tables, &[0, 0xff, 0xd0, 7]), "4 stray bytes"),
             (whole[..end].to_vec(), "its end mark is missing"),
             (whole[..end + 1].to_vec(), "its end mark is missing"),
             (with(&whole, end + 2, b"a letter"), "8 bytes after its end"),
@@ -189,9 +198,15 @@ fn damage_that_costs_no_pixel_is_read_and_said() {
             let (picture, note) = repaired(&damaged);
             assert_eq!(picture, decoded, "{name}: {what}");
             assert!(note.contains(what), "{name}: {note}");
-            assert!(note.starts_with("image is damaged, but no pixel is lost"), "{note}");
+            assert!(
+                note.starts_with("image is damaged, but no pixel is lost"),
+                "{note}"
+            );
             let size = Picture::size_of("image", &damaged).unwrap();
-            let turned = [(decoded.width, decoded.height), (decoded.height, decoded.width)];
+            let turned = [
+                (decoded.width, decoded.height),
+                (decoded.height, decoded.width),
+            ];
             assert!(turned.contains(&size), "{name}: {size:?}");
         }
         // What cameras put there is no damage.
@@ -223,7 +238,10 @@ fn damage_that_costs_no_pixel_is_read_and_said() {
         (whole[..end].to_vec(), "its end is missing"),
         (whole[..end + 6].to_vec(), "its end is missing"),
         (whole[..end - 3].to_vec(), "its end is missing"),
-        (with(&whole, whole.len(), b"a letter"), "8 bytes after its end"),
+        (
+            with(&whole, whole.len(), b"a letter"),
+            "8 bytes after its end",
+        ),
     ] {
         let (found, note) = repaired(&damaged);
         assert_eq!(found, picture, "{what}");

@@ -31,14 +31,18 @@ fn picture(side: usize, pixel: impl Fn(usize, usize) -> [u8; 3]) -> Picture {
 
 /// Colours that a small VAE does not give back exactly.
 fn original(side: usize) -> Picture {
-    picture(side, |x, y| [(x * 4) as u8, (y * 4) as u8, ((x * y) % 251) as u8])
+    picture(side, |x, y| {
+        [(x * 4) as u8, (y * 4) as u8, ((x * y) % 251) as u8]
+    })
 }
 
 /// White from 24 to 40 along both sides.
 fn box_mask() -> Picture {
-    picture(SIDE, |x, y| match (24..40).contains(&x) && (24..40).contains(&y) {
-        true => [255; 3],
-        false => [0; 3],
+    picture(SIDE, |x, y| {
+        match (24..40).contains(&x) && (24..40).contains(&y) {
+            true => [255; 3],
+            false => [0; 3],
+        }
     })
 }
 
@@ -75,7 +79,11 @@ fn difference(a: &Picture, b: &Picture, counts: impl Fn(usize, usize) -> bool) -
     let (mut sum, mut count) = (0, 0);
     for (at, (a, b)) in a.rgb.chunks(3).zip(b.rgb.chunks(3)).enumerate() {
         if counts(at % 64, at / 64) {
-            sum += a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
+            sum += a
+                .iter()
+                .zip(b)
+                .map(|(a, b)| u32::from(a.abs_diff(*b)))
+                .sum::<u32>();
             count += 3;
         }
     }
@@ -106,8 +114,14 @@ fn the_original_lies_around_what_is_painted() {
     assert_eq!(difference(&soft, &kept, far), 0.0);
     let edge = |x: usize, y: usize| !inside(x, y) && !far(x, y);
     let at_edge = difference(&soft, &kept, edge);
-    assert!(at_edge > 0.5 && at_edge < difference(&soft, &kept, painted), "{at_edge}");
-    let (one_way, _) = img2img(&server, json!({"mask_blur": null, "mask_blur_x": 4, "mask_blur_y": 0}));
+    assert!(
+        at_edge > 0.5 && at_edge < difference(&soft, &kept, painted),
+        "{at_edge}"
+    );
+    let (one_way, _) = img2img(
+        &server,
+        json!({"mask_blur": null, "mask_blur_x": 4, "mask_blur_y": 0}),
+    );
     let above = |_: usize, y: usize| !(24..40).contains(&y);
     assert_eq!(difference(&one_way, &kept, above), 0.0);
 
@@ -128,9 +142,11 @@ fn the_original_lies_around_what_is_painted() {
     let (brushed, _) = img2img(&server, json!({"mask": STANDARD.encode(png.get_ref())}));
     assert_eq!(brushed, hard);
     // Half the size, the same place.
-    let half = picture(32, |x, y| match (12..20).contains(&x) && (12..20).contains(&y) {
-        true => [255; 3],
-        false => [0; 3],
+    let half = picture(32, |x, y| {
+        match (12..20).contains(&x) && (12..20).contains(&y) {
+            true => [255; 3],
+            false => [0; 3],
+        }
     });
     let (stretched, _) = img2img(&server, json!({"mask": encoded(&half)}));
     let far = |x: usize, y: usize| !(18..46).contains(&x) || !(18..46).contains(&y);
@@ -143,10 +159,20 @@ fn what_the_mask_covers_is_drawn_over_as_asked() {
     let server = Server::start(&[]);
     let kept = original(SIDE);
     let drawn: Vec<Picture> = (0..4)
-        .map(|fill| img2img(&server, json!({"inpainting_fill": fill, "denoising_strength": 0.4})).0)
+        .map(|fill| {
+            img2img(
+                &server,
+                json!({"inpainting_fill": fill, "denoising_strength": 0.4}),
+            )
+            .0
+        })
         .collect();
     for (fill, picture) in drawn.iter().enumerate() {
-        assert_eq!(difference(picture, &kept, |x, y| !inside(x, y)), 0.0, "{fill}");
+        assert_eq!(
+            difference(picture, &kept, |x, y| !inside(x, y)),
+            0.0,
+            "{fill}"
+        );
         for other in &drawn[..fill] {
             assert_ne!(picture, other, "{fill}");
         }
@@ -154,9 +180,11 @@ fn what_the_mask_covers_is_drawn_over_as_asked() {
     // Silence is 0, as in that program, and only what is masked is drawn: on a picture
     // twice as large as what is drawn, whose size stays.
     let large = original(2 * SIDE);
-    let mask = picture(2 * SIDE, |x, y| match (8..24).contains(&x) && (96..120).contains(&y) {
-        true => [255; 3],
-        false => [0; 3],
+    let mask = picture(2 * SIDE, |x, y| {
+        match (8..24).contains(&x) && (96..120).contains(&y) {
+            true => [255; 3],
+            false => [0; 3],
+        }
     });
     let (part, info) = img2img(
         &server,
@@ -174,13 +202,24 @@ fn what_the_mask_covers_is_drawn_over_as_asked() {
     }
     assert!(changed > 300, "{changed}");
     let text = info["infotexts"][0].as_str().unwrap();
-    for pair in ["Inpaint area: Only masked", "Masked area padding: 8", "Masked content: fill"] {
+    for pair in [
+        "Inpaint area: Only masked",
+        "Masked area padding: 8",
+        "Masked content: fill",
+    ] {
         assert!(text.contains(pair), "{pair} in {text}");
     }
-    let body = json!({"init_images": [encoded(&large)], "mask": encoded(&mask), "inpainting_fill": 4});
+    let body =
+        json!({"init_images": [encoded(&large)], "mask": encoded(&mask), "inpainting_fill": 4});
     let refused = server.post("/sdapi/v1/img2img", &body, None);
     assert_eq!(refused.status, 400);
-    assert!(refused.error().starts_with("inpainting_fill is 4: choose 0"), "{}", refused.error());
+    assert!(
+        refused
+            .error()
+            .starts_with("inpainting_fill is 4: choose 0"),
+        "{}",
+        refused.error()
+    );
 }
 
 #[test]
@@ -191,18 +230,30 @@ fn a_mask_that_paints_nothing_is_said() {
     for full in [false, true] {
         let (same, info) = img2img(&server, json!({"mask": black, "inpaint_full_res": full}));
         assert_eq!(same, kept);
-        assert!(warnings(&info).contains("the mask paints nothing"), "{info}");
+        assert!(
+            warnings(&info).contains("the mask paints nothing"),
+            "{info}"
+        );
     }
     let (_, info) = img2img(&server, json!({"mask_blur": 64}));
-    assert!(warnings(&info).contains("the mask paints nothing"), "{info}");
+    assert!(
+        warnings(&info).contains("the mask paints nothing"),
+        "{info}"
+    );
     let dim = encoded(&picture(SIDE, |_, _| [127; 3]));
     let (_, info) = img2img(&server, json!({"mask": dim}));
-    assert!(warnings(&info).contains("the mask paints nothing"), "{info}");
+    assert!(
+        warnings(&info).contains("the mask paints nothing"),
+        "{info}"
+    );
     let job = json!({
         "prompt": "a", "num_inference_steps": 2, "image": encoded(&kept), "mask": black,
-        "keep_unmasked": true, "previews": false,
+        "keep_unmasked": true, "strength": 0.9,
     });
-    let id = server.post("/v1/jobs", &job, None).json()["id"].as_str().unwrap().to_owned();
+    let id = server.post("/v1/jobs", &job, None).json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let start = Instant::now();
     let done = loop {
         let view: Value = serde_json::from_slice(&server.get(&format!("/v1/jobs/{id}")).1).unwrap();
@@ -212,7 +263,12 @@ fn a_mask_that_paints_nothing_is_said() {
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    assert!(done["warnings"].to_string().contains("the mask paints nothing"), "{done}");
+    assert!(
+        done["warnings"]
+            .to_string()
+            .contains("the mask paints nothing"),
+        "{done}"
+    );
 }
 
 #[test]
@@ -292,7 +348,10 @@ fn an_interrupted_request_answers_with_the_picture_so_far() {
             let picture = Picture::from_bytes("image", &bytes).unwrap();
             assert_eq!((picture.width, picture.height), (SIDE, SIDE));
             // Noise has about as many levels everywhere; a clean estimate is smooth.
-            let steps = picture.rgb.chunks_exact(3 * SIDE).flat_map(|row| row.windows(4));
+            let steps = picture
+                .rgb
+                .chunks_exact(3 * SIDE)
+                .flat_map(|row| row.windows(4));
             let mean = steps.map(|w| f64::from(w[0].abs_diff(w[3]))).sum::<f64>()
                 / (3 * SIDE * SIDE) as f64;
             println!("{end}: neighbours differ by {mean:.1} levels");

@@ -2,9 +2,9 @@
 
 use super::device::DeviceArgs;
 use anyhow::Result;
-use calotype::{Error, encoding};
 use calotype::pipeline::LoadOptions;
 use calotype::server::{Config, LogFormat, Setup, serve};
+use calotype::{Error, encoding};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;

@@ -190,7 +190,10 @@ impl Mask {
     pub fn region(&self, padding: usize, width: usize, height: usize) -> Region {
         let lit = |at: &usize| self.values[*at] > 0;
         let all = || (0..self.values.len()).filter(lit);
-        let (columns, rows) = (all().map(|at| at % self.width), all().map(|at| at / self.width));
+        let (columns, rows) = (
+            all().map(|at| at % self.width),
+            all().map(|at| at / self.width),
+        );
         let span = |least: Option<usize>, most: Option<usize>, whole: usize| match least.zip(most) {
             Some((least, most)) => {
                 let start = least.saturating_sub(padding);
@@ -203,8 +206,14 @@ impl Mask {
         let (wide, high) = ((x2 - x1) as f64, (y2 - y1) as f64);
         let shape = width as f64 / height as f64;
         let (x, y) = match wide / high > shape {
-            true => ((x1, x2), grown((y1, y2), (wide / shape) as usize, self.height)),
-            false => (grown((x1, x2), (high * shape) as usize, self.width), (y1, y2)),
+            true => (
+                (x1, x2),
+                grown((y1, y2), (wide / shape) as usize, self.height),
+            ),
+            false => (
+                grown((x1, x2), (high * shape) as usize, self.width),
+                (y1, y2),
+            ),
         };
         Region {
             x: x.0,
@@ -395,7 +404,11 @@ mod tests {
             assert!(dot.blurred([0.0, bad]).unwrap_err().is_usage());
         }
         let even = mask(5, &[200; 25]);
-        assert_eq!(even.blurred([3.0, 3.0]).unwrap(), even, "edges do not darken");
+        assert_eq!(
+            even.blurred([3.0, 3.0]).unwrap(),
+            even,
+            "edges do not darken"
+        );
     }
 
     #[test]
@@ -418,7 +431,12 @@ mod tests {
             spot.values[y * 40 + x] = 1;
         }
         let region = |padding, width, height| {
-            let Region { x, y, width, height } = spot.region(padding, width, height);
+            let Region {
+                x,
+                y,
+                width,
+                height,
+            } = spot.region(padding, width, height);
             (x, y, width, height)
         };
         assert_eq!(region(0, 8, 4), (30, 4, 8, 4));

@@ -18,7 +18,12 @@ pub struct Region {
 impl Region {
     /// Its part of pixels of `channels` bytes; [`Error::Invalid`] where it does not
     /// lie in a picture of this size.
-    pub(super) fn of(self, pixels: &[u8], channels: usize, size: (usize, usize)) -> Result<Vec<u8>> {
+    pub(super) fn of(
+        self,
+        pixels: &[u8],
+        channels: usize,
+        size: (usize, usize),
+    ) -> Result<Vec<u8>> {
         if self.x + self.width > size.0 || self.y + self.height > size.1 {
             let value = format!("{}x{} at {},{}", self.width, self.height, self.x, self.y);
             let allowed = format!("must lie in the picture of {}x{}", size.0, size.1);
@@ -26,7 +31,10 @@ impl Region {
         }
         let rows = pixels.chunks_exact(channels * size.0).skip(self.y);
         let part = channels * self.x..channels * (self.x + self.width);
-        Ok(rows.take(self.height).flat_map(|row| row[part.clone()].to_vec()).collect())
+        Ok(rows
+            .take(self.height)
+            .flat_map(|row| row[part.clone()].to_vec())
+            .collect())
     }
 }
 
@@ -88,7 +96,14 @@ impl Picture {
     /// as it was; the mask has the picture's size.
     pub fn filled(&self, mask: &Mask) -> Self {
         /// Standard deviations in pixels, and how often each is laid over the last.
-        const LAYERS: [(f32, usize); 6] = [(256.0, 1), (64.0, 1), (16.0, 2), (4.0, 4), (2.0, 2), (0.0, 1)];
+        const LAYERS: [(f32, usize); 6] = [
+            (256.0, 1),
+            (64.0, 1),
+            (16.0, 2),
+            (4.0, 4),
+            (2.0, 2),
+            (0.0, 1),
+        ];
         let kept = |at: usize| f32::from(255 - mask.values[at]) / 255.0;
         // Colours times opacity, and the opacity.
         let planes: Vec<Vec<f32>> = (0..4)
@@ -149,7 +164,9 @@ fn blurred(plane: &[f32], width: usize, deviation: f32) -> Vec<f32> {
             for _ in 0..BOXES {
                 boxed(&mut values, whole as usize, rest);
             }
-            places.zip(values).for_each(|(at, value)| plane[at] = value as f32);
+            places
+                .zip(values)
+                .for_each(|(at, value)| plane[at] = value as f32);
         }
     }
     plane
@@ -241,7 +258,11 @@ mod tests {
             hole[y * 32 + x] = 255;
         }
         let filled = grey(32, &values).filled(&mask(32, &hole));
-        assert!(filled.rgb.iter().all(|v| v.abs_diff(40) <= 1), "{:?}", filled.rgb);
+        assert!(
+            filled.rgb.iter().all(|v| v.abs_diff(40) <= 1),
+            "{:?}",
+            filled.rgb
+        );
         let same = grey(32, &values).filled(&mask(32, &[0; 32 * 32]));
         assert_eq!(same, grey(32, &values));
     }

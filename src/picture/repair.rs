@@ -134,9 +134,8 @@ fn is_misplaced(kind: u8) -> bool {
 
 /// Pixels, up to the next mark that is none of theirs.
 fn scan(bytes: &[u8]) -> &[u8] {
-    let ends = |pair: &[u8]| {
-        pair[0] == 0xff && !matches!(pair[1], 0 | 0xff) && !mark::is_restart(pair[1])
-    };
+    let ends =
+        |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0 | 0xff) && !mark::is_restart(pair[1]);
     let end = bytes.windows(2).position(ends).unwrap_or(bytes.len());
     &bytes[..end]
 }
@@ -218,7 +217,9 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, String> {
     let (mut cut, mut ended) = (false, false);
     while let Some((head, body)) = rest.split_first_chunk::<8>() {
         let (length, name) = head.split_at(4);
-        let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        let length = length
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
         if name == b"IEND" {
             ended = true;
             let trailer = body.get(4..).unwrap_or_default();
@@ -229,9 +230,9 @@ pub(super) fn png(bytes: &[u8]) -> Result<Png, String> {
         }
         let data = body.get(..length);
         let sum = body.get(length..).and_then(|rest| rest.first_chunk::<4>());
-        let sound = data.zip(sum).is_some_and(|(data, sum)| {
-            u32::from_be_bytes(*sum) == check_sum(name, data)
-        });
+        let sound = data
+            .zip(sum)
+            .is_some_and(|(data, sum)| u32::from_be_bytes(*sum) == check_sum(name, data));
         match (name, data) {
             (b"IHDR" | b"PLTE" | b"tRNS", Some(data)) if sound => put(&mut whole, name, data),
             // Without these the pixels are others.

@@ -82,13 +82,7 @@ impl Pipeline {
         let interrupted = departure.samples.iter().any(|s| s.progress != Stand::Done);
         let (samples, seeds) = drawn(departure.samples, request.seeds());
         (observer.events)(Event::Loading { part: "vae".into() });
-        let pictures = self.decode(
-            request,
-            &samples,
-            observer,
-            &mut watch,
-            &mut seconds,
-        )?;
+        let pictures = self.decode(request, &samples, observer, &mut watch, &mut seconds)?;
         self.gpu.save_pipeline_cache();
         let info = self.gpu.info();
         let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
@@ -209,7 +203,9 @@ fn paints_nothing(request: &Request, shape: Shape) -> Option<String> {
         0 => "no pixel of it is lighter than the middle grey once it is inverted and blurred",
         _ => "what it paints is smaller than a latent's 8x8 pixels",
     };
-    Some(format!("the mask paints nothing: {why}; the picture is not drawn over"))
+    Some(format!(
+        "the mask paints nothing: {why}; the picture is not drawn over"
+    ))
 }
 
 /// What there is to decode, each with its seed: without what has not begun, and what

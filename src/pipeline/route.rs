@@ -135,7 +135,11 @@ impl Route {
             Refinement::None => Ok(alone(leg)),
             Refinement::SecondPass { strength } => {
                 let way = Way::new(request, refiner)?;
-                let second = way.from(way.first_of(strength, StrengthSteps::Diffusers, "refiner_strength")?)?;
+                let second = way.from(way.first_of(
+                    strength,
+                    StrengthSteps::Diffusers,
+                    "refiner_strength",
+                )?)?;
                 Ok(Route {
                     renoise: second.steps.first().map(|step| step.mix),
                     refiner: Some(second),
@@ -206,7 +210,7 @@ impl Way {
     /// `get_timesteps`.
     fn first_of(&self, strength: f64, rule: StrengthSteps, field: &str) -> Result<usize> {
         let steps = self.steps;
-        let kept = rule.kept(steps, strength);
+        let kept = rule.kept(steps, strength, self.scheduler.name());
         if kept == 0 {
             let least = (1.0 / steps as f64 * 1000.0).ceil() / 1000.0;
             let allowed =

@@ -122,7 +122,8 @@ impl<'a> Run<'a> {
             };
             let tally = &mut self.tally;
             let done = denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
-            now.iter_mut().for_each(|sample| keep_unpainted(sample, mask));
+            now.iter_mut()
+                .for_each(|sample| keep_unpainted(sample, mask));
             self.done += done * count;
             made = Some(denoiser);
             if observer.cancel.is_finishing() {

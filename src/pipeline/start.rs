@@ -51,7 +51,14 @@ pub(super) fn depart(
     let content = request.masking.content;
     let samples = request.seeds().into_iter().map(|seed| {
         let generator = request.rng.generator(seed);
-        sample(pipeline, &encoded, (start, content), generator, shape, mask.as_deref())
+        sample(
+            pipeline,
+            &encoded,
+            (start, content),
+            generator,
+            shape,
+            mask.as_deref(),
+        )
     });
     let departure = Departure {
         samples: samples.collect(),

@@ -32,9 +32,12 @@ impl<'de> Deserialize<'de> for Integer {
 impl<'de> Deserialize<'de> for Seed {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        seed(&value)
-            .map(Seed)
-            .ok_or_else(|| refuse(&value, "must be a whole number from -2^63 to 2^64 - 1; -1 draws one"))
+        seed(&value).map(Seed).ok_or_else(|| {
+            refuse(
+                &value,
+                "must be a whole number from -2^63 to 2^64 - 1; -1 draws one",
+            )
+        })
     }
 }
 

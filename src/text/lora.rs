@@ -41,7 +41,11 @@ pub fn extract_loras(prompt: &str) -> Result<(String, Vec<LoraTag>)> {
             rest = &tag[end + 1..];
         } else if starts(tag, HYPERNET) {
             let allowed = "hypernetworks are for other models and not read; take the tag out";
-            return Err(Error::invalid("prompt", format!("{:?}", shown(tag)), allowed));
+            return Err(Error::invalid(
+                "prompt",
+                format!("{:?}", shown(tag)),
+                allowed,
+            ));
         } else {
             text.push('<');
             rest = &tag[1..];
@@ -68,7 +72,9 @@ fn closing(text: &str) -> Option<usize> {
 
 /// Reads a whole tag, its opening to `>`.
 fn read(tag: &str) -> Result<LoraTag> {
-    let inside = tag.get(OPENINGS[0].len()..tag.len() - 1).unwrap_or_default();
+    let inside = tag
+        .get(OPENINGS[0].len()..tag.len() - 1)
+        .unwrap_or_default();
     let mut fields = inside.split(':').map(str::trim);
     let name = fields.next().unwrap_or_default();
     if name.is_empty() {
@@ -144,7 +150,10 @@ mod tests {
         assert_eq!(of("<lora:a:te=0.2>").1, [tag("a", 0.2, 0.2)]);
         assert_eq!(of("<lora:a:unet=0.2>").1, [tag("a", 1.0, 0.2)]);
         assert_eq!(of("<lora:a:1><lora:a:1>é").1.len(), 2);
-        assert_eq!(of("a<lyco:b:2>"), ("a".to_string(), vec![tag("b", 2.0, 2.0)]));
+        assert_eq!(
+            of("a<lyco:b:2>"),
+            ("a".to_string(), vec![tag("b", 2.0, 2.0)])
+        );
         let hypernet = extract_loras("a <Hypernet:b:1>").unwrap_err().to_string();
         assert!(hypernet.starts_with("prompt is \"<Hypernet:b:1>\": hypernetworks are"));
     }

@@ -21,8 +21,9 @@ pub fn find(name: &str, folder: &Path) -> Result<PathBuf> {
         return Ok(path.clone());
     }
     if files.is_empty() {
-        let allowed =
-            format!("the folder of LoRAs holds no .{ENDING} file; put it there, or take the tag out");
+        let allowed = format!(
+            "the folder of LoRAs holds no .{ENDING} file; put it there, or take the tag out"
+        );
         return Err(Error::invalid("lora", format!("{name:?}"), allowed));
     }
     let names = files.iter().map(|(known, _)| known.as_str());

@@ -3,8 +3,8 @@
 use super::super::checked_model;
 use super::super::device::DeviceArgs;
 use anyhow::{Context as _, Result};
-use calotype::{Error, encoding};
 use calotype::pipeline::{LoadOptions, Lora, RawRequest, Tiling};
+use calotype::{Error, encoding};
 use serde_json::{Map, Value};
 use std::io::Read;
 use std::path::{Path, PathBuf};

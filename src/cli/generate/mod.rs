@@ -11,11 +11,11 @@ use super::output;
 use super::progress::Progress;
 use anyhow::Result;
 use calotype::picture::{self, Destination, Format, Mask, Picture};
+use calotype::pipeline::request::DRAWN_SEED;
 use calotype::pipeline::{
     Cancel, Context, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Request, Settings,
     Trace,
 };
-use calotype::pipeline::request::DRAWN_SEED;
 use calotype::text::Styles;
 use like::Like;
 use report::Report;

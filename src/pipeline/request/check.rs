@@ -2,7 +2,8 @@
 //! silent.
 
 use super::{
-    DRAWN_SEED,     GUIDANCE_MOST, Lora, MicroConditioning, NegativeMicro, RawRequest, Refinement, SIZE_STEP, SIZES,
+    DRAWN_SEED, GUIDANCE_MOST, Lora, MicroConditioning, NegativeMicro, RawRequest, Refinement,
+    SIZE_STEP, SIZES,
 };
 use crate::{Error, Result};
 

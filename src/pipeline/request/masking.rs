@@ -132,7 +132,11 @@ pub(super) fn pictures(
 ) -> Result<Pictures> {
     let Some(image) = &raw.image else {
         return match &raw.mask {
-            Some(_) => Err(Error::invalid("mask", "given", "needs an image to paint in")),
+            Some(_) => Err(Error::invalid(
+                "mask",
+                "given",
+                "needs an image to paint in",
+            )),
             None => Ok(Pictures::default()),
         };
     };

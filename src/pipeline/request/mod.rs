@@ -440,7 +440,10 @@ mod tests {
         assert_eq!(of(-(1 << 63), 1).unwrap().seed, 1 << 63);
         assert!(of(-1, 64).is_ok());
         for (seed, samples) in [(most, 2), (most + 1, 1), (-(1 << 63) - 1, 1), (-2, 3)] {
-            assert!(of(seed, samples).unwrap_err().is_usage(), "{seed} {samples}");
+            assert!(
+                of(seed, samples).unwrap_err().is_usage(),
+                "{seed} {samples}"
+            );
         }
         let raw = of(most, 1).unwrap().raw(u64::MAX);
         let json = serde_json::to_value(&raw).unwrap();

@@ -1,9 +1,9 @@
 //! A request before it is checked.
 
-use crate::{Error, Result};
 use crate::checkpoint::lora;
 use crate::picture::{Mask, Picture};
 use crate::text::{LoraTag, Style, Styles, extract_loras};
+use crate::{Error, Result};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value};
@@ -99,7 +99,10 @@ pub struct RawRequest {
 /// structure, as the request is in a picture's settings.
 fn wide<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i128>, D::Error> {
     let number: Option<Number> = Option::deserialize(deserializer)?;
-    let whole = |n: Number| n.as_i128().ok_or_else(|| D::Error::custom("no whole number"));
+    let whole = |n: Number| {
+        n.as_i128()
+            .ok_or_else(|| D::Error::custom("no whole number"))
+    };
     number.map(whole).transpose()
 }
 
@@ -146,7 +149,10 @@ impl RawRequest {
             self.loras.push(file(tag)?);
         }
         // A picture's own settings name those of its style already.
-        let style = self.style.as_deref().and_then(|name| styles.find(name).ok());
+        let style = self
+            .style
+            .as_deref()
+            .and_then(|name| styles.find(name).ok());
         for tag in style.map_or(Ok(Vec::new()), Style::loras)? {
             let lora = file(tag)?;
             if self.loras.iter().all(|other| other.path != lora.path) {

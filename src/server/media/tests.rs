@@ -96,14 +96,24 @@ fn pictures_and_masks_come_from_text_and_uploads() {
         let bytes = sources.bytes("mask", &text).unwrap();
         assert_eq!(mask(&sources, &bytes).unwrap().values, [0; 128]);
     }
-    assert_eq!(sources.picture_from("image", &file, &mut Vec::new()).unwrap().width, 16);
+    assert_eq!(
+        sources
+            .picture_from("image", &file, &mut Vec::new())
+            .unwrap()
+            .width,
+        16
+    );
     assert_eq!(mask(&sources, &file).unwrap().height, 8);
 }
 
 #[test]
 fn large_pictures_are_refused_before_they_are_decoded() {
     let sources = sources(&[]);
-    assert!(sources.picture_from("image", &png(64, 64), &mut Vec::new()).is_ok());
+    assert!(
+        sources
+            .picture_from("image", &png(64, 64), &mut Vec::new())
+            .is_ok()
+    );
     // The pixels are cut off: had they been decoded, it would be called damaged.
     let file = &png(65, 64)[..60];
     let text = BASE64_STANDARD.encode(file);
