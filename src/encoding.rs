@@ -1,5 +1,6 @@
 //! Text of files and bodies, as editors save it.
 
+use crate::error::Remedies;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::io;
@@ -35,13 +36,13 @@ pub fn text(bytes: &[u8]) -> Result<Cow<'_, str>, String> {
 ///
 /// [`Error::File`] with `remedy` where it cannot be read, and with [`REMEDY`] where
 /// it holds no text.
-pub fn read(path: &Path, remedy: &str) -> Result<String> {
+pub fn read(path: &Path, remedy: impl Into<Remedies>) -> Result<String> {
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e, remedy))?;
     of_file(&bytes, path)
 }
 
 /// As [`read`]; `None` where there is no such file.
-pub fn read_optional(path: &Path, remedy: &str) -> Result<Option<String>> {
+pub fn read_optional(path: &Path, remedy: impl Into<Remedies>) -> Result<Option<String>> {
     match std::fs::read(path) {
         Ok(bytes) => of_file(&bytes, path).map(Some),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

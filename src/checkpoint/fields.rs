@@ -2,7 +2,7 @@
 //! where a key is absent or null, an error naming file, key and value where a
 //! value cannot be.
 
-use crate::{Error, Result, encoding};
+use crate::{Error, Field, Remedy, Result, encoding};
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ pub(super) struct Fields {
 impl Fields {
     /// Reads a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let remedy = "point --model at a complete diffusers folder, a .safetensors file or `demo`";
-        let text = encoding::read(path, remedy)?;
+        let wanted = "a complete diffusers folder, a .safetensors file or `demo`";
+        let text = encoding::read(path, Remedy::give(Field::Model, wanted))?;
         Self::parse(&text, path)
     }
 

@@ -3,7 +3,7 @@
 use crate::checkpoint::lora;
 use crate::picture::{Mask, Picture};
 use crate::text::{LoraTag, Style, Styles, extract_loras};
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value};
@@ -137,7 +137,11 @@ impl RawRequest {
         let file = |tag: LoraTag| {
             let Some(folder) = folder else {
                 let allowed = "there is no folder of LoRAs here; take the tag out";
-                return Err(Error::invalid("lora", format!("{:?}", tag.name), allowed));
+                return Err(Error::invalid(
+                    Field::LoraTag,
+                    format!("{:?}", tag.name),
+                    allowed,
+                ));
             };
             Ok(Lora {
                 path: lora::find(&tag.name, folder)?,
