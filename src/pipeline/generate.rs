@@ -1,7 +1,7 @@
 //! A request carried out: text, the first latents, the loop of each model, the VAE.
 
 use super::condition;
-use super::denoise::{Sample, Shape};
+use super::denoise::{Sample, Shape, Stand};
 use super::route::Route;
 use super::run::{Run, Stage};
 use super::start::depart;
@@ -26,6 +26,7 @@ impl Pipeline {
                     .into(),
             );
         }
+        warnings.extend(paints_nothing(request, self.latent_shape(request)));
         // Before anything goes to the device.
         let refiner = self
             .refiner
@@ -56,11 +57,12 @@ impl Pipeline {
             run.stage(&stage, &mut departure, observer)?;
         }
         run.hand_over(&departure.samples, observer);
-        if let Some(mix) = route.renoise {
+        let goes_on = !observer.cancel.is_finishing();
+        if let (Some(mix), true) = (route.renoise, goes_on) {
             renoise(&mut departure.samples, mix);
         }
-        if let (Some(leg), Some(conditioning), Some(model)) =
-            (&route.refiner, &conditionings.refiner, refiner)
+        if let (Some(leg), Some(conditioning), Some(model), true) =
+            (&route.refiner, &conditionings.refiner, refiner, goes_on)
         {
             // The refiner knows of no mask.
             departure.mask = None;
@@ -77,20 +79,17 @@ impl Pipeline {
         seconds.load += load;
         seconds.denoise = watch.lap() - load;
 
+        let interrupted = departure.samples.iter().any(|s| s.progress != Stand::Done);
+        let (samples, seeds) = drawn(departure.samples, request.seeds());
         (observer.events)(Event::Loading { part: "vae".into() });
-        let pictures = self.decode(
-            request,
-            &departure.samples,
-            observer,
-            &mut watch,
-            &mut seconds,
-        )?;
+        let pictures = self.decode(request, &samples, observer, &mut watch, &mut seconds)?;
         self.gpu.save_pipeline_cache();
         let info = self.gpu.info();
         let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
         Ok(Output {
             pictures,
-            seeds: request.seeds(),
+            seeds,
+            interrupted,
             seconds,
             adapter: info.name.clone(),
             backend: info.backend.to_string(),
@@ -166,7 +165,11 @@ impl Pipeline {
             if observer.trace.is_some() {
                 decoded.extend_from_slice(&pixels);
             }
-            pictures.push(self.picture(request, &pixels)?);
+            let picture = self.picture(request, &pixels)?;
+            pictures.push(match &request.overlay {
+                Some(overlay) => overlay.laid_over(&picture)?,
+                None => picture,
+            });
         }
         if let Some(trace) = &mut observer.trace {
             let c = self.base.checkpoint.vae.picture_channels();
@@ -190,10 +193,43 @@ impl Pipeline {
     }
 }
 
+/// Whether a mask leaves no latent to paint, and what to say then.
+fn paints_nothing(request: &Request, shape: Shape) -> Option<String> {
+    let mask = request.mask.as_ref()?;
+    if mask.to_latent(shape.w, shape.h).contains(&1.0) {
+        return None;
+    }
+    let why = match mask.painted() {
+        0 => "no pixel of it is lighter than the middle grey once it is inverted and blurred",
+        _ => "what it paints is smaller than a latent's 8x8 pixels",
+    };
+    Some(format!(
+        "the mask paints nothing: {why}; the picture is not drawn over"
+    ))
+}
+
+/// What there is to decode, each with its seed: without what has not begun, and what
+/// was begun as far as it is.
+fn drawn(samples: Vec<Sample>, seeds: Vec<u64>) -> (Vec<Sample>, Vec<u64>) {
+    let pairs = samples.into_iter().zip(seeds);
+    pairs
+        .filter_map(|(mut sample, seed)| match sample.progress {
+            Stand::Waiting => None,
+            Stand::Begun(latents) => {
+                sample.latents = latents;
+                sample.progress = Stand::Ended;
+                Some((sample, seed))
+            }
+            Stand::Done | Stand::Ended => Some((sample, seed)),
+        })
+        .unzip()
+}
+
 /// Noise over finished latents, for a pass of the refiner's own.
 fn renoise(samples: &mut [Sample], mix: NoiseMix) {
     let (a, b) = (mix.original as f32, mix.noise as f32);
-    for sample in samples {
+    for sample in samples.iter_mut().filter(|s| s.progress != Stand::Ended) {
+        sample.progress = Stand::Begun(sample.latents.clone());
         let noise = sample.generator.randn(sample.latents.len());
         for (x, n) in sample.latents.iter_mut().zip(noise) {
             *x = a * *x + b * n;

@@ -2,7 +2,7 @@
 //! allows. Each is the same whatever its company.
 
 use super::condition::Conditioning;
-use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Tally};
+use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Stand, Tally};
 use super::load::Model;
 use super::preview::Previewer;
 use super::route::Leg;
@@ -89,21 +89,26 @@ impl<'a> Run<'a> {
             });
         }
         let mask = departure.mask.as_deref();
-        let mut rest = &mut departure.samples[..];
+        let samples = &mut departure.samples;
         let mut made: Option<Denoiser<'_>> = None;
-        while !rest.is_empty() {
-            let place = self.request.samples - rest.len();
+        let mut place = 0;
+        while place < samples.len() {
+            let rest = samples[place..].iter();
+            let rest = rest.take_while(|s| s.progress != Stand::Ended).count();
+            if rest == 0 {
+                place += 1;
+                continue;
+            }
             let denoiser = match made.take() {
-                Some(denoiser) if denoiser.pictures() <= rest.len() => denoiser,
+                Some(denoiser) if denoiser.pictures() <= rest => denoiser,
                 // The old one's memory first.
                 old => {
                     drop(old);
-                    self.denoiser(stage, mask, &mut batch, rest.len(), observer)?
+                    self.denoiser(stage, mask, &mut batch, rest, observer)?
                 }
             };
             let count = denoiser.pictures();
-            let (now, later) = rest.split_at_mut(count);
-            rest = later;
+            let now = &mut samples[place..place + count];
             let (before, total) = (self.done, self.total);
             let mut progress = |observer: &mut Observer<'_>, mut at: Progress<'_, '_>| {
                 let index = before + at.done * count;
@@ -116,9 +121,15 @@ impl<'a> Run<'a> {
                 }
             };
             let tally = &mut self.tally;
-            denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
-            self.done += stage.leg.steps.len() * count;
+            let done = denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
+            now.iter_mut()
+                .for_each(|sample| keep_unpainted(sample, mask));
+            self.done += done * count;
             made = Some(denoiser);
+            if observer.cancel.is_finishing() {
+                break;
+            }
+            place += count;
         }
         if let Some(trace) = &mut observer.trace {
             gathered.record(stage.prefix, stage.leg, shape, trace);
@@ -183,6 +194,17 @@ impl<'a> Run<'a> {
         let Shape { h, w, c } = self.pipeline.latent_shape(self.request);
         let all: Vec<f32> = samples.iter().flat_map(|s| s.latents.clone()).collect();
         trace.put_f32("base_latents", &[samples.len(), c, h, w], &all);
+    }
+}
+
+/// The picture's own latents where the mask keeps them, in one that was ended early.
+fn keep_unpainted(sample: &mut Sample, mask: Option<&[f32]>) {
+    if let (Stand::Ended, Some(mask), Some([picture, _])) = (&sample.progress, mask, &sample.kept) {
+        for (at, (latent, kept)) in sample.latents.iter_mut().zip(picture).enumerate() {
+            if mask[at % mask.len()] < 0.5 {
+                *latent = *kept;
+            }
+        }
     }
 }
 

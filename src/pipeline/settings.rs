@@ -1,5 +1,6 @@
 //! A run's settings, as pictures carry them and reports print them.
 
+use super::request::{MaskedContent, Masking};
 use super::{LoadOptions, Output, RawRequest, Refinement, Request, Rng};
 use crate::picture::Parameters;
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,9 @@ impl<'a> Settings<'a> {
         if r.image.is_some() {
             p = p.with("Denoising strength", r.strength);
         }
+        if r.mask.is_some() {
+            p = masking(p, &r.masking);
+        }
         if r.guidance_rescale > 0.0 {
             p = p.with("CFG Rescale phi", r.guidance_rescale);
         }
@@ -151,6 +155,25 @@ impl<'a> Settings<'a> {
         };
         p.with("Version", Parameters::VERSION)
             .with_settings(&without_nulls(&self.recipe(seed)))
+    }
+}
+
+/// What was done with the mask, in AUTOMATIC1111's words.
+fn masking(mut p: Parameters, masking: &Masking) -> Parameters {
+    if masking.blur[0] == masking.blur[1] && masking.blur[0] > 0.0 {
+        p = p.with("Mask blur", masking.blur[0]);
+    }
+    if masking.invert {
+        p = p.with("Mask mode", "Inpaint not masked");
+    }
+    if let Some(padding) = masking.padding_crop {
+        p = p
+            .with("Inpaint area", "Only masked")
+            .with("Masked area padding", padding);
+    }
+    match masking.content {
+        MaskedContent::Original => p,
+        other => p.with("Masked content", other.name().replace('_', " ")),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::special::{self, Specials};
 use super::vocabulary;
-use crate::{Error, Result};
+use crate::{Error, Result, encoding};
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{
     Lowercase, NFC, NormalizerWrapper, Replace, replace::ReplacePattern,
@@ -304,10 +304,6 @@ fn read_specials(files: &TokenizerFiles<'_>, origin: &Path) -> Result<Specials> 
 }
 
 /// The text of a file, `None` where there is none.
-fn read_optional(path: &PathBuf) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::file(path, e, REMEDY)),
-    }
+fn read_optional(path: &Path) -> Result<Option<String>> {
+    encoding::read_optional(path, REMEDY)
 }

@@ -219,7 +219,7 @@ fn automatic1111(parameters: &Parameters) -> Recipe {
             scheduler: sampler,
             guidance_scale: number("CFG scale"),
             guidance_rescale: number("CFG Rescale phi"),
-            seed: whole("Seed"),
+            seed: parameters.get("Seed").and_then(|seed| seed.parse().ok()),
             rng: Some(rng.into()),
             width: side(size.map(|size| size.0)),
             height: side(size.map(|size| size.1)),

@@ -40,6 +40,20 @@ pub(super) struct Sample {
     pub kept: Option<[Vec<f32>; 2]>,
     /// What the UNet sees beside the latents.
     pub extra: Vec<f32>,
+    pub progress: Stand,
+}
+
+/// How far a picture is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Stand {
+    /// No step is done.
+    Waiting,
+    /// Another model goes on; until then, these latents are what it is coming to.
+    Begun(Vec<f32>),
+    /// Its latents are those of a finished picture.
+    Done,
+    /// It was asked to end before that; its latents are what it was coming to.
+    Ended,
 }
 
 /// A UNet call with the prompts of its batch.
@@ -206,7 +220,8 @@ impl<'a> Denoiser<'a> {
     }
 
     /// Takes the samples, as many as the loop was made for, from the latents they
-    /// have to those after the last step. `progress` hears of every step.
+    /// have to those after the last step. `progress` hears of every step. Gives
+    /// how many steps were done: fewer where the pictures were asked to end.
     pub fn run(
         &self,
         samples: &mut [Sample],
@@ -214,7 +229,7 @@ impl<'a> Denoiser<'a> {
         gathered: &mut Gathered,
         tally: &mut Tally,
         progress: &mut dyn FnMut(&mut Observer<'_>, Progress<'_, 'a>) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let gpu = &self.pipeline.gpu;
         let mut runner = Runner::new(gpu, true)?;
         self.condition(&mut runner, 0)?;
@@ -233,6 +248,7 @@ impl<'a> Denoiser<'a> {
         type Own = Option<Box<dyn NoiseGenerator>>;
         let mut own_noise: Vec<Own> = samples.iter().map(|_| self.leg.own_noise()).collect();
         let (start, before) = (Instant::now(), created());
+        let mut done = 0;
         for k in 0..self.leg.steps.len() {
             if self.leg.steps[k].draws_noise {
                 let count = self.shape.count();
@@ -261,6 +277,10 @@ impl<'a> Denoiser<'a> {
                 done: k + 1,
             };
             progress(observer, so_far)?;
+            done = k + 1;
+            if done < self.leg.steps.len() && observer.cancel.ends_pictures() {
+                break;
+            }
         }
         runner.finish()?;
         let [buffers, pipelines] = created();
@@ -268,11 +288,34 @@ impl<'a> Denoiser<'a> {
         tally.buffers += buffers - before[0];
         tally.pipelines += pipelines - before[1];
         tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
+        let ended = done < self.leg.steps.len();
         let values = self.read(Read::Latents)?;
-        for (sample, latents) in samples.iter_mut().zip(values.chunks(self.shape.count())) {
-            sample.latents = latents.to_vec();
+        let expected = match ended || !self.leg.finishes() {
+            true => self.expected(done, values.clone())?,
+            false => Vec::new(),
+        };
+        let count = self.shape.count();
+        for (i, (sample, latents)) in samples.iter_mut().zip(values.chunks(count)).enumerate() {
+            let coming = expected.get(i * count..(i + 1) * count);
+            (sample.latents, sample.progress) = match (coming, ended) {
+                (Some(coming), true) => (coming.to_vec(), Stand::Ended),
+                (Some(coming), false) => (latents.to_vec(), Stand::Begun(coming.to_vec())),
+                (None, _) => (latents.to_vec(), Stand::Done),
+            };
         }
-        Ok(())
+        Ok(done)
+    }
+
+    /// What the finished latents of every picture are expected to be, planes: the
+    /// clean picture that `latents` after `done` steps and the prediction that led
+    /// there speak of.
+    fn expected(&self, done: usize, latents: Vec<f32>) -> Result<Vec<f32>> {
+        let reached = self.leg.reached(done - 1);
+        if reached.noise == 0.0 {
+            return Ok(latents);
+        }
+        let prediction = self.read(Read::Prediction)?;
+        Ok(self.leg.original(&latents, &prediction, reached))
     }
 
     /// Writes a call's prompts to the UNet's inputs and runs what follows from
@@ -349,14 +392,8 @@ impl Progress<'_, '_> {
     /// clean picture that the latents and the prediction that led there speak of.
     pub fn expected(&mut self) -> Result<Vec<f32>> {
         self.runner.finish()?;
-        let d = self.denoiser;
-        let latents = d.read(Read::Latents)?;
-        let reached = d.leg.reached(self.done - 1);
-        if reached.noise == 0.0 {
-            return Ok(latents);
-        }
-        let prediction = d.read(Read::Prediction)?;
-        Ok(d.leg.original(&latents, &prediction, reached))
+        let latents = self.denoiser.read(Read::Latents)?;
+        self.denoiser.expected(self.done, latents)
     }
 }
 
