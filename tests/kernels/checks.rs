@@ -511,6 +511,7 @@ fn the_numbers_of_a_step_lead_no_kernel_out_of_its_views() {
     };
     let wild = StepValues {
         stores: 1e9,
+        threshold_most: 1.0,
         update: row(0.0),
         store: [row(3e9); STORES],
         ..Default::default()
