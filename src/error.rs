@@ -50,6 +50,15 @@ pub enum Error {
         bytes: u64,
         remedy: String,
     },
+    /// A stage whose numbers are not finite: NaN or infinity.
+    #[error("{}; {remedy}", not_finite(stage, tensor.as_deref()))]
+    NotFinite {
+        /// Such as the UNet at a step; empty where only the tensor is known yet.
+        stage: String,
+        /// The tensor of its weights that is not finite, where it is that.
+        tensor: Option<String>,
+        remedy: String,
+    },
     /// The run was cancelled by its owner.
     #[error("cancelled")]
     Cancelled,
@@ -57,6 +66,17 @@ pub enum Error {
 
 /// The library's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn not_finite(stage: &str, tensor: Option<&str>) -> String {
+    match tensor {
+        Some(tensor) => format!(
+            "{stage}: its tensor {tensor} holds numbers that are not finite (NaN or infinity), so there is no picture"
+        ),
+        None => format!(
+            "{stage} made numbers that are not finite (NaN or infinity), so there is no picture"
+        ),
+    }
+}
 
 impl Error {
     /// Whether the request itself was wrong (exit code 2) rather than the world (1).
@@ -67,6 +87,20 @@ impl Error {
     /// Whether less memory might do.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Error::OutOfMemory { .. })
+    }
+
+    /// Whether numbers were not finite.
+    pub fn is_not_finite(&self) -> bool {
+        matches!(self, Error::NotFinite { .. })
+    }
+
+    /// A tensor that is not finite, of weights whose stage is still to be named.
+    pub fn not_finite_tensor(tensor: impl Into<String>) -> Self {
+        Error::NotFinite {
+            stage: String::new(),
+            tensor: Some(tensor.into()),
+            remedy: String::new(),
+        }
     }
 
     pub fn invalid(

@@ -77,7 +77,9 @@ pub struct StepValues {
     /// Dynamic thresholding's quantile and largest level.
     pub threshold_ratio: f32,
     pub threshold_most: f32,
-    pub unused: [f32; 3],
+    /// Of the step, counted from 1; a whole number.
+    pub number: f32,
+    pub unused: [f32; 2],
     pub update: Row,
     pub store: [Row; STORES],
 }

@@ -6,6 +6,7 @@
 //! once at load (see [`product::pack`]).
 
 pub mod attention;
+pub mod finite;
 pub mod latent;
 pub mod layout;
 pub mod map;

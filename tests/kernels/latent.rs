@@ -18,7 +18,8 @@ const STEP: StepValues = StepValues {
     stores: 0.0,
     threshold_ratio: 0.97,
     threshold_most: 1.5,
-    unused: [0.0; 3],
+    number: 1.0,
+    unused: [0.0; 2],
     update: NOTHING,
     store: [NOTHING; STORES],
 };

@@ -8,6 +8,7 @@
 mod attention;
 mod banding;
 mod common;
+mod finite;
 mod latent;
 mod layout;
 mod map;
