@@ -76,6 +76,7 @@ impl Pipeline {
             run.stage(&stage, &mut departure, observer)?;
         }
         let (load, stats) = (run.load, run.tally.stats());
+        warnings.append(&mut run.warnings);
         seconds.load += load;
         seconds.denoise = watch.lap() - load;
 

@@ -82,7 +82,7 @@ impl<'a> Vae<'a> {
     }
 
     /// The same with f32 activations, where its own are f16, which may have overflowed.
-    fn in_f32(&self) -> Option<Self> {
+    pub(super) fn in_f32(&self) -> Option<Self> {
         let wide = Self {
             storage: Storage::F32,
             ..self.clone()
