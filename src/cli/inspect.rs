@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use calotype::checkpoint::Checkpoint;
 use calotype::model;
 
-/// Say what a checkpoint is: its parts, parameters and precision
+/// Say what a checkpoint is: its parts, parameters, precision, and problems
 #[derive(clap::Args)]
 pub struct Args {
     /// A diffusers folder, a .safetensors file, demo, or random:sdxl-base
