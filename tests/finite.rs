@@ -161,27 +161,14 @@ fn steps(steps: i64) -> RawRequest {
     }
 }
 
-const F32: LoadOptions = LoadOptions {
-    dtype: Dtype::F32,
-    activations: Dtype::F32,
-    ..NOTHING
-};
-
-const NOTHING: LoadOptions = LoadOptions {
-    model: String::new(),
-    refiner: None,
-    lora_allow_unmatched: false,
-    adapter: None,
-    backend: None,
-    dtype: Dtype::Auto,
-    activations: Dtype::Auto,
-    direct_kernels: None,
-    batch: None,
-    low_memory: false,
-    vae_tiling: Tiling::Auto,
-    vae: None,
-    preview_vae: None,
-};
+/// Everything in f32.
+fn full() -> LoadOptions {
+    LoadOptions {
+        dtype: Dtype::F32,
+        activations: Dtype::F32,
+        ..Default::default()
+    }
+}
 
 fn has_f16() -> bool {
     let gpu = Gpu::open(&AdapterChoice::default()).unwrap();
@@ -218,14 +205,14 @@ fn overflows_late(tensors: &mut Tensors) {
 #[test]
 fn the_first_step_that_overflows_is_named() {
     let model = Model::base().change(UNET, overflows_late);
-    let mut pipeline = load(&model, F32);
+    let mut pipeline = load(&model, full());
     // Timesteps 751, 501, 251 and 1.
     let error = draw(&mut pipeline, steps(4), &mut Trace::new()).unwrap_err();
     let said = error.to_string();
     assert!(said.starts_with("the base model's UNet at step 3 of 4 made"), "{said}");
     assert!(said.contains("inspect"), "{said}");
     // Two pictures that go through one at a time.
-    let mut one_by_one = load(&model, LoadOptions { batch: Some(1), ..F32 });
+    let mut one_by_one = load(&model, LoadOptions { batch: Some(1), ..full() });
     let raw = RawRequest {
         samples: Some(2),
         ..steps(4)
@@ -254,13 +241,13 @@ fn a_unet_that_overflows_in_f16_is_told_to_use_f32() {
     let model = Model::base().change(UNET, large);
     let half = LoadOptions {
         activations: Dtype::F16,
-        ..F32
+        ..full()
     };
     let error = draw(&mut load(&model, half), steps(1), &mut Trace::new()).unwrap_err();
     let said = error.to_string();
     assert!(said.starts_with("the base model's UNet at step 1 of 1 made"), "{said}");
     assert!(said.contains("activations") && said.contains("f32"), "{said}");
-    let drawn = draw(&mut load(&model, F32), steps(1), &mut Trace::new()).unwrap();
+    let drawn = draw(&mut load(&model, full()), steps(1), &mut Trace::new()).unwrap();
     assert!(drawn.warnings.is_empty(), "{:?}", drawn.warnings);
 }
 
@@ -283,7 +270,7 @@ fn a_vae_that_overflows_in_f16_is_decoded_again_in_f32() {
         let half = LoadOptions {
             activations: Dtype::F16,
             vae_tiling: tiling,
-            ..F32
+            ..full()
         };
         let mut trace = Trace::new();
         let raw = RawRequest {
@@ -313,7 +300,7 @@ fn a_vae_that_overflows_in_f16_is_decoded_again_in_f32() {
         let (shape, latents) = trace.f32s("base_latents").unwrap();
         let [h, w] = [shape[2], shape[3]];
         let (_, decoded) = trace.f32s("decoded").unwrap();
-        let other = load(&model, F32);
+        let other = load(&model, full());
         let decoder = other.vae(tiling).decoder([h, w]).unwrap();
         let known: Vec<f32> = latents
             .chunks(latents.len() / 2)
@@ -353,14 +340,12 @@ fn weights_beyond_f16_stay_f32_one_by_one() {
     let model = Model::base().change(VAE, change);
     let f16 = LoadOptions {
         dtype: Dtype::F16,
-        ..F32
+        ..full()
     };
-    let cancel = Cancel::default();
     let decoded = |model: &Model, options: &LoadOptions| {
         let mut pipeline = load(model, options.clone());
         let mut trace = Trace::new();
         let output = draw(&mut pipeline, steps(1), &mut trace).unwrap();
-        let _ = &cancel;
         (trace.f32s("decoded").unwrap().1, output.warnings)
     };
     let (found, warnings) = decoded(&model, &f16);
@@ -372,7 +357,7 @@ fn weights_beyond_f16_stay_f32_one_by_one() {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("beyond f16's range"), "{warnings:?}");
     assert!(warnings[0].contains(wide), "{warnings:?}");
-    let (_, none) = decoded(&model, &F32);
+    let (_, none) = decoded(&model, &full());
     assert!(none.is_empty(), "{none:?}");
 
     let report = Checkpoint::inspect(model.path()).unwrap();
