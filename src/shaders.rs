@@ -34,6 +34,7 @@ shaders!(
     "reduce",
     "sinusoid",
     "softmax",
+    "step",
     "storage",
     "transpose",
 );

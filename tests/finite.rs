@@ -23,7 +23,14 @@ const TO_K: &str = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weigh
 fn generate(args: &[&str]) -> (Option<i32>, String, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
-        .args(["generate", "a red circle", "--width", "64", "--height", "64"])
+        .args([
+            "generate",
+            "a red circle",
+            "--width",
+            "64",
+            "--height",
+            "64",
+        ])
         .args(["--steps", "2", "--seed", "1", "--out", "x.png"])
         .args(args)
         .current_dir(folder.path())
@@ -107,9 +114,15 @@ fn one_weight_that_is_nan_is_an_error_that_names_the_stage() {
         let (code, said, files) = generate(&args);
         println!("{said}");
         assert_eq!(code, Some(1), "{said}");
-        assert!(said.starts_with(&format!("error: {stage}")), "{stage}: {said}");
+        assert!(
+            said.starts_with(&format!("error: {stage}")),
+            "{stage}: {said}"
+        );
         assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(tensor) && said.contains("not finite"), "{said}");
+        assert!(
+            said.contains(tensor) && said.contains("not finite"),
+            "{said}"
+        );
         assert!(files.is_empty(), "{files:?}");
     }
     // What a picture does not need does not matter.
@@ -196,9 +209,11 @@ fn overflows_late(tensors: &mut Tensors) {
         0 => big * limit,
         _ => x,
     });
-    widen(tensors, "time_embedding.linear_2.weight", |i, x| match i % 128 {
-        0 => 1e6,
-        _ => x,
+    widen(tensors, "time_embedding.linear_2.weight", |i, x| {
+        match i % 128 {
+            0 => 1e6,
+            _ => x,
+        }
     });
 }
 
@@ -209,10 +224,19 @@ fn the_first_step_that_overflows_is_named() {
     // Timesteps 751, 501, 251 and 1.
     let error = draw(&mut pipeline, steps(4), &mut Trace::new()).unwrap_err();
     let said = error.to_string();
-    assert!(said.starts_with("the base model's UNet at step 3 of 4 made"), "{said}");
+    assert!(
+        said.starts_with("the base model's UNet at step 3 of 4 made"),
+        "{said}"
+    );
     assert!(said.contains("inspect"), "{said}");
     // Two pictures that go through one at a time.
-    let mut one_by_one = load(&model, LoadOptions { batch: Some(1), ..full() });
+    let mut one_by_one = load(
+        &model,
+        LoadOptions {
+            batch: Some(1),
+            ..full()
+        },
+    );
     let raw = RawRequest {
         samples: Some(2),
         ..steps(4)
@@ -245,8 +269,14 @@ fn a_unet_that_overflows_in_f16_is_told_to_use_f32() {
     };
     let error = draw(&mut load(&model, half), steps(1), &mut Trace::new()).unwrap_err();
     let said = error.to_string();
-    assert!(said.starts_with("the base model's UNet at step 1 of 1 made"), "{said}");
-    assert!(said.contains("activations") && said.contains("f32"), "{said}");
+    assert!(
+        said.starts_with("the base model's UNet at step 1 of 1 made"),
+        "{said}"
+    );
+    assert!(
+        said.contains("activations") && said.contains("f32"),
+        "{said}"
+    );
     let drawn = draw(&mut load(&model, full()), steps(1), &mut Trace::new()).unwrap();
     assert!(drawn.warnings.is_empty(), "{:?}", drawn.warnings);
 }
@@ -290,11 +320,17 @@ fn a_vae_that_overflows_in_f16_is_decoded_again_in_f32() {
         let request = pipeline.resolve(request, &Styles::builtin()).unwrap();
         let cancel = Cancel::default();
         let output = pipeline
-            .generate(&request, &mut observer(&mut |_| {}, &cancel, Some(&mut trace)))
+            .generate(
+                &request,
+                &mut observer(&mut |_| {}, &cancel, Some(&mut trace)),
+            )
             .unwrap();
         assert_eq!(output.warnings.len(), 1, "{:?}", output.warnings);
         let warning = &output.warnings[0];
-        assert!(warning.contains("VAE's decoder overflowed in f16"), "{warning}");
+        assert!(
+            warning.contains("VAE's decoder overflowed in f16"),
+            "{warning}"
+        );
         assert!(warning.contains("2 pictures"), "{warning}");
         // As a VAE in f32 has it.
         let (shape, latents) = trace.f32s("base_latents").unwrap();
@@ -323,8 +359,14 @@ fn an_encoder_that_overflows_in_f16_encodes_again_in_f32() {
     assert_eq!((code, files), (Some(0), vec!["x.png".into()]), "{said}");
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}");
-    assert!(lines[0].starts_with("warning: the VAE's encoder overflowed in f16"), "{said}");
-    assert!(lines[1].starts_with("warning: the VAE's decoder overflowed in f16"), "{said}");
+    assert!(
+        lines[0].starts_with("warning: the VAE's encoder overflowed in f16"),
+        "{said}"
+    );
+    assert!(
+        lines[1].starts_with("warning: the VAE's decoder overflowed in f16"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -333,9 +375,21 @@ fn weights_beyond_f16_stay_f32_one_by_one() {
     let change = |tensors: &mut Tensors| {
         // Keys beyond f16, and queries as much smaller.
         widen(tensors, wide, |_, x| 1e8 * x);
-        widen(tensors, "decoder.mid_block.attentions.0.to_k.bias", |_, x| 1e8 * x);
-        widen(tensors, "decoder.mid_block.attentions.0.to_q.weight", |_, x| 1e-8 * x);
-        widen(tensors, "decoder.mid_block.attentions.0.to_q.bias", |_, x| 1e-8 * x);
+        widen(
+            tensors,
+            "decoder.mid_block.attentions.0.to_k.bias",
+            |_, x| 1e8 * x,
+        );
+        widen(
+            tensors,
+            "decoder.mid_block.attentions.0.to_q.weight",
+            |_, x| 1e-8 * x,
+        );
+        widen(
+            tensors,
+            "decoder.mid_block.attentions.0.to_q.bias",
+            |_, x| 1e-8 * x,
+        );
     };
     let model = Model::base().change(VAE, change);
     let f16 = LoadOptions {
@@ -388,9 +442,18 @@ fn inspect_finds_values_that_are_not_finite() {
     assert_eq!(code, Some(1), "{out}{said}");
     let problems: Vec<_> = out.lines().filter(|l| l.contains("problem: ")).collect();
     assert_eq!(problems.len(), 2, "{out}");
-    assert!(problems[0].contains(&format!("text_encoder_2: tensor {last}: 1 of ")), "{out}");
-    assert!(problems[1].contains(&format!("unet: tensor {TO_K}: 1 of ")), "{out}");
-    assert!(said.starts_with("error: ") && said.lines().count() == 1, "{said}");
+    assert!(
+        problems[0].contains(&format!("text_encoder_2: tensor {last}: 1 of ")),
+        "{out}"
+    );
+    assert!(
+        problems[1].contains(&format!("unet: tensor {TO_K}: 1 of ")),
+        "{out}"
+    );
+    assert!(
+        said.starts_with("error: ") && said.lines().count() == 1,
+        "{said}"
+    );
     let (code, out, _) = inspect(&[model.path(), "--json"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!(code, Some(1));
@@ -402,7 +465,10 @@ fn inspect_finds_values_that_are_not_finite() {
     });
     let (code, out, _) = inspect(&[model.path()]);
     assert_eq!(code, Some(1), "{out}");
-    assert!(out.contains("problem: ") && out.contains("conv_in.bias"), "{out}");
+    assert!(
+        out.contains("problem: ") && out.contains("conv_in.bias"),
+        "{out}"
+    );
 }
 
 /// The VAE of previews is broken, the picture is not.
@@ -412,5 +478,8 @@ fn previews_do_not_fail_the_run() {
     let path = format!("{}/vae", vae.path());
     let (code, said, files) = generate(&["--preview", "1", "--preview-vae", &path]);
     assert_eq!((code, files), (Some(0), vec!["x.png".into()]), "{said}");
-    assert!(said.starts_with("warning: no previews") && said.lines().count() == 1, "{said}");
+    assert!(
+        said.starts_with("warning: no previews") && said.lines().count() == 1,
+        "{said}"
+    );
 }

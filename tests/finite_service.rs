@@ -134,7 +134,11 @@ fn the_unet_of_the_base() {
 #[test]
 fn the_unet_of_the_refiner() {
     let refiner = Model::refiner().with_nan(UNET, TO_K);
-    check(&Model::base(), Some(&refiner), "the refiner's UNet at step 1 of ");
+    check(
+        &Model::base(),
+        Some(&refiner),
+        "the refiner's UNet at step 1 of ",
+    );
 }
 
 #[test]

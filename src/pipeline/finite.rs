@@ -3,6 +3,7 @@
 use super::Request;
 use crate::Error;
 use crate::checkpoint::{Checkpoint, Part};
+use crate::error::{Field, Remedy};
 use crate::kernel::Storage;
 use crate::model::Loaded;
 use std::fmt;
@@ -153,32 +154,36 @@ impl Suspect {
     }
 
     fn named(&self, tensor: Option<String>) -> Error {
-        let remedies = self.remedies(tensor.is_some());
         Error::NotFinite {
             stage: self.stage.to_string(),
+            remedy: self.remedies(tensor.is_some()).into(),
             tensor,
-            remedy: remedies.join(", or "),
         }
     }
 
     /// What helps, where it is known or not that a tensor is to blame.
-    fn remedies(&self, by_tensor: bool) -> Vec<&'static str> {
+    fn remedies(&self, by_tensor: bool) -> Vec<Remedy> {
         let mut all = Vec::new();
         if self.storage == Storage::F16 && !by_tensor {
-            all.push("set activations to f32 (dtype f32 does so too)");
+            all.push(Remedy::FULL_ACTIVATIONS);
         }
         if self.adapted {
             all.push(match by_tensor {
-                false => "lower the weights of the LoRAs",
-                true => "leave the LoRAs out: one of them may be damaged",
+                false => Remedy::LoraWeight,
+                true => Remedy::Plain("leave the LoRAs out: one of them may be damaged".into()),
             });
         }
         match self.stage {
-            Stage::VaeEncoder | Stage::VaeDecoder => all.push("use another vae"),
-            Stage::Scheduler(..) => all.push("use another scheduler or other scheduler_options"),
+            Stage::VaeEncoder | Stage::VaeDecoder => all.push(Remedy::OTHER_VAE),
+            Stage::Scheduler(..) => {
+                all.push(Remedy::Other(Field::Scheduler));
+                all.push(Remedy::Other(Field::SchedulerOptions));
+            }
             // Nothing else is known to make such numbers.
             Stage::TextEncoder(..) | Stage::UNet(..) if all.is_empty() || by_tensor => {
-                all.push("use a sound checkpoint: `calotype inspect` looks for weights that are not finite");
+                all.push(Remedy::Plain(
+                    "use a sound checkpoint: `calotype inspect` looks for such weights".into(),
+                ));
             }
             _ => {}
         }
@@ -233,7 +238,7 @@ mod tests {
         assert!(!said.contains("inspect"), "{said}");
         let said = message(unet, f32, true, None);
         assert!(
-            said.contains("weights of the LoRAs") && !said.contains("f32"),
+            said.contains("weights of loras") && !said.contains("f32"),
             "{said}"
         );
         // Nothing left but the checkpoint.

@@ -15,7 +15,7 @@ use crate::kernel::finite::Mark;
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
 use crate::model::{DeviceWeights, Loaded, autoencoder};
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -108,10 +108,10 @@ impl<'a> Vae<'a> {
         let output = executor.output(0).clone();
         let (from, to) = (planes(&input)?, planes(&output)?);
         let [before, after] = kind.affine;
-        let import = layout::to_pixels(tuning, &from, &input, before);
-        let mut export = vec![layout::to_planes(tuning, &output, &to, after)];
+        let import = layout::to_pixels(tuning, &from, &input, before)?;
+        let mut export = vec![layout::to_planes(tuning, &output, &to, after)?];
         let mark = Mark::new(gpu)?;
-        export.extend(mark.watch(gpu, tuning, &to, output.rows() * output.c, None));
+        export.extend(mark.watch(gpu, tuning, &to, output.rows() * output.c, None)?);
         Ok(Pass {
             executor,
             import: Program::new(gpu, vec![import])?,
@@ -210,7 +210,7 @@ impl<'a> Vae<'a> {
         let (config, scale) = (self.config, self.config.scale());
         if !config.has_encoder() {
             let allowed = "encoding a picture takes its encoder too: keep taesdxl_encoder.safetensors beside taesdxl_decoder.safetensors, or use another VAE";
-            return Err(Error::invalid("--vae", "TAESD's decoder alone", allowed));
+            return Err(Error::invalid(Field::Vae, "TAESD's decoder alone", allowed));
         }
         let [h, w] = size;
         if h % scale != 0 || w % scale != 0 {

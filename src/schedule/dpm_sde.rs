@@ -22,6 +22,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES, &["noise_sampler_seed"]],
     defaults: Defaults::SECOND_ORDER,
     predictions: ANY,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(DpmSde::new(config)?)),

@@ -24,6 +24,7 @@ mod dpm2_ancestral;
 mod dpm_multi;
 mod dpm_sde;
 mod dpm_single;
+mod edm;
 mod euler;
 mod euler_ancestral;
 mod exponential;
@@ -51,12 +52,14 @@ pub use config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
     Timesteps, VarianceType,
 };
+pub use edm::Edm;
 pub use euler::Euler;
 pub use grid::Grid;
+pub use linear::Preconditioning;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
 pub use philox::PhiloxGenerator;
 pub use registry::{
-    Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
+    Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, list_for, names,
 };
 pub use solver::{Algorithm, SolverType};
 pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};

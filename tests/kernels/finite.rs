@@ -47,6 +47,7 @@ fn found(device: &Device, tuning: Tuning, steps: &[Vec<f32>]) -> (Option<usize>,
         let x = place(device, values);
         let number = step(device, k + 1);
         let all = mark.watch(&device.gpu, tuning, &x, values.len(), Some(&number));
+        let all = all.unwrap();
         bands = all.len();
         device.run(all);
     }
@@ -91,7 +92,8 @@ fn the_first_of_several_steps_counts() {
         mark.clear(&device().gpu).unwrap();
         let x = place(device(), values);
         let tuning = Tuning { direct: true };
-        device().run(mark.watch(&device().gpu, tuning, &x, values.len(), None));
+        let all = mark.watch(&device().gpu, tuning, &x, values.len(), None);
+        device().run(all.unwrap());
         assert_eq!(mark.read(&device().gpu).unwrap(), wanted);
     }
 }
@@ -111,4 +113,17 @@ fn bands_see_every_value_once() {
             assert_eq!(found(capped(), tuning, &[values.clone()]).0, Some(1));
         }
     }
+}
+
+#[test]
+fn more_values_than_there_are_is_an_error() {
+    let mark = Mark::new(&device().gpu).unwrap();
+    let tuning = Tuning { direct: true };
+    let x = place(device(), &[1.0; 8]);
+    let watch = |x: &View, count| mark.watch(&device().gpu, tuning, x, count, None);
+    assert!(watch(&x, 8).is_ok());
+    let held = x.size as usize / 4;
+    assert!(watch(&x, held + 1).is_err());
+    let odd = View { offset: 264, ..x };
+    assert!(watch(&odd, 4).is_err());
 }

@@ -102,13 +102,13 @@ impl<'a> Encoder<'a> {
         .map_err(|e| suspect.blamed(e))?;
         let mark = Mark::new(gpu)?;
         let outputs = 0..1 + usize::from(config.projection_dim.is_some());
-        let watched = outputs.flat_map(|i| {
-            let output = executor.output(i);
+        let mut watched = Vec::new();
+        for output in outputs.map(|i| executor.output(i)) {
             let count = output.rows() * output.pitch * 4;
-            mark.watch(gpu, pipeline.tuning, &output.view, count, None)
-        });
+            watched.extend(mark.watch(gpu, pipeline.tuning, &output.view, count, None)?);
+        }
         Ok(Self {
-            watch: Program::new(gpu, watched.collect())?,
+            watch: Program::new(gpu, watched)?,
             mark,
             suspect,
             pipeline,

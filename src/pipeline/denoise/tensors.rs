@@ -89,15 +89,15 @@ impl Tensors {
         let output = &self.prediction.view;
         let mut all = vec![latent::guidance(
             tuning, negative, positive, pictures, step, output,
-        )];
+        )?];
         if negative.is_some() && guidance.rescaled {
-            all.push(latent::rescale(positive, pictures, step, output));
+            all.push(latent::rescale(positive, pictures, step, output)?);
         }
         let watch = |mark: &Mark, x: &View| {
             let count = self.latents.rows() * self.latents.pitch * 4;
             mark.watch(gpu, tuning, x, count, Some(step))
         };
-        all.extend(watch(&marks.prediction, output));
+        all.extend(watch(&marks.prediction, output)?);
         let state = State {
             sample: &self.latents.view,
             output,
@@ -107,14 +107,14 @@ impl Tensors {
         let each = self.latents.rows_per_batch() * self.latents.pitch;
         let update = |share| latent::update(tuning, &state, step, pictures * each, share);
         if thresholded {
-            all.push(update(Share::First));
-            let levels = latent::threshold(&self.history, step, pictures, each);
+            all.push(update(Share::First)?);
+            let levels = latent::threshold(&self.history, step, pictures, each)?;
             all.push(levels);
-            all.push(update(Share::Rest));
+            all.push(update(Share::Rest)?);
         } else {
-            all.push(update(Share::Whole));
+            all.push(update(Share::Whole)?);
         }
-        all.extend(watch(&marks.latents, &self.latents.view));
+        all.extend(watch(&marks.latents, &self.latents.view)?);
         Program::new(gpu, all)
     }
 
@@ -124,7 +124,7 @@ impl Tensors {
             return Program::new(gpu, vec![]);
         };
         let kept = [&original.view, &noise.view, mask];
-        let dispatch = latent::mask(tuning, &self.latents, kept, &self.step);
+        let dispatch = latent::mask(tuning, &self.latents, kept, &self.step)?;
         Program::new(gpu, vec![dispatch])
     }
 }
@@ -158,11 +158,11 @@ impl Planes {
         let planes = buffer("planes", &tensors.latents)?;
         let noise = buffer("noise planes", &tensors.noise)?;
         let import = |planes: &Arc<Buffer>, to: &Tensor| {
-            let dispatch = layout::to_pixels(tuning, &View::whole(planes), to, [1.0, 0.0]);
+            let dispatch = layout::to_pixels(tuning, &View::whole(planes), to, [1.0, 0.0])?;
             Program::new(gpu, vec![dispatch])
         };
         let export = |from: &Tensor| {
-            let dispatch = layout::to_planes(tuning, from, &View::whole(&planes), [1.0, 0.0]);
+            let dispatch = layout::to_planes(tuning, from, &View::whole(&planes), [1.0, 0.0])?;
             Program::new(gpu, vec![dispatch])
         };
         let has_beside = tensors.beside.rows() == tensors.latents.rows();

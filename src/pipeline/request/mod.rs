@@ -158,7 +158,10 @@ impl Request {
             )
         })?;
         let preset = match &raw.preset {
-            Some(name) => Preset::named(name)?,
+            Some(name) => Preset {
+                training: context.preset.training.clone(),
+                ..Preset::named(name)?
+            },
             None => context.preset.clone(),
         };
         let width = side("width", raw.width, context.native.0)?;
@@ -167,10 +170,14 @@ impl Request {
         let name = raw.scheduler.as_deref().unwrap_or(preset.scheduler);
         let mut options = preset.options_for(name);
         options.extend(raw.scheduler_options.clone());
+        let choice = schedule::choose(name, &options)?;
+        if let Some(training) = &preset.training {
+            choice.create(training)?;
+        }
         let Choice {
             name: scheduler,
             options: scheduler_options,
-        } = schedule::choose(name, &options)?;
+        } = choice;
         let (micro, negative_micro) = micro(&raw, [height, width])?;
         let fit: Fit = match raw.fit.as_deref() {
             Some(name) => name.parse()?,
