@@ -80,6 +80,8 @@ host_shareable! {
         /// Dynamic thresholding's quantile and largest level.
         threshold_ratio: f32,
         threshold_most: f32,
+        /// Of the step, counted from 1; a whole number.
+        number: f32,
         update: Row,
         store: [Row; STORES],
     }

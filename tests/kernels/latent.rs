@@ -18,6 +18,7 @@ const STEP: StepValues = StepValues {
     stores: 0.0,
     threshold_ratio: 0.97,
     threshold_most: 1.5,
+    number: 1.0,
     update: NOTHING,
     store: [NOTHING; STORES],
 };

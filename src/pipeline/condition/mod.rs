@@ -4,6 +4,7 @@
 mod encoder;
 mod texts;
 
+use super::finite::{Suspect, wide_weights};
 use super::request::MicroConditioning;
 use super::route::Route;
 use super::{Event, Observer, Pipeline, Request};
@@ -12,6 +13,7 @@ use crate::checkpoint::{Checkpoint, Part};
 use crate::model::Loaded;
 use crate::text::Chunk;
 use encoder::{Encoded, Encoder, Kind, Pair};
+use std::cell::RefCell;
 use texts::{Reading, Texts};
 
 /// What the UNet is told of one prompt.
@@ -38,6 +40,7 @@ pub struct Conditioning {
 pub(super) struct Conditionings {
     pub base: Option<Conditioning>,
     pub refiner: Option<Conditioning>,
+    pub warnings: Vec<String>,
 }
 
 /// Encodes the prompts of `request` for the models of its route. The text encoders
@@ -74,6 +77,7 @@ pub(super) fn encode(
         tokens: chunks * base.tokenizer_2.max_length(),
         wants_negative: request.guided() || traced,
         silent,
+        warnings: RefCell::default(),
     };
     let mut second = None;
     if wants_base || shared {
@@ -104,7 +108,11 @@ pub(super) fn encode(
         let checkpoint = &refiner.model.checkpoint;
         work.told(checkpoint, pair, "refiner.", observer)
     });
-    Ok(Conditionings { base, refiner })
+    Ok(Conditionings {
+        base,
+        refiner,
+        warnings: work.warnings.into_inner(),
+    })
 }
 
 /// The work on one request's texts.
@@ -116,6 +124,7 @@ struct Work<'a> {
     wants_negative: bool,
     /// The request says nothing of a negative prompt.
     silent: bool,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Work<'_> {
@@ -196,6 +205,7 @@ impl Work<'_> {
         let part = format!("{prefix}text encoder{}", ["", " 2"][which]).replace('.', " ");
         (observer.events)(Event::Loading { part });
         let loaded = Loaded::default();
+        let suspect = Suspect::text_encoder(reading.checkpoint, kind.0, self.request);
         let run = |chunks: &[Chunk], skip: usize, name: &str, observer: &mut Observer<'_>| {
             if let (Some(trace), true) = (&mut observer.trace, prefix.is_empty()) {
                 let ids = chunks.iter().flat_map(|chunk| &chunk.ids);
@@ -203,7 +213,8 @@ impl Work<'_> {
                 trace.put_i32(format!("{name}{suffix}"), &[1, ids.len()], &ids);
             }
             let (pipeline, checkpoint) = (self.pipeline, reading.checkpoint);
-            let encoder = Encoder::new(pipeline, checkpoint, kind, skip, &loaded, observer.cancel)?;
+            let cancel = observer.cancel;
+            let encoder = Encoder::new(pipeline, checkpoint, kind, skip, suspect, &loaded, cancel)?;
             encoder.encode(chunks, self.request.prompt_weighting, observer.cancel)
         };
         // Layers are skipped for the prompt alone, as diffusers does.
@@ -216,6 +227,8 @@ impl Work<'_> {
             }
             false => None,
         };
+        let wide = wide_weights(suspect.stage, &loaded);
+        self.warnings.borrow_mut().extend(wide);
         Ok(Pair { positive, negative })
     }
 }

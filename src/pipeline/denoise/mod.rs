@@ -8,6 +8,7 @@ mod tensors;
 pub(super) use record::{Gathered, Tally};
 
 use super::condition::{Conditioning, Prompt};
+use super::finite::Suspect;
 use super::load::Model;
 use super::route::Leg;
 use super::{Cancel, LoopStats, Observer, Pipeline, Request};
@@ -15,6 +16,7 @@ use crate::Result;
 use crate::checkpoint::Part;
 use crate::gpu::Buffer;
 use crate::graph::{Executor, Runner};
+use crate::kernel::finite::{self, Mark};
 use crate::kernel::latent::{self, StepValues};
 use crate::kernel::{Program, Tensor, View};
 use crate::model::DeviceWeights;
@@ -79,6 +81,13 @@ pub(super) struct Setup<'a> {
     pub batched: bool,
 }
 
+/// The first steps at which the loop's tensors were not finite.
+pub(super) struct Marks {
+    /// Of the guided prediction.
+    pub prediction: Mark,
+    pub latents: Mark,
+}
+
 /// A model's UNet, bound for one request.
 pub(super) struct Denoiser<'a> {
     pipeline: &'a Pipeline,
@@ -90,6 +99,8 @@ pub(super) struct Denoiser<'a> {
     after: [Program; 2],
     put_back: Program,
     planes: Planes,
+    marks: Marks,
+    suspect: Suspect,
     step: Arc<Buffer>,
     table: Arc<Buffer>,
     time_ids: Arc<Buffer>,
@@ -149,7 +160,10 @@ impl<'a> Denoiser<'a> {
         let weights =
             DeviceWeights::new(gpu, source, precision.weights, &model.unet).while_ok(&check);
         let storage = precision.activations;
-        let unet = Executor::new(gpu, pipeline.tuning, storage, &graph, &weights, &sources)?;
+        let steps = &setup.leg.steps;
+        let suspect = Suspect::unet(checkpoint, steps.len(), storage, setup.request);
+        let unet = Executor::new(gpu, pipeline.tuning, storage, &graph, &weights, &sources)
+            .map_err(|e| suspect.blamed(e))?;
         gpu.check()?;
 
         let sample = unet.input(SAMPLE).cloned();
@@ -177,11 +191,19 @@ impl<'a> Denoiser<'a> {
             positive: (&out, (halves - 1) * pictures),
             rescaled: setup.request.guidance_rescale > 0.0,
         };
-        let after = |thresholded| tensors.after(gpu, tuning, &guidance, thresholded);
-        let steps = &setup.leg.steps;
+        let marks = Marks {
+            prediction: Mark::new(gpu)?,
+            latents: Mark::new(gpu)?,
+        };
+        let after = |thresholded| tensors.after(gpu, tuning, &guidance, thresholded, &marks);
         let rows: Vec<StepValues> = (0..steps.len())
             .map(|k| step_values(setup.leg, k, setup.request))
             .collect();
+        let sound = |row: &StepValues| finite::twin(bytemuck::cast_slice(&[*row]));
+        if let Some(k) = rows.iter().position(|row| !sound(row)) {
+            let found = suspect.in_loop(None, Some(k + 1));
+            return Err(found.unwrap_or(suspect).error());
+        }
         let draws = steps.iter().any(|step| step.draws_noise);
         rows.iter()
             .try_for_each(|row| row.check(setup.leg.slots(), draws))?;
@@ -199,6 +221,8 @@ impl<'a> Denoiser<'a> {
                 },
             ],
             put_back: tensors.put_back(gpu, tuning)?,
+            marks,
+            suspect,
             planes: Planes::new(gpu, tuning, &tensors)?,
             step: tensors.step.buffer.clone(),
             unet,
@@ -234,6 +258,8 @@ impl<'a> Denoiser<'a> {
         let mut runner = Runner::new(gpu, true)?;
         self.condition(&mut runner, 0)?;
         self.planes.bring(gpu, samples)?;
+        self.marks.prediction.clear(gpu)?;
+        self.marks.latents.clear(gpu)?;
         runner.busy_seconds()?;
         let traced = observer.trace.is_some();
         if traced {
@@ -289,6 +315,7 @@ impl<'a> Denoiser<'a> {
         tally.pipelines += pipelines - before[1];
         tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
         let ended = done < self.leg.steps.len();
+        self.check_finite()?;
         let values = self.read(Read::Latents)?;
         let expected = match ended || !self.leg.finishes() {
             true => self.expected(done, values.clone())?,
@@ -316,6 +343,17 @@ impl<'a> Denoiser<'a> {
         }
         let prediction = self.read(Read::Prediction)?;
         Ok(self.leg.original(&latents, &prediction, reached))
+    }
+
+    /// Fails where a step's tensors were not finite: the first of them counts.
+    fn check_finite(&self) -> Result<()> {
+        let gpu = &self.pipeline.gpu;
+        let prediction = self.marks.prediction.read(gpu)?;
+        let latents = self.marks.latents.read(gpu)?;
+        match self.suspect.in_loop(prediction, latents) {
+            Some(suspect) => Err(suspect.error()),
+            None => Ok(()),
+        }
     }
 
     /// Writes a call's prompts to the UNet's inputs and runs what follows from

@@ -37,6 +37,7 @@ pub(super) fn step_values(leg: &Leg, k: usize, request: &Request) -> StepValues 
         kept_original: reached.original as f32,
         kept_noise: reached.noise as f32,
         stores: step.store.len() as f32,
+        number: (k + 1) as f32,
         update: row(0, Bound::None, &step.update),
         ..Default::default()
     };

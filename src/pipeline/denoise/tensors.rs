@@ -1,8 +1,9 @@
 //! The loop's tensors on the device, what becomes of them after the UNet, and the
 //! ways between them and planes on the host.
 
-use super::{STEP_BYTES, Sample, Setup, Shape};
+use super::{Marks, STEP_BYTES, Sample, Setup, Shape};
 use crate::gpu::{Buffer, Gpu};
+use crate::kernel::finite::Mark;
 use crate::kernel::latent::{self, Share, State};
 use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
 use crate::{Error, Result};
@@ -73,13 +74,15 @@ impl Tensors {
         })
     }
 
-    /// What follows the UNet in a step: guidance and the scheduler's update.
+    /// What follows the UNet in a step: guidance and the scheduler's update, with a
+    /// look at what each of them made.
     pub fn after(
         &self,
         gpu: &Gpu,
         tuning: Tuning,
         guidance: &Guidance<'_>,
         thresholded: bool,
+        marks: &Marks,
     ) -> Result<Program> {
         let (pictures, step) = (self.latents.n, &self.step);
         let (negative, positive) = (guidance.negative, guidance.positive);
@@ -90,6 +93,11 @@ impl Tensors {
         if negative.is_some() && guidance.rescaled {
             all.push(latent::rescale(positive, pictures, step, output)?);
         }
+        let watch = |mark: &Mark, x: &View| {
+            let count = self.latents.rows() * self.latents.pitch * 4;
+            mark.watch(gpu, tuning, x, count, Some(step))
+        };
+        all.extend(watch(&marks.prediction, output)?);
         let state = State {
             sample: &self.latents.view,
             output,
@@ -106,6 +114,7 @@ impl Tensors {
         } else {
             all.push(update(Share::Whole)?);
         }
+        all.extend(watch(&marks.latents, &self.latents.view)?);
         Program::new(gpu, all)
     }
 
