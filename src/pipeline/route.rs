@@ -20,6 +20,9 @@ pub(super) struct Leg {
     pub first: usize,
     /// One entry a call of the UNet.
     pub steps: Vec<Step>,
+    /// Calls of the whole way as a prompt's edits count them: the steps asked for,
+    /// times the solver's order.
+    pub asked: usize,
     model: Preconditioning,
     scheduler: Arc<dyn Scheduler>,
 }
@@ -251,6 +254,7 @@ impl Way {
             grid: self.grid.clone(),
             first,
             steps,
+            asked: self.steps * self.scheduler.order(),
             model: self.model,
             scheduler: self.scheduler.clone(),
         })

@@ -2,8 +2,8 @@
 
 use crate::common::{BELOW, GUARD, Random, Report, device, kinds, rounded};
 use calotype::kernel::latent::{
-    Row, SLOTS, STORES, Share, State, StepValues, guidance, input, mask, rescale, threshold,
-    twin_guidance, twin_input, twin_mask, twin_rescale, twin_update, update,
+    Row, SLOTS, STORES, Share, State, StepValues, Weighed, guidance, input, mask, rescale,
+    threshold, twin_guidance, twin_input, twin_mask, twin_rescale, twin_update, update,
 };
 use calotype::kernel::{Storage, Tensor, View};
 use calotype::schedule::Bound;
@@ -106,10 +106,11 @@ fn guided_predictions() {
                 let u = guided.then_some((&both, from));
                 let y = device().room(pictures * count);
                 let step = view(&STEP);
-                let all = guidance(tuning, u, (&both, to), pictures, &step, &y);
+                let part = Weighed::ALONE;
+                let all = guidance(tuning, u, (&both, to), part, pictures, &step, &y);
                 device().run(vec![all.unwrap()]);
                 let twin = if guided {
-                    twin_guidance(half(from), half(to), STEP.guidance_scale)
+                    twin_guidance(half(from), &[(half(to), 1.0)], STEP.guidance_scale)
                 } else {
                     half(to).to_vec()
                 };
