@@ -122,14 +122,20 @@ fn round(line: &str, unescape: bool) -> String {
 /// The text of an entity, given without `&` and `;`.
 fn entity(name: &str) -> Option<String> {
     if let Some(number) = name.strip_prefix('#') {
-        let code = match number.strip_prefix(['x', 'X']) {
-            Some(hexadecimal) => u32::from_str_radix(hexadecimal, 16),
-            None => number.parse(),
+        let (digits, base) = match number.strip_prefix(['x', 'X']) {
+            Some(hexadecimal) => (hexadecimal, 16),
+            None => (number, 10),
         };
+        if digits.is_empty() || !digits.chars().all(|c| c.is_digit(base)) {
+            return None;
+        }
         // Beyond Unicode, and halves of pairs, are the replacement character.
-        return Some(match code.ok()? {
+        let code = u32::from_str_radix(digits, base).unwrap_or(u32::MAX);
+        return Some(match code {
             0 => '\u{fffd}'.to_string(),
-            code @ 0x80..=0x9f => windows_1252(code).to_string(),
+            0x80..=0x9f => windows_1252(code).to_string(),
+            0xfdd0..=0xfdef => String::new(),
+            code if code <= 0x10_ffff && code & 0xfffe == 0xfffe => String::new(),
             code => char::from_u32(code).unwrap_or('\u{fffd}').to_string(),
         });
     }
@@ -225,7 +231,7 @@ mod tests {
         assert_eq!(normalise("<b> &amp;"), "<b> &amp;");
         assert_eq!(
             normalise("&#xD800; &#0; &#99999999999;"),
-            "\u{fffd} \u{fffd} &#99999999999;"
+            "\u{fffd} \u{fffd} \u{fffd}"
         );
     }
 }

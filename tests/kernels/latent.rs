@@ -123,6 +123,38 @@ fn guided_predictions() {
 }
 
 #[test]
+fn predictions_of_several_parts() {
+    let mut report = Report::new("parts");
+    for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
+        let count = n * pixels * c;
+        // The negative prompt's and three parts', `n` pictures each.
+        let values = Random::new(i as u64).values(4 * count);
+        let weights = [1.0, 0.5, -0.4];
+        for (tuning, storage) in kinds() {
+            let all = device().tensor(storage, [4 * n, pixels, 1, c], &values, BELOW);
+            let seen = rounded(storage, &values);
+            let y = device().room(count);
+            let step = view(&STEP);
+            let dispatch = |part: usize| {
+                let weighed = Weighed {
+                    weight: weights[part],
+                    first: part == 0,
+                };
+                let t = (&all, (part + 1) * n);
+                guidance(tuning, Some((&all, 0)), t, weighed, n, &step, &y)
+            };
+            device().run((0..3).map(dispatch).collect());
+            let side = |i: usize| &seen[i * count..][..count];
+            let parts = [0, 1, 2].map(|part| (side(part + 1), weights[part]));
+            let twin = twin_guidance(side(0), &parts, STEP.guidance_scale);
+            let out = device().read_floats(&y, count);
+            report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
+        }
+    }
+    report.finish(30);
+}
+
+#[test]
 fn rescaled_predictions() {
     let mut report = Report::new("guidance rescale");
     for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
