@@ -10,7 +10,7 @@
 mod case;
 
 use calotype::pipeline::{Dtype, LoadOptions, Output, Pipeline, RawRequest, Trace};
-use calotype::text::{Timeline, compose, normalise, schedule};
+use calotype::text::{Timeline, compose, schedule};
 use case::{Case, F32, compare, generate, load, relative};
 use serde_json::Value;
 
@@ -105,8 +105,9 @@ fn pasted_text_has_the_ids_of_the_slow_tokenizer() {
     for (prompt, first, second) in rows {
         let wanted = [&first, second.as_ref().unwrap_or(&first)];
         for (tokenizer, wanted) in tokenizers.iter().zip(wanted) {
-            let got = tokenizer.encode(&normalise(&prompt)).unwrap();
-            assert_eq!(&got.ids[..got.length], wanted, "{prompt:?}");
+            let got = tokenizer.cleaned_tokens(&prompt).unwrap();
+            let got = &got[..got.len().min(75)];
+            assert_eq!(got, &wanted[1..wanted.len() - 1], "{prompt:?}");
         }
     }
 }

@@ -42,18 +42,6 @@ impl Piece {
             weight: 1.0,
         }
     }
-
-    /// With its text cleaned, see [`super::normalise()`].
-    #[must_use]
-    pub fn normalised(self) -> Self {
-        match self {
-            Piece::Text { text, weight } => Piece::Text {
-                text: super::normalise(&text).into_owned(),
-                weight,
-            },
-            Piece::Break => Piece::Break,
-        }
-    }
 }
 
 /// Splits a prompt into pieces; neighbours of equal weight are one. A prompt

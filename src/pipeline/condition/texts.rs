@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::pipeline::Request;
 use crate::pipeline::route::Route;
 use crate::text::{
-    self, Chunk, Part, Piece, Schedule, Timeline, Tokenizer, Weighting, chunks, pad_chunks,
+    self, Chunk, Part, Schedule, Timeline, Tokenizer, Weighting, chunks, pad_chunks,
 };
 use crate::{Error, Result};
 
@@ -215,23 +215,20 @@ pub(super) struct Reading<'a> {
 impl<'a> Reading<'a> {
     pub fn new(checkpoint: &'a Checkpoint, script: &Script, request: &Request) -> Result<Self> {
         let tokenizers = Self::tokenizers(checkpoint);
-        let pieces = |text: &str| -> Vec<Piece> {
+        let split = |text: &str, tokenizers: &[&Tokenizer]| {
             let pieces = request.prompt_weighting.parse(text);
-            match request.normalise_prompt {
-                true => pieces.into_iter().map(Piece::normalised).collect(),
-                false => pieces,
-            }
+            chunks(&pieces, tokenizers, request.normalise_prompt)
         };
         let read = |texts: &Text| -> Result<[Vec<Chunk>; 2]> {
             let alone = |i: usize| {
-                let mut one = chunks(&pieces(&texts[i]), &tokenizers[i..=i])?;
+                let mut one = split(&texts[i], &tokenizers[i..=i])?;
                 Ok::<_, crate::Error>(one.pop().unwrap_or_default())
             };
             if texts[0] != texts[1] {
                 return Ok([alone(0)?, alone(1)?]);
             }
             // Breaks stay level between the two.
-            match <[_; 2]>::try_from(chunks(&pieces(&texts[0]), &tokenizers)?) {
+            match <[_; 2]>::try_from(split(&texts[0], &tokenizers)?) {
                 Ok(both) => Ok(both),
                 Err(_) => Ok([alone(0)?, alone(1)?]),
             }
