@@ -271,5 +271,8 @@ fn prompts_for_both_encoders_need_as_many_parts() {
         preview_every: 0,
     };
     let message = pipeline.generate(&request, &mut observer).unwrap_err();
-    assert!(message.to_string().contains("prompt_2 is 3"), "{message}");
+    assert!(
+        message.to_string().contains("prompt_2 is 3 parts"),
+        "{message}"
+    );
 }

@@ -4,6 +4,7 @@
 //! own, and its difference to the negative prompt's counts by its weight.
 
 use super::prompt::WEIGHT_MOST;
+use crate::error::Field;
 use crate::{Error, Result};
 use regex::Regex;
 use std::sync::LazyLock;
@@ -38,12 +39,10 @@ static WEIGHT: LazyLock<Regex> = LazyLock::new(|| {
 pub fn compose(prompt: &str) -> Result<Vec<Part>> {
     let parts: Vec<Part> = AND.split(prompt).map(part).collect();
     if parts.len() > PARTS_MOST {
-        let allowed = format!("at most {PARTS_MOST}: each is a call of the UNet at every step");
-        return Err(Error::invalid(
-            "number of parts between AND in the prompt",
-            parts.len(),
-            allowed,
-        ));
+        let value = format!("{} parts with AND between them", parts.len());
+        let allowed =
+            format!("must have at most {PARTS_MOST}; each is a call of the UNet at every step");
+        return Err(Error::invalid(Field::Prompt, value, allowed));
     }
     Ok(parts)
 }
@@ -98,6 +97,6 @@ mod tests {
         let of = |n: usize| compose(&vec!["a"; n].join(" AND "));
         assert_eq!(of(PARTS_MOST).unwrap().len(), PARTS_MOST);
         let message = of(PARTS_MOST + 1).unwrap_err().to_string();
-        assert!(message.contains("is 17: at most 16"), "{message}");
+        assert!(message.contains("is 17 parts"), "{message}");
     }
 }

@@ -8,6 +8,7 @@ use super::request::MicroConditioning;
 use super::route::Route;
 use super::{Event, Observer, Pipeline, Request};
 use crate::checkpoint::{Checkpoint, Part};
+use crate::error::Field;
 use crate::model::Loaded;
 use crate::text::Chunk;
 use crate::{Error, Result};
@@ -373,14 +374,11 @@ fn check_size(script: &Script, tokens: usize, checkpoint: &Checkpoint) -> Result
     if bytes <= STATE_BYTES {
         return Ok(());
     }
+    let value = format!("{texts} different texts over the steps");
     let allowed = format!(
         "too many at {tokens} tokens each: use fewer turns in [a|b], fewer steps, or a shorter prompt"
     );
-    Err(Error::invalid(
-        "number of different texts that the prompt becomes",
-        texts,
-        allowed,
-    ))
+    Err(Error::invalid(Field::Prompt, value, allowed))
 }
 
 /// What of a request's prompts is not read as its writer may think.

@@ -1,6 +1,7 @@
 //! The texts that are read over a run, and the tokens that they are.
 
 use crate::checkpoint::Checkpoint;
+use crate::error::Field;
 use crate::pipeline::Request;
 use crate::pipeline::route::Route;
 use crate::text::{
@@ -89,12 +90,12 @@ impl Styled {
         let count = first.len().max(second.len());
         let fits = |parts: &[Part]| parts.len() == count || parts.len() == 1;
         if !fits(&first) || !fits(&second) {
+            let value = format!("{} parts with AND between them", second.len());
             let allowed = format!(
-                "the prompt has {}; both need as many, or one of them no AND",
+                "the first prompt has {}; give both as many, or one of them no AND",
                 first.len()
             );
-            let field = "number of parts between AND in prompt_2";
-            return Err(Error::invalid(field, second.len(), allowed));
+            return Err(Error::invalid(Field::Prompt2, value, allowed));
         }
         let weights = if first.len() == count {
             &first
