@@ -238,7 +238,15 @@ impl Bench {
                 let (step, y) = (self.floats(numbers)?, self.floats(side * side * 4)?);
                 let u = Some((&u, 0));
                 let part = latent::Weighed::ALONE;
-                Ok(vec![latent::guidance(tuning, u, (&t, 0), part, 1, &step, &y)?])
+                Ok(vec![latent::guidance(
+                    tuning,
+                    u,
+                    (&t, 0),
+                    part,
+                    1,
+                    &step,
+                    &y,
+                )?])
             }
             Op::Update => {
                 let count = side * side;

@@ -7,7 +7,8 @@ use calotype::Result;
 use calotype::gpu::Buffer;
 use calotype::kernel::attention::{self, Attention, transpose};
 use calotype::kernel::latent::{
-    Row, SLOTS, STORES, Share, State, StepValues, Weighed, guidance, input, mask, rescale, threshold, update,
+    Row, SLOTS, STORES, Share, State, StepValues, Weighed, guidance, input, mask, rescale,
+    threshold, update,
 };
 use calotype::kernel::norm::{self, GroupNorm, Mask, layer_norm, softmax};
 use calotype::kernel::product::{self, Conv, Epilogue, Product, Weight, WeightStorage};

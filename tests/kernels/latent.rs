@@ -143,7 +143,7 @@ fn predictions_of_several_parts() {
                 let t = (&all, (part + 1) * n);
                 guidance(tuning, Some((&all, 0)), t, weighed, n, &step, &y)
             };
-            device().run((0..3).map(dispatch).collect());
+            device().run((0..3).map(|part| dispatch(part).unwrap()).collect());
             let side = |i: usize| &seen[i * count..][..count];
             let parts = [0, 1, 2].map(|part| (side(part + 1), weights[part]));
             let twin = twin_guidance(side(0), &parts, STEP.guidance_scale);
