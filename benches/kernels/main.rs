@@ -238,7 +238,16 @@ impl Bench {
                 let numbers = size_of::<StepValues>() / 4;
                 let (step, y) = (self.floats(numbers)?, self.floats(side * side * 4)?);
                 let u = Some((&u, 0));
-                Ok(vec![latent::guidance(tuning, u, (&t, 0), 1, &step, &y)?])
+                let part = latent::Weighed::ALONE;
+                Ok(vec![latent::guidance(
+                    tuning,
+                    u,
+                    (&t, 0),
+                    part,
+                    1,
+                    &step,
+                    &y,
+                )?])
             }
             Op::Update => {
                 let count = side * side;

@@ -20,6 +20,7 @@ impl Pipeline {
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
         self.check(request)?;
         let mut warnings = self.merge(&request.loras)?;
+        warnings.extend(condition::warnings(request));
         if request.image.is_none() && request.negative_micro.is_half_said() {
             warnings.push(
                 "the base model heeds the negative prompt's sizes and crop only where both \

@@ -84,11 +84,10 @@ impl<'a> Run<'a> {
         };
         let mut batch = Batch::new(self.pipeline, self.request.samples);
         if self.pipeline.options.batch.is_none() {
-            batch.keep_below(BATCH_BYTES, &|pictures| {
-                let halves = 1 + usize::from(stage.conditioning.guided);
+            let bytes = |pictures| {
                 let tokens = stage.conditioning.tokens;
                 let size = unet::Size {
-                    batch: halves * pictures,
+                    batch: stage.conditioning.predictions() * pictures,
                     height: shape.h,
                     width: shape.w,
                     tokens,
@@ -98,7 +97,12 @@ impl<'a> Run<'a> {
                 let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
                 let storage = self.pipeline.precision.activations;
                 graph.planned_bytes(self.pipeline.tuning, storage).0
-            });
+            };
+            batch.keep_below(BATCH_BYTES, &bytes);
+            // The parts of a prompt may be many.
+            if stage.conditioning.weights.len() > 1 && bytes(batch.pictures) > BATCH_BYTES {
+                batch.batched = false;
+            }
         }
         let mask = departure.mask.as_deref();
         let samples = &mut departure.samples;
@@ -193,7 +197,10 @@ impl<'a> Run<'a> {
                     other.inspect(|other| other.clear());
                     held = false;
                 }
-                Err(e) if e.is_out_of_memory() && batch.shrink(stage.conditioning.guided) => {
+                Err(e)
+                    if e.is_out_of_memory()
+                        && batch.shrink(stage.conditioning.predictions() > 1) =>
+                {
                     tracing::warn!("{e}: trying {batch:?}");
                 }
                 made => break made?,
@@ -234,7 +241,7 @@ fn keep_unpainted(sample: &mut Sample, mask: Option<&[f32]>) {
 #[derive(Debug)]
 struct Batch {
     pictures: usize,
-    /// Both prompts of a guided step in one call.
+    /// All prompts of a step in one call.
     batched: bool,
 }
 
@@ -259,14 +266,14 @@ impl Batch {
         }
     }
 
-    /// Takes half the pictures, or else two UNet calls of half the batch; whether
-    /// there was anything left to give up.
-    fn shrink(&mut self, guided: bool) -> bool {
+    /// Takes half the pictures, or else a UNet call for each prompt of a step, where
+    /// there are `several`; whether there was anything left to give up.
+    fn shrink(&mut self, several: bool) -> bool {
         if self.pictures > 1 {
             self.pictures /= 2;
             return true;
         }
-        std::mem::replace(&mut self.batched, false) && guided
+        std::mem::replace(&mut self.batched, false) && several
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Weighting {
     /// States move away from, or towards, those of the empty prompt (ComfyUI).
     #[serde(rename = "comfy")]
     Comfy,
-    /// Brackets and `BREAK` are text.
+    /// Brackets, `BREAK`, `AND` and `[a:b:0.5]` are text.
     #[serde(rename = "off")]
     Off,
 }

@@ -44,18 +44,22 @@ impl Encoded {
     }
 }
 
-/// A prompt and its negative one, where it was read.
+/// The texts of a prompt and of its negative one; none of that where it was not read.
 #[derive(Debug, Clone)]
 pub(super) struct Pair {
-    pub positive: Encoded,
-    pub negative: Option<Encoded>,
+    pub positive: Vec<Encoded>,
+    pub negative: Vec<Encoded>,
 }
 
 impl Pair {
     pub fn beside(self, other: Self) -> Self {
+        let beside = |a: Vec<Encoded>, b: Vec<Encoded>| {
+            let pairs = a.into_iter().zip(b);
+            pairs.map(|(a, b)| a.beside(b)).collect()
+        };
         Self {
-            positive: self.positive.beside(other.positive),
-            negative: self.negative.zip(other.negative).map(|(a, b)| a.beside(b)),
+            positive: beside(self.positive, other.positive),
+            negative: beside(self.negative, other.negative),
         }
     }
 }
