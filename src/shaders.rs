@@ -15,6 +15,7 @@ macro_rules! shaders {
 shaders!(
     "activation",
     "attention",
+    "first_not_finite",
     "group_norm_apply",
     "group_norm_finish",
     "group_norm_stats",

@@ -14,6 +14,7 @@ mod cases;
 use calotype::Result;
 use calotype::gpu::{Access, AdapterChoice, Buffer, Gpu, PipelineKey, Timestamps};
 use calotype::kernel::attention::Attention;
+use calotype::kernel::finite::Mark;
 use calotype::kernel::latent::StepValues;
 use calotype::kernel::norm::{GroupNorm, Mask};
 use calotype::kernel::product::{Conv, Epilogue, Product, Weight, WeightStorage, packed_bytes};
@@ -237,7 +238,16 @@ impl Bench {
                 let numbers = size_of::<StepValues>() / 4;
                 let (step, y) = (self.floats(numbers)?, self.floats(side * side * 4)?);
                 let u = Some((&u, 0));
-                Ok(vec![latent::guidance(tuning, u, (&t, 0), 1, &step, &y)?])
+                let part = latent::Weighed::ALONE;
+                Ok(vec![latent::guidance(
+                    tuning,
+                    u,
+                    (&t, 0),
+                    part,
+                    1,
+                    &step,
+                    &y,
+                )?])
             }
             Op::Update => {
                 let count = side * side;
@@ -262,6 +272,11 @@ impl Bench {
                 self.gpu.upload(&step.buffer, bytes)?;
                 let share = latent::Share::Whole;
                 Ok(vec![latent::update(tuning, &state, &step, count, share)?])
+            }
+            Op::Watch { c } => {
+                let count = side * side * c;
+                let x = self.floats(count)?;
+                Mark::new(&self.gpu)?.watch(&self.gpu, tuning, &x, count, None)
             }
             Op::Sinusoid { dim } => {
                 let how = Sinusoid {

@@ -76,7 +76,7 @@ fields! {
     // Adapters, by file.
     Loras = "loras",
     // A tag `<lora:name:weight>` in a prompt.
-    LoraTag = "lora tag",
+    LoraTag = "LoRA tag",
     LoraDir = "lora_dir",
     LoraAllowUnmatched = "lora_allow_unmatched",
     Model = "model",

@@ -10,6 +10,7 @@
 //! once at load (see [`product::pack`]).
 
 pub mod attention;
+pub mod finite;
 pub mod latent;
 pub mod layout;
 pub mod map;

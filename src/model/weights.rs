@@ -1,15 +1,15 @@
 //! Weights on the device: read from the checkpoint tensor by tensor, repacked
 //! once into the layout of the product kernel, uploaded in pieces.
 
-use crate::Result;
-use crate::checkpoint::{DType, TensorSource, TensorView};
+use crate::checkpoint::{DType, Extent, TensorSource, TensorView};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Norm, Product, Weights};
 use crate::kernel::View;
 use crate::kernel::product::{Weight, WeightStorage};
+use crate::{Error, Result};
 use half::f16;
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 /// Names and shapes of every tensor that `graph` reads.
@@ -35,6 +35,8 @@ pub struct DeviceWeights<'a> {
 pub struct Loaded {
     products: Mutex<HashMap<String, (Weight, Option<View>)>>,
     norms: Mutex<HashMap<String, [View; 2]>>,
+    /// Tensors that stayed f32 since f16 would not hold them, and how far they reach.
+    wide: Mutex<BTreeMap<String, f32>>,
 }
 
 impl Loaded {
@@ -42,6 +44,12 @@ impl Loaded {
     pub fn clear(&self) {
         lock(&self.products).clear();
         lock(&self.norms).clear();
+    }
+
+    /// Tensors that stayed f32, though f16 was asked for, since they hold values
+    /// beyond its range; and their largest magnitudes. All that ever were loaded.
+    pub fn wide(&self) -> BTreeMap<String, f32> {
+        lock(&self.wide).clone()
     }
 }
 
@@ -79,15 +87,31 @@ impl<'a> DeviceWeights<'a> {
         self.upload(name, bytemuck::cast_slice(&values))
     }
 
+    /// A tensor, all of whose values are finite.
+    fn read(&self, name: &str, shape: &[usize]) -> Result<(TensorView<'_>, Extent)> {
+        let view = self.source.read(name, shape)?;
+        let extent = view.extent();
+        match extent.not_finite {
+            0 => Ok((view, extent)),
+            _ => Err(Error::not_finite_tensor(name)),
+        }
+    }
+
     fn load_product(&self, product: &Product) -> Result<(Weight, Option<View>)> {
         (self.check)()?;
         let mut parts = Vec::new();
         let mut bias = Vec::new();
+        let mut wide = Vec::new();
         for (name, shape) in product.tensors() {
-            let view = self.source.read(&name, &shape)?;
+            let (view, extent) = self.read(&name, &shape)?;
             match shape[..] {
                 [n] => bias.extend(view.values(0..n)),
-                [n, ..] => parts.push((view, n)),
+                [n, ..] => {
+                    parts.push((view, n));
+                    if self.storage == WeightStorage::F16 && extent.exceeds_f16() {
+                        wide.push((name, extent.largest));
+                    }
+                }
                 [] => {}
             }
         }
@@ -95,10 +119,11 @@ impl<'a> DeviceWeights<'a> {
         let label = &product.parts[0].0;
         // Values that are f16 in the file lose nothing by staying f16.
         let all_f16 = parts.iter().all(|(view, _)| view.dtype == DType::F16);
-        let storage = if all_f16 {
-            WeightStorage::F16
-        } else {
-            self.storage
+        let storage = match wide.is_empty() {
+            _ if all_f16 => WeightStorage::F16,
+            true => self.storage,
+            // f16 would make infinity of them.
+            false => WeightStorage::F32,
         };
         let view = match storage {
             WeightStorage::F32 => {
@@ -118,6 +143,7 @@ impl<'a> DeviceWeights<'a> {
         } else {
             None
         };
+        lock(&self.loaded.wide).extend(wide);
         Ok((weight, bias))
     }
 }
@@ -139,7 +165,7 @@ impl Weights for DeviceWeights<'_> {
         }
         let load = |end: &str| {
             let name = format!("{}.{end}", norm.name);
-            let values = self.source.read(&name, &[norm.channels])?;
+            let (values, _) = self.read(&name, &[norm.channels])?;
             self.vector(&name, values.values(0..norm.channels), 4)
         };
         let made = [load("weight")?, load("bias")?];

@@ -2,6 +2,7 @@
 
 use super::condition;
 use super::denoise::{Sample, Shape, Stand};
+use super::finite::{Owner, wide_weights};
 use super::route::Route;
 use super::run::{Run, Stage};
 use super::start::depart;
@@ -19,6 +20,7 @@ impl Pipeline {
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
         self.check(request)?;
         let mut warnings = self.merge(&request.loras)?;
+        warnings.extend(condition::warnings(request));
         if request.image.is_none() && request.negative_micro.is_half_said() {
             warnings.push(
                 "the base model heeds the negative prompt's sizes and crop only where both \
@@ -41,7 +43,8 @@ impl Pipeline {
         (observer.events)(Event::Encoding);
         let conditionings = condition::encode(self, request, &route, observer)?;
         seconds.encode = watch.lap();
-        let mut departure = depart(self, request, route.start, observer)?;
+        warnings.extend(conditionings.warnings);
+        let mut departure = depart(self, request, route.start, observer, &mut warnings)?;
         seconds.encode_picture = watch.lap();
 
         let mut run = Run::new(self, request, route.calls());
@@ -76,13 +79,32 @@ impl Pipeline {
             run.stage(&stage, &mut departure, observer)?;
         }
         let (load, stats) = (run.load, run.tally.stats());
+        warnings.append(&mut run.warnings);
         seconds.load += load;
         seconds.denoise = watch.lap() - load;
 
         let interrupted = departure.samples.iter().any(|s| s.progress != Stand::Done);
         let (samples, seeds) = drawn(departure.samples, request.seeds());
         (observer.events)(Event::Loading { part: "vae".into() });
-        let pictures = self.decode(request, &samples, observer, &mut watch, &mut seconds)?;
+        let decoded = self.decode(
+            request,
+            &samples,
+            observer,
+            &mut watch,
+            &mut seconds,
+            &mut warnings,
+        )?;
+        let decoded = decoded.iter();
+        let pictures = decoded.map(|planes| {
+            let picture = self.picture(request, planes)?;
+            match &request.overlay {
+                Some(overlay) => overlay.laid_over(&picture),
+                None => Ok(picture),
+            }
+        });
+        let pictures = pictures.collect::<Result<_>>()?;
+        seconds.decode = watch.lap();
+        warnings.extend(self.wide_weights(&route));
         self.gpu.save_pipeline_cache();
         let info = self.gpu.info();
         let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
@@ -144,6 +166,7 @@ impl Pipeline {
         }
     }
 
+    /// Planes of every picture, -1 to 1.
     fn decode(
         &self,
         request: &Request,
@@ -151,33 +174,34 @@ impl Pipeline {
         observer: &mut Observer<'_>,
         watch: &mut Stopwatch,
         seconds: &mut Seconds,
-    ) -> Result<Vec<Picture>> {
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Vec<f32>>> {
         let vae = self.vae(self.options.vae_tiling);
         let shape = self.latent_shape(request);
         let decoder = vae.decoder([shape.h, shape.w])?;
         seconds.load += watch.lap();
         let total = samples.len();
-        let mut pictures = Vec::new();
-        let mut decoded = Vec::new();
-        for (index, sample) in samples.iter().enumerate() {
-            (observer.events)(Event::Decoding { index, total });
-            let pixels = decoder.decode(&sample.latents, observer.cancel)?;
-            if observer.trace.is_some() {
-                decoded.extend_from_slice(&pixels);
-            }
-            let picture = self.picture(request, &pixels)?;
-            pictures.push(match &request.overlay {
-                Some(overlay) => overlay.laid_over(&picture)?,
-                None => picture,
-            });
-        }
+        let latents: Vec<&[f32]> = samples.iter().map(|s| &s.latents[..]).collect();
+        let mut next = |index| (observer.events)(Event::Decoding { index, total });
+        let decoded = vae.decode_all(decoder, &latents, observer.cancel, &mut next, warnings)?;
         if let Some(trace) = &mut observer.trace {
             let c = self.base.checkpoint.vae.picture_channels();
             let shape = [total, c, request.height, request.width];
-            trace.put_f32("decoded", &shape, &decoded);
+            trace.put_f32("decoded", &shape, &decoded.concat());
         }
-        seconds.decode = watch.lap();
-        Ok(pictures)
+        Ok(decoded)
+    }
+
+    /// Which weights in use are not in the precision that was asked for.
+    fn wide_weights(&self, route: &Route) -> Vec<String> {
+        let refiner = self.refiner.as_ref().map(|refiner| &refiner.model);
+        let unets = [(&route.base, Some(&self.base)), (&route.refiner, refiner)];
+        let unets = unets.into_iter().filter_map(|(leg, model)| {
+            let model = model.filter(|_| leg.is_some())?;
+            let owner = Owner::of(&model.checkpoint);
+            wide_weights(format!("the {owner}'s UNet"), &model.unet)
+        });
+        unets.chain(wide_weights("the VAE", &self.vae)).collect()
     }
 
     /// RGB from the VAE's planes; a model of one channel is grey.

@@ -23,6 +23,9 @@ pub(super) struct Leg {
     /// What the latents keep of a picture, and how much noise there is, after the last
     /// step: something only where another model goes on from there.
     end: NoiseMix,
+    /// Calls of the whole way as a prompt's edits count them: the steps asked for,
+    /// times the solver's order.
+    pub asked: usize,
     model: Preconditioning,
     scheduler: Arc<dyn Scheduler>,
 }
@@ -269,6 +272,7 @@ impl Way {
                 original: 1.0,
                 noise: 0.0,
             },
+            asked: self.steps * self.scheduler.order(),
             model: self.model,
             scheduler: self.scheduler.clone(),
         })

@@ -9,6 +9,7 @@ use super::route::Leg;
 use super::start::Departure;
 use super::{Event, Observer, Pipeline, Request};
 use crate::Result;
+use crate::kernel::finite;
 use crate::model::unet;
 use std::time::Instant;
 
@@ -17,6 +18,9 @@ use std::time::Instant;
 /// crawl, that there are too many.
 const MOST_PICTURES: usize = 4;
 const BATCH_BYTES: u64 = 2 << 30;
+
+const NO_PREVIEW: &str =
+    "no previews: the VAE that they are made with gives numbers that are not finite";
 
 /// A request under way.
 pub(super) struct Run<'a> {
@@ -28,6 +32,7 @@ pub(super) struct Run<'a> {
     done: usize,
     /// Seconds spent on loading UNets.
     pub load: f64,
+    pub warnings: Vec<String>,
 }
 
 /// One model's part.
@@ -51,6 +56,7 @@ impl<'a> Run<'a> {
             total: calls * request.samples,
             done: 0,
             load: 0.0,
+            warnings: Vec::new(),
         }
     }
 
@@ -66,17 +72,22 @@ impl<'a> Run<'a> {
         });
         let shape = self.pipeline.latent_shape(self.request);
         let mut gathered = Gathered::default();
-        let previewer = match observer.preview_every {
+        let mut previewer = match observer.preview_every {
             0 => None,
-            _ => Some(self.pipeline.previewer(observer.cancel)?),
+            _ => match self.pipeline.previewer(observer.cancel) {
+                Err(e) if e.is_not_finite() => {
+                    self.warnings.push(NO_PREVIEW.into());
+                    None
+                }
+                made => Some(made?),
+            },
         };
         let mut batch = Batch::new(self.pipeline, self.request.samples);
         if self.pipeline.options.batch.is_none() {
-            batch.keep_below(BATCH_BYTES, &|pictures| {
-                let halves = 1 + usize::from(stage.conditioning.guided);
+            let bytes = |pictures| {
                 let tokens = stage.conditioning.tokens;
                 let size = unet::Size {
-                    batch: halves * pictures,
+                    batch: stage.conditioning.predictions() * pictures,
                     height: shape.h,
                     width: shape.w,
                     tokens,
@@ -86,7 +97,12 @@ impl<'a> Run<'a> {
                 let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
                 let storage = self.pipeline.precision.activations;
                 graph.planned_bytes(self.pipeline.tuning, storage).0
-            });
+            };
+            batch.keep_below(BATCH_BYTES, &bytes);
+            // The parts of a prompt may be many.
+            if stage.conditioning.weights.len() > 1 && bytes(batch.pictures) > BATCH_BYTES {
+                batch.batched = false;
+            }
         }
         let mask = departure.mask.as_deref();
         let samples = &mut departure.samples;
@@ -110,14 +126,24 @@ impl<'a> Run<'a> {
             let count = denoiser.pictures();
             let now = &mut samples[place..place + count];
             let (before, total) = (self.done, self.total);
+            let warnings = &mut self.warnings;
             let mut progress = |observer: &mut Observer<'_>, mut at: Progress<'_, '_>| {
                 let index = before + at.done * count;
                 (observer.events)(Event::Step { index, total });
-                match &previewer {
-                    Some(previewer) if at.done.is_multiple_of(observer.preview_every) => {
-                        preview(previewer, &at.expected()?, place, shape, observer)
+                let Some(made) = &previewer else {
+                    return Ok(());
+                };
+                if !at.done.is_multiple_of(observer.preview_every) {
+                    return Ok(());
+                }
+                match preview(made, &at.expected()?, place, shape, observer) {
+                    // The run may be sound all the same.
+                    Err(e) if e.is_not_finite() => {
+                        warnings.push(NO_PREVIEW.into());
+                        previewer = None;
+                        Ok(())
                     }
-                    _ => Ok(()),
+                    sent => sent,
                 }
             };
             let tally = &mut self.tally;
@@ -171,7 +197,10 @@ impl<'a> Run<'a> {
                     other.inspect(|other| other.clear());
                     held = false;
                 }
-                Err(e) if e.is_out_of_memory() && batch.shrink(stage.conditioning.guided) => {
+                Err(e)
+                    if e.is_out_of_memory()
+                        && batch.shrink(stage.conditioning.predictions() > 1) =>
+                {
                     tracing::warn!("{e}: trying {batch:?}");
                 }
                 made => break made?,
@@ -212,7 +241,7 @@ fn keep_unpainted(sample: &mut Sample, mask: Option<&[f32]>) {
 #[derive(Debug)]
 struct Batch {
     pictures: usize,
-    /// Both prompts of a guided step in one call.
+    /// All prompts of a step in one call.
     batched: bool,
 }
 
@@ -237,14 +266,14 @@ impl Batch {
         }
     }
 
-    /// Takes half the pictures, or else two UNet calls of half the batch; whether
-    /// there was anything left to give up.
-    fn shrink(&mut self, guided: bool) -> bool {
+    /// Takes half the pictures, or else a UNet call for each prompt of a step, where
+    /// there are `several`; whether there was anything left to give up.
+    fn shrink(&mut self, several: bool) -> bool {
         if self.pictures > 1 {
             self.pictures /= 2;
             return true;
         }
-        std::mem::replace(&mut self.batched, false) && guided
+        std::mem::replace(&mut self.batched, false) && several
     }
 }
 
@@ -257,6 +286,10 @@ fn preview(
     observer: &mut Observer<'_>,
 ) -> Result<()> {
     for (i, latents) in latents.chunks(shape.count()).enumerate() {
+        // The loop says at its end that these are not finite.
+        if !finite::twin(latents) {
+            continue;
+        }
         let picture = previewer.picture(latents, shape.h, shape.w, observer.cancel)?;
         let index = place + i;
         (observer.events)(Event::Preview { index, picture });

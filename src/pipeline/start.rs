@@ -22,15 +22,16 @@ pub(super) fn depart(
     request: &Request,
     start: Start,
     observer: &mut Observer<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<Departure> {
     let shape = pipeline.latent_shape(request);
     let pixels = Pixels::new(request);
     let beside = pipeline.base.checkpoint.unet.in_channels > shape.c;
-    let encode = |planes: &Option<Vec<f32>>| match planes {
+    let mut encode = |planes: &Option<Vec<f32>>| match planes {
         Some(planes) => {
             let vae = pipeline.vae(pipeline.options.vae_tiling);
             let size = [request.height, request.width];
-            vae.encode_distribution(planes, size, observer.cancel)
+            vae.encode_or_widen(planes, size, observer.cancel, warnings)
                 .map(Some)
         }
         None => Ok(None),

@@ -68,7 +68,11 @@ fn load(service: &Service) -> Result<Pipeline> {
             ..Default::default()
         };
         let request = pipeline.resolve(raw, &service.styles)?;
-        pipeline.generate(&request, &mut observer)?;
+        match pipeline.generate(&request, &mut observer) {
+            // Every request is told so; what they ask for may help.
+            Err(error) if error.is_not_finite() => tracing::error!("warming up: {error}"),
+            warmed => drop(warmed?),
+        }
     }
     service.metrics.holds(pipeline.device_bytes());
     service.loaded(Model {

@@ -7,7 +7,8 @@ use calotype::Result;
 use calotype::gpu::Buffer;
 use calotype::kernel::attention::{self, Attention, transpose};
 use calotype::kernel::latent::{
-    Row, SLOTS, STORES, Share, State, StepValues, guidance, input, mask, rescale, threshold, update,
+    Row, SLOTS, STORES, Share, State, StepValues, Weighed, guidance, input, mask, rescale,
+    threshold, update,
 };
 use calotype::kernel::norm::{self, GroupNorm, Mask, layer_norm, softmax};
 use calotype::kernel::product::{self, Conv, Epilogue, Product, Weight, WeightStorage};
@@ -75,7 +76,15 @@ fn latent_calls(tuning: Tuning) -> Vec<Call> {
         }),
         call("guidance", &[192, 288, STEP, 192], move |v| {
             let (u, t) = (tensor(&v[0], shape), tensor(&v[1], [3, 3, 2, 4]));
-            one(guidance(tuning, Some((&u, 0)), (&t, 1), 2, &v[2], &v[3]))
+            one(guidance(
+                tuning,
+                Some((&u, 0)),
+                (&t, 1),
+                Weighed::ALONE,
+                2,
+                &v[2],
+                &v[3],
+            ))
         }),
         call("rescale", &[288, STEP, 192], move |v| {
             one(rescale((&tensor(&v[0], [3, 3, 2, 4]), 1), 2, &v[1], &v[2]))
@@ -511,6 +520,7 @@ fn the_numbers_of_a_step_lead_no_kernel_out_of_its_views() {
     };
     let wild = StepValues {
         stores: 1e9,
+        threshold_most: 1.0,
         update: row(0.0),
         store: [row(3e9); STORES],
         ..Default::default()

@@ -2,8 +2,8 @@
 
 use crate::common::{BELOW, GUARD, Random, Report, device, kinds, rounded};
 use calotype::kernel::latent::{
-    Row, SLOTS, STORES, Share, State, StepValues, guidance, input, mask, rescale, threshold,
-    twin_guidance, twin_input, twin_mask, twin_rescale, twin_update, update,
+    Row, SLOTS, STORES, Share, State, StepValues, Weighed, guidance, input, mask, rescale,
+    threshold, twin_guidance, twin_input, twin_mask, twin_rescale, twin_update, update,
 };
 use calotype::kernel::{Storage, Tensor, View};
 use calotype::schedule::Bound;
@@ -18,6 +18,7 @@ const STEP: StepValues = StepValues {
     stores: 0.0,
     threshold_ratio: 0.97,
     threshold_most: 1.5,
+    number: 1.0,
     update: NOTHING,
     store: [NOTHING; STORES],
 };
@@ -106,16 +107,49 @@ fn guided_predictions() {
                 let u = guided.then_some((&both, from));
                 let y = device().room(pictures * count);
                 let step = view(&STEP);
-                let all = guidance(tuning, u, (&both, to), pictures, &step, &y);
+                let part = Weighed::ALONE;
+                let all = guidance(tuning, u, (&both, to), part, pictures, &step, &y);
                 device().run(vec![all.unwrap()]);
                 let twin = if guided {
-                    twin_guidance(half(from), half(to), STEP.guidance_scale)
+                    twin_guidance(half(from), &[(half(to), 1.0)], STEP.guidance_scale)
                 } else {
                     half(to).to_vec()
                 };
                 let out = device().read_floats(&y, pictures * count);
                 report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
             }
+        }
+    }
+    report.finish(30);
+}
+
+#[test]
+fn predictions_of_several_parts() {
+    let mut report = Report::new("parts");
+    for (i, [n, pixels, c]) in shapes().into_iter().enumerate() {
+        let count = n * pixels * c;
+        // The negative prompt's and three parts', `n` pictures each.
+        let values = Random::new(i as u64).values(4 * count);
+        let weights = [1.0, 0.5, -0.4];
+        for (tuning, storage) in kinds() {
+            let all = device().tensor(storage, [4 * n, pixels, 1, c], &values, BELOW);
+            let seen = rounded(storage, &values);
+            let y = device().room(count);
+            let step = view(&STEP);
+            let dispatch = |part: usize| {
+                let weighed = Weighed {
+                    weight: weights[part],
+                    first: part == 0,
+                };
+                let t = (&all, (part + 1) * n);
+                guidance(tuning, Some((&all, 0)), t, weighed, n, &step, &y)
+            };
+            device().run((0..3).map(|part| dispatch(part).unwrap()).collect());
+            let side = |i: usize| &seen[i * count..][..count];
+            let parts = [0, 1, 2].map(|part| (side(part + 1), weights[part]));
+            let twin = twin_guidance(side(0), &parts, STEP.guidance_scale);
+            let out = device().read_floats(&y, count);
+            report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
         }
     }
     report.finish(30);

@@ -62,6 +62,10 @@ pub struct TextArgs {
     #[arg(long, value_name = "MODE")]
     prompt_weighting: Option<String>,
 
+    /// Read pasted text as ftfy cleans it: straight quotes, usual widths [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    normalise_prompt: Option<bool>,
+
     /// Layers skipped before the second to last, diffusers' count [default: 0]
     #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     clip_skip: Option<i64>,
@@ -359,6 +363,7 @@ impl Args {
             negative_prompt_2: text.negative_prompt_2.clone(),
             style: text.style.clone(),
             prompt_weighting: text.prompt_weighting.clone(),
+            normalise_prompt: text.normalise_prompt,
             clip_skip: text.clip_skip,
             width: sizes.width,
             height: sizes.height,

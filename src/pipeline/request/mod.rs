@@ -111,6 +111,8 @@ pub struct Request {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub style: Option<Style>,
     pub prompt_weighting: Weighting,
+    /// Whether prompts are cleaned as ftfy does, see [`crate::text::normalise`].
+    pub normalise_prompt: bool,
     /// diffusers' count: 0 is the hidden state before the last layer.
     pub clip_skip: usize,
     /// Pixels, a multiple of 8.
@@ -222,6 +224,7 @@ impl Request {
                 Some(name) => Some(context.styles.find(name)?.without_loras()?),
                 None => None,
             },
+            normalise_prompt: raw.normalise_prompt.unwrap_or(true),
             prompt_weighting: match raw.prompt_weighting.as_deref() {
                 Some(name) => name.parse()?,
                 None => Weighting::default(),
@@ -284,6 +287,7 @@ impl Request {
             negative_prompt_2: self.negative_prompt_2.clone(),
             style: self.style.as_ref().map(Style::full_name),
             prompt_weighting: Some(self.prompt_weighting.name().into()),
+            normalise_prompt: Some(self.normalise_prompt),
             clip_skip: Some(self.clip_skip as i64),
             width: Some(self.width as i64),
             height: Some(self.height as i64),

@@ -32,6 +32,8 @@ pub struct RawRequest {
     pub negative_prompt_2: Option<String>,
     pub style: Option<String>,
     pub prompt_weighting: Option<String>,
+    /// Whether prompts are cleaned as ftfy does; they are where this is silent.
+    pub normalise_prompt: Option<bool>,
     pub clip_skip: Option<i64>,
     pub width: Option<i64>,
     pub height: Option<i64>,

@@ -53,6 +53,11 @@ pub struct JobRequest {
     /// default, no-norm, comfy or off.
     #[serde(default)]
     prompt_weighting: Option<String>,
+    /// Whether curly quotes, full-width letters and the like in prompts are made
+    /// plain; they are where nothing is said.
+    #[serde(default)]
+    #[schema(value_type = Option<bool>)]
+    normalise_prompt: Option<Flag>,
     #[serde(default)]
     #[schema(value_type = Option<i64>)]
     clip_skip: Option<Integer>,
@@ -179,6 +184,7 @@ impl JobRequest {
                 negative_prompt_2: self.negative_prompt_2,
                 style: said(self.style),
                 prompt_weighting: said(self.prompt_weighting),
+                normalise_prompt: self.normalise_prompt.map(|flag| flag.0),
                 clip_skip: whole(self.clip_skip),
                 samples: whole(self.samples),
                 scheduler: said(self.scheduler),
