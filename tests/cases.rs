@@ -241,12 +241,9 @@ fn refuses(folder: &std::path::Path, raw: RawRequest, refiner: bool, names: &[&s
         };
         pipeline.generate(&request, &mut observer)
     });
-    let message = found.err().expect("it is refused").to_string();
+    let message = found.expect_err("it is refused").to_string();
     let names_it = |name: &&str| message.contains(name);
-    assert!(
-        names.iter().all(|name| names_it(name)),
-        "{names:?}: {message}"
-    );
+    assert!(names.iter().all(names_it), "{names:?}: {message}");
 }
 
 #[test]
