@@ -1,5 +1,6 @@
 //! What few-step checkpoints ask for, by name or by the checkpoint's own word.
 
+use crate::schedule::automatic1111::Wish;
 use crate::schedule::{self, Spacing};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -87,6 +88,15 @@ impl Preset {
             Some("Euler") if config.timestep_spacing == Spacing::Leading => plain,
             Some(scheduler) => Self { scheduler, ..plain },
             None => plain,
+        }
+    }
+
+    /// What a table of other names must know of it.
+    pub fn wish(&self) -> Wish<'_> {
+        let own = self.scheduler != Self::default().scheduler;
+        Wish {
+            scheduler: own.then_some(self.scheduler),
+            few_steps: self.guidance_scale <= 1.0,
         }
     }
 

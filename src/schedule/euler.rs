@@ -2,7 +2,7 @@
 //! algorithm 1 without churn), as diffusers' `EulerDiscreteScheduler`.
 
 use super::Scheduler;
-use super::class::{ANY, CURVES, Class, Defaults, SPACING, TIMESTEPS, TRAINING, ZERO_SNR};
+use super::class::{ANY, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING, ZERO_SNR};
 use super::config::Config;
 use super::grid::Grid;
 use super::linear::{Linear, derivative, input_scale, mix, way};
@@ -20,6 +20,7 @@ pub(super) const CLASS: Class = Class {
         SPACING,
         CURVES,
         TIMESTEPS,
+        SCHEDULE_TYPE,
         ZERO_SNR,
         &["final_sigmas_type", "timestep_type", "interpolation_type"],
     ],

@@ -6,6 +6,7 @@ use super::choices::FIELD;
 use super::config::{
     Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType, Timesteps,
 };
+use super::schedule_type;
 use super::table::{Table, torch_linspace};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -43,6 +44,9 @@ impl Grid {
 
     /// As diffusers' Euler, Heun, LMS and DPM2 build it, before any repetition.
     pub(super) fn of_sigmas(config: &Config, table: &Table, steps: usize) -> Result<Self> {
+        if let Some(grid) = schedule_type::grid(config, table, steps)? {
+            return Ok(grid);
+        }
         let steps = config.listed_steps().unwrap_or(steps);
         within_training(config, steps)?;
         if let Some(sigmas) = &config.sigmas {

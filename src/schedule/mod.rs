@@ -10,6 +10,7 @@
 //! in `registry.rs` has a line for each.
 
 mod alphas;
+pub mod automatic1111;
 mod ays;
 mod beta;
 mod brownian;
@@ -38,6 +39,7 @@ mod philox;
 mod pndm;
 mod read;
 mod registry;
+mod schedule_type;
 mod solver;
 mod step;
 mod table;
@@ -55,6 +57,7 @@ pub use euler::Euler;
 pub use grid::Grid;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
 pub use philox::PhiloxGenerator;
+pub use schedule_type::ScheduleType;
 pub use registry::{
     Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
 };

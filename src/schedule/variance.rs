@@ -3,6 +3,7 @@
 
 use super::config::{Config, FinalSigma, Prediction, SigmaCurve, Spacing};
 use super::grid::{Grid, curve, interpolate, linspace, listed, ln_f32, timestep_of, whole};
+use super::schedule_type;
 use super::step::{Bound, Combination, NoiseMix, Step};
 use super::table::Table;
 use crate::{Error, Result};
@@ -119,6 +120,14 @@ pub(super) fn table(config: &Config, kind: Kind) -> Result<Table> {
 /// As the `set_timesteps` of the class builds it: whole timesteps, and latents that
 /// start with variance 1.
 pub(super) fn grid(config: &Config, table: &Table, kind: Kind, steps: usize) -> Result<Grid> {
+    if let Some(grid) = schedule_type::grid(config, table, steps)? {
+        // The first level of latents that are `α·x₀ + σ·noise`.
+        let init_noise_sigma = Level::new(grid.sigmas[0]).sigma as f32;
+        return Ok(Grid {
+            init_noise_sigma,
+            ..grid
+        });
+    }
     let steps = config.listed_steps().unwrap_or(steps);
     let timesteps = match listed(config, steps)? {
         Some(listed) => whole(listed)?,

@@ -13,7 +13,6 @@ mod names;
 mod options;
 mod png_info;
 mod progress;
-mod sampling;
 mod types;
 
 use crate::server::failure::Failure;
