@@ -50,7 +50,13 @@ fn compare(case: &Case, wanted: &[f64]) -> (f64, f64) {
     let solver = choice.create(&Config::sdxl()).unwrap();
     let plan = solver.plan(case.steps).unwrap();
     let found = levels(&plan.grid.sigmas, solver.order());
-    assert_eq!(found.len(), wanted.len(), "{} {}", case.sampler, case.schedule);
+    assert_eq!(
+        found.len(),
+        wanted.len(),
+        "{} {}",
+        case.sampler,
+        case.schedule
+    );
     let pairs = found.iter().zip(wanted);
     let off = pairs
         .map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() / b })
@@ -78,7 +84,10 @@ fn compare(case: &Case, wanted: &[f64]) -> (f64, f64) {
         }
         state.advance(step, &output, &noise);
     }
-    let size = case.latents.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
+    let size = case
+        .latents
+        .iter()
+        .fold(1.0, |most: f64, x| most.max(x.abs()));
     let pairs = state.sample.iter().zip(&case.latents);
     let error = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / size;
     (off, error)
@@ -94,7 +103,10 @@ fn every_pair_is_k_diffusions() {
         *worst = (worst.0.max(levels), worst.1.max(latents));
     }
     let schedules = || SCHEDULES[1..].iter().map(|row| row.label);
-    println!("| sampler | {} |", schedules().collect::<Vec<_>>().join(" | "));
+    println!(
+        "| sampler | {} |",
+        schedules().collect::<Vec<_>>().join(" | ")
+    );
     let mut pairs = 0;
     for sampler in SAMPLERS.iter().filter(|row| row.automatic.is_some()) {
         let cells = schedules().map(|schedule| {
@@ -102,7 +114,11 @@ fn every_pair_is_k_diffusions() {
             let (levels, latents) = table[&(sampler.label, schedule)];
             format!("{levels:.0e}, {latents:.0e}")
         });
-        println!("| {} | {} |", sampler.label, cells.collect::<Vec<_>>().join(" | "));
+        println!(
+            "| {} | {} |",
+            sampler.label,
+            cells.collect::<Vec<_>>().join(" | ")
+        );
     }
     assert_eq!(table.len(), pairs);
     for (pair, (levels, latents)) in table {

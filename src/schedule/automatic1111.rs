@@ -214,7 +214,8 @@ impl Sampling {
         let own = options_of(&self.name);
         let lacks = |key: &str| !own.contains(&key);
         if !lacks(SCHEDULE_TYPE) {
-            self.options.insert(SCHEDULE_TYPE.into(), schedule.name.into());
+            self.options
+                .insert(SCHEDULE_TYPE.into(), schedule.name.into());
             if discards {
                 self.options.insert(DISCARDS.into(), true.into());
             }
@@ -296,7 +297,9 @@ fn multistep_name(name: &'static str, config: &Config) -> Option<&'static str> {
     if name != DpmMulti::NAME {
         return Some(name);
     }
-    let algorithm = config.algorithm_type.unwrap_or(Algorithm::DpmSolverPlusPlus);
+    let algorithm = config
+        .algorithm_type
+        .unwrap_or(Algorithm::DpmSolverPlusPlus);
     match (algorithm, config.solver_order.unwrap_or(2)) {
         (Algorithm::DpmSolverPlusPlus | Algorithm::Deis, 2) => Some(name),
         (Algorithm::SdeDpmSolverPlusPlus, 2) => Some(DpmMulti::NAME_2M_SDE),
@@ -441,7 +444,11 @@ mod tests {
             ("Euler", Some("KL Optimal"), ("Euler", "kl_optimal")),
             ("Euler a", Some("Karras"), ("Euler a", "karras")),
             ("Euler a Karras", Some("Automatic"), ("Euler a", "karras")),
-            ("Euler", Some("Align Your Steps"), ("Euler", "align_your_steps")),
+            (
+                "Euler",
+                Some("Align Your Steps"),
+                ("Euler", "align_your_steps"),
+            ),
             // As stable-diffusion.cpp writes them.
             ("euler_a karras", None, ("Euler a", "karras")),
             ("euler discrete", None, ("Euler", "uniform")),
@@ -451,7 +458,11 @@ mod tests {
             let choice = schedule::choose(&sampling.name, &sampling.options).unwrap();
             let kind = choice.options.get("schedule_type").cloned();
             let found = (choice.name, kind.unwrap_or_default());
-            assert_eq!(found, (wanted.0, Value::from(wanted.1)), "{sampler} {scheduler:?}");
+            assert_eq!(
+                found,
+                (wanted.0, Value::from(wanted.1)),
+                "{sampler} {scheduler:?}"
+            );
             assert_eq!(sampling.warnings, [""; 0], "{sampler} {scheduler:?}");
         }
         let heun = chosen("DPM++ 2M SDE Heun", None);
@@ -476,8 +487,18 @@ mod tests {
             ("PLMS", json!({}), "PLMS", None),
             ("PNDM", json!({}), "PNDM", None),
             ("Euler", json!({}), "Euler", Some("DDIM")),
-            ("Euler", json!({"spacing": "trailing"}), "Euler", Some("Simple")),
-            ("Euler a", json!({"spacing": "linspace"}), "Euler a", Some("Uniform")),
+            (
+                "Euler",
+                json!({"spacing": "trailing"}),
+                "Euler",
+                Some("Simple"),
+            ),
+            (
+                "Euler a",
+                json!({"spacing": "linspace"}),
+                "Euler a",
+                Some("Uniform"),
+            ),
             ("DPM2 Karras", json!({}), "DPM2", Some("Karras")),
             ("DPM++ 2M Karras", json!({}), "DPM++ 2M", Some("Karras")),
             ("DPM Multi", json!({"solver_order": 3}), "DPM Multi", None),
@@ -487,11 +508,20 @@ mod tests {
                 "DPM++ 2M SDE",
                 Some("Beta"),
             ),
-            ("Euler", json!({"timesteps": "ays"}), "Euler", Some("Align Your Steps")),
+            (
+                "Euler",
+                json!({"timesteps": "ays"}),
+                "Euler",
+                Some("Align Your Steps"),
+            ),
         ] {
             let choice = schedule::choose(name, options.as_object().unwrap()).unwrap();
             let names = names_of(&choice, &choice.config(&Config::sdxl()).unwrap());
-            assert_eq!((names.sampler, names.schedule_type), (sampler, kind), "{name}");
+            assert_eq!(
+                (names.sampler, names.schedule_type),
+                (sampler, kind),
+                "{name}"
+            );
         }
     }
 

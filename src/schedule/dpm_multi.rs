@@ -63,7 +63,14 @@ const OWN: &[&str] = &[
 
 /// The names of the stochastic solvers say their order and equation.
 const STOCHASTIC: &[&[&str]] = &[
-    TRAINING, SPACING, CURVES, TIMESTEPS, SCHEDULE_TYPE, ZERO_SNR, THRESHOLD, OWN,
+    TRAINING,
+    SPACING,
+    CURVES,
+    TIMESTEPS,
+    SCHEDULE_TYPE,
+    ZERO_SNR,
+    THRESHOLD,
+    OWN,
 ];
 
 /// Slot `k % order` holds what step `k` integrated over: the picture or the noise.
@@ -122,10 +129,8 @@ impl DpmMulti {
     /// only where the run ends at zero.
     fn order_at(&self, k: usize, n: usize, done: usize, ends_clean: bool) -> usize {
         let by_k_diffusion = self.config.schedule_type.is_some();
-        let lower_final =
-            self.config.lower_order_final.unwrap_or(!by_k_diffusion) && n < 15;
-        let euler_final =
-            lower_final || self.config.euler_at_final.unwrap_or(false) || ends_clean;
+        let lower_final = self.config.lower_order_final.unwrap_or(!by_k_diffusion) && n < 15;
+        let euler_final = lower_final || self.config.euler_at_final.unwrap_or(false) || ends_clean;
         let most = match n - k {
             1 if euler_final => 1,
             2 if lower_final => 2,

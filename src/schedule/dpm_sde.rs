@@ -19,7 +19,13 @@ pub(super) const CLASS: Class = Class {
     name: DpmSde::NAME,
     others: &["dpmpp_sde", "dpmpp_sde_ancestral", "dpmpp_sde_gpu"],
     class: "DPMSolverSDEScheduler",
-    options: &[TRAINING, SPACING, CURVES, SCHEDULE_TYPE, &["noise_sampler_seed"]],
+    options: &[
+        TRAINING,
+        SPACING,
+        CURVES,
+        SCHEDULE_TYPE,
+        &["noise_sampler_seed"],
+    ],
     defaults: Defaults::SECOND_ORDER,
     predictions: ANY,
     takes_levels: false,
@@ -185,7 +191,8 @@ impl Scheduler for DpmSde {
     /// `t₀, m₀, t₁, m₁, …, tₙ₋₁` with the middles `m`, and levels `σ₀, σ₁, σ₁, …, 0`.
     fn grid(&self, steps: usize) -> Result<Grid> {
         let mut once = Grid::of_sigmas(&self.config, &self.table, steps)?;
-        if self.config.timestep_spacing == Spacing::Linspace && self.config.schedule_type.is_none() {
+        if self.config.timestep_spacing == Spacing::Linspace && self.config.schedule_type.is_none()
+        {
             // This class spaces in double precision.
             let last = self.config.num_train_timesteps - 1;
             let timesteps = linspace(0.0, last as f64, steps).into_iter().rev();

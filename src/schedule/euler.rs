@@ -2,7 +2,9 @@
 //! algorithm 1 without churn), as diffusers' `EulerDiscreteScheduler`.
 
 use super::Scheduler;
-use super::class::{ANY, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING, ZERO_SNR};
+use super::class::{
+    ANY, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING, ZERO_SNR,
+};
 use super::config::Config;
 use super::grid::Grid;
 use super::linear::{Linear, derivative, input_scale, mix, way};

@@ -2,7 +2,9 @@
 //! `HeunDiscreteScheduler`: two calls of the UNet a step, except the last.
 
 use super::Scheduler;
-use super::class::{ANY, CLIP, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING};
+use super::class::{
+    ANY, CLIP, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING,
+};
 use super::config::Config;
 use super::grid::{Grid, timestep_of};
 use super::linear::{Linear, bound, derivative, input_scale, keep, mix, picture, way};

@@ -57,10 +57,10 @@ pub use euler::Euler;
 pub use grid::Grid;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
 pub use philox::PhiloxGenerator;
-pub use schedule_type::ScheduleType;
 pub use registry::{
     Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
 };
+pub use schedule_type::ScheduleType;
 pub use solver::{Algorithm, SolverType};
 pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};
 

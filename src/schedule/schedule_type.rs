@@ -206,7 +206,10 @@ mod tests {
                 };
                 let grid = grid(&config, &table, steps).unwrap().unwrap();
                 let count = grid.timesteps.len();
-                assert!(count == steps || kind == ScheduleType::Ddim, "{name} {steps}");
+                assert!(
+                    count == steps || kind == ScheduleType::Ddim,
+                    "{name} {steps}"
+                );
                 assert_eq!(grid.sigmas.len(), count + 1);
                 assert!(grid.sigmas.is_sorted_by(|a, b| a > b), "{name} {steps}");
                 let ends = grid.sigmas[count];

@@ -85,6 +85,8 @@ struct Job {
     styles: Styles,
     /// A contact sheet is wanted.
     grid: bool,
+    /// The schedule is the sampler's own, unless the checkpoint is of few steps.
+    automatic: bool,
     warnings: Vec<String>,
 }
 
@@ -97,8 +99,10 @@ impl Job {
         let mut raw = args.request()?;
         let mut options = args.load_options()?;
         let mut warnings = Vec::new();
+        let mut automatic = false;
         if let Some(path) = &args.output.like {
-            let like = Like::open(path)?;
+            let like = Like::open(path, &raw, args.picture.image.is_some())?;
+            automatic = like.automatic && raw.scheduler_options.is_empty();
             warnings = like.lay_under(&mut raw, &mut options, args)?;
         }
         raw.take_lora_tags(args.model.lora_folder())?;
@@ -115,6 +119,7 @@ impl Job {
             options,
             styles,
             grid: args.output.grid,
+            automatic,
             warnings,
         })
     }
@@ -168,7 +173,11 @@ fn draw(
     };
     let mut pipeline = Pipeline::load(&job.options, &mut observer)?;
     cancel.check()?;
-    let request = pipeline.resolve(job.raw.clone(), &job.styles)?;
+    let mut raw = job.raw.clone();
+    if job.automatic && pipeline.preset().wish().few_steps {
+        raw.scheduler_options.clear();
+    }
+    let request = pipeline.resolve(raw, &job.styles)?;
     if job.grid {
         // Before the work, not after it.
         picture::grid_size(request.samples, request.width, request.height)?;

@@ -16,6 +16,7 @@ use crate::server::lenient::{Flag, Integer, Number};
 use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size, within};
 use crate::server::service::Service;
+use crate::text::Weighting;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value};
@@ -267,6 +268,12 @@ impl<'a> Work<'a> {
             "samples_format" => {
                 self.order.format = Some(jobs::format(&field, Some(text))?);
             }
+            "emphasis" => match Weighting::of_emphasis(text) {
+                Some(mode) => self.order.raw.prompt_weighting = Some(mode.name().into()),
+                None => self.warn(format!(
+                    "{field} {value} has no effect here; Original, No norm and None have"
+                )),
+            },
             "randn_source" => {
                 let rng = match text.to_lowercase().as_str() {
                     "cpu" => "cpu",
