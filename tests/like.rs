@@ -66,7 +66,9 @@ fn drawn_by_the_door(server: &Server, request: &Value) -> Picture {
     let answer = server.post(route, request, None);
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(answer.status, 200, "{request}: {body}");
-    let image = STANDARD.decode(body["images"][0].as_str().unwrap()).unwrap();
+    let image = STANDARD
+        .decode(body["images"][0].as_str().unwrap())
+        .unwrap();
     Picture::from_bytes("image", &image).unwrap()
 }
 
@@ -87,28 +89,60 @@ fn pixels_are_those_of_the_api() {
                       "width": 128, "height": 128, "sampler_name": "Euler"});
     let start = STANDARD.encode(std::fs::read(fixture("pictures/yellow-star-64.png")).unwrap());
     let names = |sampler: &str, scheduler: &str| {
-        merged(&six, json!({"sampler_name": sampler, "scheduler": scheduler}))
+        merged(
+            &six,
+            json!({"sampler_name": sampler, "scheduler": scheduler}),
+        )
     };
     // File, flags, the request, and what is named; nothing else may be.
     for (file, flags, request, named) in [
         ("like-euler", &[][..], names("Euler", "Automatic"), &[][..]),
         ("like-2m-auto", &[], names("DPM++ 2M", "Automatic"), &[]),
         ("like-euler-sgm", &[], names("Euler", "SGM Uniform"), &[]),
-        ("like-euler-ays", &[], names("Euler", "Align Your Steps"), &[]),
-        ("forge", &[], merged(&four, json!({"scheduler": "SGM Uniform"})), &["the VAE sdxl_vae"]),
-        ("hires", &[], four.clone(), &["Hires upscale: 2, Hires steps: 3"]),
-        ("img2img", &[], four.clone(), &["Denoising strength: 0.4", "Mask blur: 4"]),
+        (
+            "like-euler-ays",
+            &[],
+            names("Euler", "Align Your Steps"),
+            &[],
+        ),
+        (
+            "forge",
+            &[],
+            merged(&four, json!({"scheduler": "SGM Uniform"})),
+            &["the VAE sdxl_vae"],
+        ),
+        (
+            "hires",
+            &[],
+            four.clone(),
+            &["Hires upscale: 2, Hires steps: 3"],
+        ),
+        (
+            "img2img",
+            &[],
+            four.clone(),
+            &["Denoising strength: 0.4", "Mask blur: 4"],
+        ),
         (
             "img2img",
             &["--image", "star.png"],
-            merged(&four, json!({"init_images": [start], "denoising_strength": 0.4})),
+            merged(
+                &four,
+                json!({"init_images": [start], "denoising_strength": 0.4}),
+            ),
             &["Mask blur: 4"],
         ),
     ] {
-        std::fs::copy(fixture("pictures/yellow-star-64.png"), folder.join("star.png")).unwrap();
-        let (like, warned) =
-            drawn_like(folder, &fixture(&format!("like/{file}.png")), flags);
-        assert!(like == drawn_by_the_door(&server, &request), "{file} {flags:?}");
+        std::fs::copy(
+            fixture("pictures/yellow-star-64.png"),
+            folder.join("star.png"),
+        )
+        .unwrap();
+        let (like, warned) = drawn_like(folder, &fixture(&format!("like/{file}.png")), flags);
+        assert!(
+            like == drawn_by_the_door(&server, &request),
+            "{file} {flags:?}"
+        );
         assert_eq!(warned.lines().count(), named.len(), "{file}: {warned}");
         for part in named {
             assert!(warned.contains(part), "{file}: {warned}");
@@ -117,13 +151,41 @@ fn pixels_are_those_of_the_api() {
     let small = json!({"prompt": "a (red:1.4) circle", "negative_prompt": "blue", "steps": 3,
                        "cfg_scale": 5, "seed": 9, "width": 68, "height": 72});
     for (text, more, warnings) in [
-        ("Sampler: Euler a, Schedule type: Karras", json!({"sampler_name": "Euler a", "scheduler": "Karras"}), 1),
-        ("Sampler: DPM++ 2M Karras", json!({"sampler_name": "DPM++ 2M Karras"}), 1),
-        ("Sampler: euler_a karras, RNG: cuda", json!({"sampler_name": "Euler a", "scheduler": "Karras"}), 1),
-        ("Sampler: Heun, Schedule type: KL Optimal", json!({"sampler_name": "Heun", "scheduler": "KL Optimal"}), 1),
-        ("Sampler: DPM++ 3M SDE, Schedule type: Beta", json!({"sampler_name": "DPM++ 3M SDE", "scheduler": "Beta"}), 2),
-        ("Sampler: DPM2 a, Schedule type: Polyexponential", json!({"sampler_name": "DPM2 a", "scheduler": "Polyexponential"}), 1),
-        ("Sampler: LMS, Schedule type: Restless", json!({"sampler_name": "LMS", "scheduler": "Restless"}), 2),
+        (
+            "Sampler: Euler a, Schedule type: Karras",
+            json!({"sampler_name": "Euler a", "scheduler": "Karras"}),
+            1,
+        ),
+        (
+            "Sampler: DPM++ 2M Karras",
+            json!({"sampler_name": "DPM++ 2M Karras"}),
+            1,
+        ),
+        (
+            "Sampler: euler_a karras, RNG: cuda",
+            json!({"sampler_name": "Euler a", "scheduler": "Karras"}),
+            1,
+        ),
+        (
+            "Sampler: Heun, Schedule type: KL Optimal",
+            json!({"sampler_name": "Heun", "scheduler": "KL Optimal"}),
+            1,
+        ),
+        (
+            "Sampler: DPM++ 3M SDE, Schedule type: Beta",
+            json!({"sampler_name": "DPM++ 3M SDE", "scheduler": "Beta"}),
+            2,
+        ),
+        (
+            "Sampler: DPM2 a, Schedule type: Polyexponential",
+            json!({"sampler_name": "DPM2 a", "scheduler": "Polyexponential"}),
+            1,
+        ),
+        (
+            "Sampler: LMS, Schedule type: Restless",
+            json!({"sampler_name": "LMS", "scheduler": "Restless"}),
+            2,
+        ),
         (
             "Sampler: Euler, Emphasis: No norm, Clip skip: 3, RNG: CPU",
             json!({"sampler_name": "Euler", "override_settings":
@@ -138,7 +200,10 @@ fn pixels_are_those_of_the_api() {
         );
         let (like, warned) = drawn_like(folder, &with_text(folder, &text), &[]);
         assert_eq!((like.width, like.height), (64, 72));
-        assert!(like == drawn_by_the_door(&server, &merged(&small, more)), "{text}");
+        assert!(
+            like == drawn_by_the_door(&server, &merged(&small, more)),
+            "{text}"
+        );
         assert_eq!(warned.lines().count(), warnings, "{text}: {warned}");
         assert!(warned.contains("is 68x72 in its text"), "{warned}");
     }
@@ -175,7 +240,10 @@ fn the_text_alone_draws_the_same_picture() {
     let (first, bytes) = (Picture::open(&made).unwrap(), std::fs::read(&made).unwrap());
     let mut found = Parameters::open(&made).unwrap().unwrap();
     let text = found.to_string();
-    assert!(text.contains("a (red:1.3) circle in film noir, 1940s"), "{text}");
+    assert!(
+        text.contains("a (red:1.3) circle in film noir, 1940s"),
+        "{text}"
+    );
     assert_eq!(found.get("Sampler"), Some("Euler a"));
     assert_eq!(found.get("Schedule type"), Some("Karras"));
     assert_eq!(found.get("Emphasis"), Some("No norm"));
@@ -206,9 +274,24 @@ fn fooocus_is_read() {
     assert!(warned.contains("names no sampler"), "{warned}");
     let made = Parameters::open(folder.join("out.png")).unwrap().unwrap();
     assert_eq!(made.prompt, "a red circle");
-    assert_eq!((made.get("Steps"), made.get("Seed")), (Some("4"), Some("5")));
-    let plain = ["a red circle", "--negative-prompt", "", "--steps", "4", "--seed", "5"];
-    assert!(generate(folder, &[&plain[..], &size].concat()).status.success());
+    assert_eq!(
+        (made.get("Steps"), made.get("Seed")),
+        (Some("4"), Some("5"))
+    );
+    let plain = [
+        "a red circle",
+        "--negative-prompt",
+        "",
+        "--steps",
+        "4",
+        "--seed",
+        "5",
+    ];
+    assert!(
+        generate(folder, &[&plain[..], &size].concat())
+            .status
+            .success()
+    );
     assert!(like == Picture::open(folder.join("out.png")).unwrap());
 }
 
@@ -217,13 +300,25 @@ fn what_says_nothing_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     for (keyword, text, named) in [
-        ("prompt", "{\"3\": {\"class_type\": \"KSampler\"}}", "ComfyUI"),
+        (
+            "prompt",
+            "{\"3\": {\"class_type\": \"KSampler\"}}",
+            "ComfyUI",
+        ),
         ("workflow", "{\"nodes\": []}", "ComfyUI"),
         ("invokeai_metadata", "{}", "InvokeAI"),
-        ("parameters", "{\"sui_image_params\": {\"prompt\": \"a\"}}", "SwarmUI"),
+        (
+            "parameters",
+            "{\"sui_image_params\": {\"prompt\": \"a\"}}",
+            "SwarmUI",
+        ),
         ("parameters", "{\"a\": 1}", "an unknown program"),
         ("parameters", "a red circle", "without a line of settings"),
-        ("parameters", "a\nSeed: 5, Size: 64x64, Model: x", "without a line of settings"),
+        (
+            "parameters",
+            "a\nSeed: 5, Size: 64x64, Model: x",
+            "without a line of settings",
+        ),
         ("Comment", "a red circle", "holds no settings"),
     ] {
         let path = folder.join("like.png");

@@ -96,7 +96,7 @@ impl Preset {
         let own = self.scheduler != Self::default().scheduler;
         Wish {
             scheduler: own.then_some(self.scheduler),
-            few_steps: self.guidance_scale <= 1.0,
+            own_schedule: self.guidance_scale <= 1.0,
         }
     }
 

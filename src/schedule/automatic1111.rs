@@ -52,9 +52,10 @@ const fn differing(sampler: Sampler, why: &'static str) -> Sampler {
     }
 }
 
-const TREE: &str = "its noise is the picture's own generator's here, and a Brownian tree's there";
-const TIMESTEPS: &str = "it is diffusers' here, and another program's of the name there";
-const FOREIGN: &str = "that program has no sampler of the name";
+const TREE: &str =
+    "its noise comes from the picture's generator here, from a Brownian tree in that program";
+const TIMESTEPS: &str = "it is diffusers' solver here, whose steps are not that program's";
+const FOREIGN: &str = "that program has no sampler of this name";
 
 /// In that program's order; the last ones are not among its own.
 #[rustfmt::skip]
@@ -136,8 +137,9 @@ const DISCARDS: &str = "discard_next_to_last_sigma";
 pub struct Wish<'a> {
     /// A scheduler of its own, with a schedule of its own.
     pub scheduler: Option<&'a str>,
-    /// Whether it is made for few steps, over a schedule of its own.
-    pub few_steps: bool,
+    /// Whether it keeps a schedule of its own where none is named, as a checkpoint of few
+    /// steps does.
+    pub own_schedule: bool,
 }
 
 /// What names come to.
@@ -198,7 +200,7 @@ pub fn choose(
     // A checkpoint of few steps has a schedule of its own, and so has its own sampler.
     let silent = sampler.is_none() && wish.scheduler.is_some();
     if let Some(automatic) = row.and_then(|row| row.automatic).and_then(by_name)
-        && !wish.few_steps
+        && !wish.own_schedule
         && !silent
     {
         sampling.take(automatic, discards);
@@ -550,7 +552,7 @@ mod tests {
     fn a_checkpoint_of_few_steps_keeps_its_schedule() {
         let turbo = Wish {
             scheduler: Some("Euler a"),
-            few_steps: true,
+            own_schedule: true,
         };
         let silent = choose(None, None, turbo).unwrap();
         assert_eq!((silent.name.as_str(), silent.options.len()), ("Euler a", 0));

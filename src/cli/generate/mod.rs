@@ -174,7 +174,7 @@ fn draw(
     let mut pipeline = Pipeline::load(&job.options, &mut observer)?;
     cancel.check()?;
     let mut raw = job.raw.clone();
-    if job.automatic && pipeline.preset().wish().few_steps {
+    if job.automatic && pipeline.preset().wish().own_schedule {
         raw.scheduler_options.clear();
     }
     let request = pipeline.resolve(raw, &job.styles)?;

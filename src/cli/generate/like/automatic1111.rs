@@ -199,7 +199,7 @@ impl Text<'_> {
         if let Some(why) = sampling.differs {
             let label = &sampling.label;
             self.notes.push(format!(
-                "was drawn with {label}, and this is another picture of the kind: {why}"
+                "was drawn with {label}, with which another picture of the kind is drawn here: {why}"
             ));
         }
         Ok(sampling)
