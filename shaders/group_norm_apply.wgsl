@@ -19,9 +19,6 @@ struct Params {
     first_row: u32,
     rows_per_batch: u32,
     activation: u32,
-    unused_0: u32,
-    unused_1: u32,
-    unused_2: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Act>;

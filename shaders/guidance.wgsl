@@ -2,9 +2,11 @@
 // batch holds the negative prompt's prediction u first; without it y = t.
 //
 // Bindings: u, t predictions, activations [pixels, C/4], bound to the halves of
-// the batch (or to two calls' outputs); y f32; step f32: [2] is s.
+// the batch (or to two calls' outputs); y f32; step the step's numbers,
+// whose guidance_scale is s.
 
 #import storage
+#import step
 
 override WG: u32 = 64u;
 
@@ -17,7 +19,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> u: array<Act>;
 @group(0) @binding(1) var<storage, read> t: array<Act>;
-@group(0) @binding(2) var<storage, read> step: array<f32>;
+@group(0) @binding(2) var<storage, read> step: Step;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(4) var<uniform> p: Params;
 
@@ -30,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     var value = widen(t[p.t_offset + at]);
     if p.guided != 0u {
         let negative = widen(u[p.u_offset + at]);
-        value = negative + step[2] * (value - negative);
+        value = negative + step.guidance_scale * (value - negative);
     }
     y[at] = value;
 }

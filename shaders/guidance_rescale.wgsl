@@ -3,30 +3,31 @@
 // channels and pixels, from the differences to the mean.
 //
 // Bindings: t the prompt's prediction, activations [pictures, count]; e the guided
-// prediction f32, as t, changed in place; step f32: [3] is phi, and where it is 0
-// nothing is done. count in vec4s; channels must be a multiple of 4, so that there
-// is no padding to count. A workgroup a picture, on every adapter (WIDE).
+// prediction f32, as t, changed in place; step the step's numbers: where its
+// guidance_rescale, phi, is 0 nothing is done. count in vec4s; channels must be a
+// multiple of 4, so that there is no padding to count. A workgroup a picture, on
+// every adapter (WIDE).
 
 #import storage
 #import reduce
+#import step
 
 struct Params {
     pictures: u32,
     count: u32,
     t_offset: u32, // vec4s
-    unused: u32,
 }
 
 @group(0) @binding(0) var<storage, read> t: array<Act>;
 @group(0) @binding(1) var<storage, read_write> e: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> step: array<f32>;
+@group(0) @binding(2) var<storage, read> step: Step;
 @group(0) @binding(3) var<uniform> p: Params;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let picture = row_of(group, grid, thread);
     let lane = lane_of(thread);
-    let phi = step[3];
+    let phi = step.guidance_rescale;
     if picture >= p.pictures || phi == 0.0 {
         return;
     }

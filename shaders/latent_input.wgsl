@@ -4,10 +4,11 @@
 //
 // Bindings: x latents f32 [rows, X]; extra f32 [rows, Y - X] (all in vec4s; the
 // channels follow one another, so the latents' must be a multiple of 4); step
-// f32: [1] factor (see latent_update.wgsl); y activations [copies, rows, Y].
-// One invocation a vec4 of y's first copy.
+// the step's numbers, whose input_scale is the factor; y activations [copies,
+// rows, Y]. One invocation a vec4 of y's first copy.
 
 #import storage
+#import step
 
 override WG: u32 = 64u;
 
@@ -20,7 +21,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> extra: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> step: array<f32>;
+@group(0) @binding(2) var<storage, read> step: Step;
 @group(0) @binding(3) var<storage, read_write> y: array<Act>;
 @group(0) @binding(4) var<uniform> p: Params;
 
@@ -35,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let c = at - row * p.y_c4;
     var value: vec4<f32>;
     if c < p.x_c4 {
-        value = x[row * p.x_c4 + c] * step[1];
+        value = x[row * p.x_c4 + c] * step.input_scale;
     } else {
         value = extra[row * (p.y_c4 - p.x_c4) + c - p.x_c4];
     }

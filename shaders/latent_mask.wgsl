@@ -4,7 +4,10 @@
 //
 // Bindings: x latents f32 [pictures, pixels, C/4], changed in place; original
 // latents of the picture and noise, as x; m f32 [pixels], 1 where painted anew;
-// step f32: [4] a, [5] b. One invocation a vec4.
+// step the step's numbers, whose kept_original and kept_noise are a and b. One
+// invocation a vec4.
+
+#import step
 
 override WG: u32 = 64u;
 
@@ -12,14 +15,13 @@ struct Params {
     count: u32,  // vec4s of x
     c4: u32,
     pixels: u32,
-    unused: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> original: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> noise: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> m: array<f32>;
-@group(0) @binding(4) var<storage, read> step: array<f32>;
+@group(0) @binding(4) var<storage, read> step: Step;
 @group(0) @binding(5) var<uniform> p: Params;
 
 @compute @workgroup_size(WG)
@@ -29,6 +31,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         return;
     }
     let paint = m[at / p.c4 % p.pixels];
-    let kept = step[4] * original[at] + step[5] * noise[at];
+    let kept = step.kept_original * original[at] + step.kept_noise * noise[at];
     x[at] = (1.0 - paint) * kept + paint * x[at];
 }

@@ -6,23 +6,23 @@
 // are ordered as their bits are. 31 passes over a picture's latents.
 //
 // Bindings: x history f32 [slots, pictures, count], of which the slot of the step's
-// first store is changed in place; step f32: [7] ratio, [8] most, [24] the slot
-// (see latent_update.wgsl). count in vec4s; channels must be a multiple of 4.
+// first store is changed in place; step the step's numbers, whose threshold_ratio
+// and threshold_most are the quantile and `most`. count in vec4s; channels must be a multiple of 4.
 // A workgroup a picture, on every adapter (WIDE): Mesa's CPU driver ends an
 // invocation's loops after 65,535 rounds in all, which one for 1024x1024 pixels
 // would exceed.
 
 #import reduce
+#import step
 
 struct Params {
     pictures: u32,
     count: u32,
-    unused_0: u32,
-    unused_1: u32,
+    slots: u32, // history tensors that x holds
 }
 
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> step: array<f32>;
+@group(0) @binding(1) var<storage, read> step: Step;
 @group(0) @binding(2) var<uniform> p: Params;
 
 // How many of a picture's absolute values have bits below `bits`. Counts are
@@ -43,8 +43,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     if picture >= p.pictures {
         return;
     }
-    let base = (u32(step[24]) * p.pictures + picture) * p.count;
-    let place = step[7] * f32(4u * p.count - 1u);
+    let slot = min(u32(step.store[0].slot), p.slots - 1u);
+    let base = (slot * p.pictures + picture) * p.count;
+    let place = step.threshold_ratio * f32(4u * p.count - 1u);
     let k = floor(place);
     // The largest bits with at most k values below: those of value number k.
     var bits = 0u;
@@ -64,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     next = -reduce_max(lane, next);
     let repeated = below(base, lane, bits + 1u) >= k + 2.0;
     let high = select(next, low, repeated || next > 1.0e38);
-    let level = min(max(low + (place - k) * (high - low), 1.0), step[8]);
+    let level = min(max(low + (place - k) * (high - low), 1.0), step.threshold_most);
     for (var i = lane; i < p.count; i += LANES) {
         x[base + i] = clamp(x[base + i], vec4(-level), vec4(level)) / level;
     }

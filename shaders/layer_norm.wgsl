@@ -17,7 +17,6 @@ struct Params {
     x_offset: u32,
     y_offset: u32,
     eps: f32,
-    unused: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Act>;

@@ -15,8 +15,6 @@ struct Params {
     pictures: u32,
     scale: f32,
     shift: f32,
-    unused_0: u32,
-    unused_1: u32,
 }
 
 #ifdef TO_PLANES

@@ -1,8 +1,8 @@
 // One reading, one writing: y = act(x) + b, over rows at pitches of their own.
 // Serves activations, sums, copies and the parts of a concatenation.
 //
-// Bindings: x, y [rows, C] activations; b [rows / rows_per_b, C] where flag 1 is
-// set. One invocation a vec4.
+// Bindings: x, y [rows, C] activations; b [rows / rows_per_b, C] where there is
+// one. One invocation a vec4.
 
 #import storage
 #import activation
@@ -19,9 +19,9 @@ struct Params {
     y_offset: u32,
     b_offset: u32,
     rows_per_b: u32,
-    flags: u32,     // 1: add b; activation << 8
+    added: u32,     // 1: there is a b
+    activation: u32,
     shared_rows: u32, // rows before row 0 that share its row of b
-    unused: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Act>;
@@ -37,8 +37,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         return;
     }
     let c = i - row * p.c4;
-    var value = activate(p.flags >> 8u, widen(x[p.x_offset + row * p.x_pitch + c]));
-    if (p.flags & 1u) != 0u {
+    var value = activate(p.activation, widen(x[p.x_offset + row * p.x_pitch + c]));
+    if p.added != 0u {
         value += widen(b[p.b_offset + (row + p.shared_rows) / p.rows_per_b * p.b_pitch + c]);
     }
     y[p.y_offset + row * p.y_pitch + c] = narrow(value);

@@ -37,7 +37,8 @@ struct Params {
     r_offset: u32,
     c_offset: u32,
     c_pitch: u32,
-    flags: u32,       // 1 bias, 2 channel, 4 residual, 8 geglu; activation << 8
+    flags: u32,       // BIAS, CHANNEL, RESIDUAL, GEGLU
+    activation: u32,
     first_row: u32,   // place of row 0 in the whole output
     rows_per_batch: u32,
     heads: u32,       // z = batch * heads + head
@@ -58,10 +59,12 @@ struct Params {
     seen_h: u32,      // size of the picture that the taps see, upsampling done
     seen_w: u32,
     r_pitch: u32,
-    unused_0: u32,
-    unused_1: u32,
-    unused_2: u32,
 }
+
+const BIAS: u32 = 1u;
+const CHANNEL: u32 = 2u;
+const RESIDUAL: u32 = 4u;
+const GEGLU: u32 = 8u;
 
 @group(0) @binding(0) var<storage, read> a: array<Act>;
 #ifdef W16
@@ -131,12 +134,12 @@ fn batch_offset(z: u32, batch: u32, head: u32) -> u32 {
 fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
     var lo = acc.lo * p.scale;
     var hi = acc.hi * p.scale;
-    if (p.flags & 1u) != 0u {
+    if (p.flags & BIAS) != 0u {
         lo += bias[2u * n8];
         hi += bias[2u * n8 + 1u];
     }
     let second = 2u * n8 + 1u < p.n4;
-    if (p.flags & 2u) != 0u {
+    if (p.flags & CHANNEL) != 0u {
         let at = p.c_offset + (row + p.first_row) / p.rows_per_batch * p.c_pitch + 2u * n8;
         lo += widen(channel[at]);
         if second {
@@ -145,16 +148,15 @@ fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
     }
     let block = batch_offset(z, p.o_batch, p.o_head);
     let base = p.o_offset + block + row * p.o_pitch;
-    if (p.flags & 8u) != 0u {
+    if (p.flags & GEGLU) != 0u {
         out[base + n8] = narrow(lo * gelu(hi));
         return;
     }
-    let kind = p.flags >> 8u;
-    if kind != NONE {
-        lo = activate(kind, lo);
-        hi = activate(kind, hi);
+    if p.activation != NONE {
+        lo = activate(p.activation, lo);
+        hi = activate(p.activation, hi);
     }
-    if (p.flags & 4u) != 0u {
+    if (p.flags & RESIDUAL) != 0u {
         let at = p.r_offset + block + row * p.r_pitch + 2u * n8;
         lo += widen(residual[at]);
         if second {

@@ -14,15 +14,13 @@
 #import storage
 
 struct Params {
+    frequencies: array<vec4<f32>, 512>,
     count: u32,     // values in all
     per_row: u32,
     dim4: u32,      // dim / 4
     y_pitch: u32,   // vec4s
     cos_first: u32,
     broadcast: u32, // 1: every value is values[0]
-    unused_0: u32,
-    unused_1: u32,
-    frequencies: array<vec4<f32>, 512>,
 }
 
 @group(0) @binding(0) var<storage, read> values: array<f32>;

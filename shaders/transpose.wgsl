@@ -15,7 +15,6 @@ struct Params {
     batch: u32,     // vec4s from batch to batch
     heads: u32,
     y_pitch: u32,   // vec4s
-    unused: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Act>;

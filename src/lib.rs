@@ -30,4 +30,4 @@ pub mod server;
 pub mod shaders;
 pub mod text;
 
-pub use error::{Error, Result};
+pub use error::{Error, Field, Remedy, Result};

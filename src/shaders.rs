@@ -33,6 +33,7 @@ shaders!(
     "reduce",
     "sinusoid",
     "softmax",
+    "step",
     "storage",
     "transpose",
 );

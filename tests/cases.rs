@@ -6,7 +6,8 @@ mod case;
 #[path = "common/variant.rs"]
 mod variant;
 
-use calotype::pipeline::{Dtype, LoadOptions, Trace};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, RawRequest, Trace};
+use calotype::text::Styles;
 use case::{Case, F16, F32, Limits, compare, generate, load};
 
 fn in_f32() -> LoadOptions {
@@ -158,4 +159,134 @@ fn a_consistency_model_is_told_its_guidance_scale() {
     let mut trace = Trace::new();
     generate(&mut pipeline, case.raw(), Some(&mut trace));
     compare("embedded-guidance", &case, &trace, &F32);
+}
+
+#[test]
+fn models_over_noise_levels_are_drawn_as_such() {
+    for name in [
+        "edm-playground",
+        "edm-playground-image",
+        "edm-cosxl",
+        "edm-cosxl-sde",
+    ] {
+        let case = Case::open(name);
+        let folder = tempfile::tempdir().unwrap();
+        variant::edm(folder.path(), &case.meta["file"], &case.meta["vae"]);
+        let options = LoadOptions {
+            model: folder.path().to_str().unwrap().into(),
+            ..in_f32()
+        };
+        let mut pipeline = load(&options).unwrap();
+        let own = if name.contains("cosxl") {
+            "Euler"
+        } else {
+            "DPM Multi"
+        };
+        assert_eq!(pipeline.preset().scheduler, own);
+        let mut trace = Trace::new();
+        generate(&mut pipeline, case.raw(), Some(&mut trace));
+        compare(name, &case, &trace, &F32);
+    }
+}
+
+/// Whether the message of an error names all of these.
+fn refuses(folder: &std::path::Path, raw: RawRequest, refiner: bool, names: &[&str]) {
+    let options = LoadOptions {
+        model: folder.to_str().unwrap().into(),
+        refiner: refiner.then(|| "demo".into()),
+        ..in_f32()
+    };
+    let raw = RawRequest {
+        prompt: Some("a".into()),
+        width: Some(64),
+        height: Some(64),
+        ..raw
+    };
+    let found = load(&options).and_then(|mut pipeline| {
+        let request = pipeline.resolve(raw, &Styles::builtin())?;
+        let mut observer = Observer {
+            events: &mut |_| {},
+            cancel: &Cancel::default(),
+            trace: None,
+            preview_every: 0,
+        };
+        pipeline.generate(&request, &mut observer)
+    });
+    let message = found.err().expect("it is refused").to_string();
+    let names_it = |name: &&str| message.contains(name);
+    assert!(
+        names.iter().all(|name| names_it(name)),
+        "{names:?}: {message}"
+    );
+}
+
+#[test]
+fn what_does_not_go_with_a_model_over_noise_levels_is_refused() {
+    let case = Case::open("edm-cosxl");
+    let folder = tempfile::tempdir().unwrap();
+    variant::edm(folder.path(), &case.meta["file"], &case.meta["vae"]);
+    let raw = |scheduler: &str, options: serde_json::Value| RawRequest {
+        scheduler: Some(scheduler.into()),
+        scheduler_options: options.as_object().unwrap().clone(),
+        ..Default::default()
+    };
+    let none = serde_json::json!({});
+    let spacing = serde_json::json!({"timestep_spacing": "trailing"});
+    for (request, refiner, names) in [
+        (
+            raw("UniPC", none.clone()),
+            false,
+            ["scheduler", "UniPC", "Euler or"],
+        ),
+        (
+            raw("DDIM", none.clone()),
+            false,
+            ["scheduler", "DDIM", "Euler or"],
+        ),
+        (
+            raw("Euler", spacing),
+            false,
+            ["timestep_spacing=trailing", "EDM", "sigma_max"],
+        ),
+        (
+            raw("Euler", none),
+            true,
+            ["high_noise_fraction", "noise levels", "refiner_strength"],
+        ),
+    ] {
+        refuses(folder.path(), request, refiner, &names);
+    }
+    // A refiner whose latents are another model's.
+    let case = Case::open("edm-playground");
+    variant::edm(folder.path(), &case.meta["file"], &case.meta["vae"]);
+    refuses(
+        folder.path(),
+        raw("Euler", serde_json::json!({})),
+        true,
+        &["mean and deviation"],
+    );
+}
+
+#[test]
+fn the_refiner_makes_a_second_pass_over_a_model_of_noise_levels() {
+    let case = Case::open("edm-cosxl");
+    let folder = tempfile::tempdir().unwrap();
+    variant::edm(folder.path(), &case.meta["file"], &case.meta["vae"]);
+    let options = LoadOptions {
+        model: folder.path().to_str().unwrap().into(),
+        refiner: Some("demo".into()),
+        ..in_f32()
+    };
+    let mut trace = Trace::new();
+    let raw = RawRequest {
+        refiner_strength: Some(0.3),
+        ..case.raw()
+    };
+    generate(&mut load(&options).unwrap(), raw, Some(&mut trace));
+    // The base's part is the same as without a refiner; the refiner's own is over its
+    // timesteps.
+    let (_, latents) = trace.f32s("base_latents").unwrap();
+    assert!(case::relative(&latents, &case.get("base_latents").1) <= F32.latents);
+    let (_, timesteps) = trace.f32s("refiner.timesteps").unwrap();
+    assert!(timesteps[0] > 100.0, "{timesteps:?}");
 }

@@ -1,10 +1,13 @@
 //! Every shader permutation through naga's validator and its SPIR-V, MSL and
 //! HLSL writers: proof of portability as far as it goes without the hardware.
 
-use calotype::gpu::PipelineKey;
-use calotype::kernel::permutations;
+use calotype::gpu::{Access, HostShareable, Layout, PipelineKey};
+use calotype::kernel::latent::StepValues;
+use calotype::kernel::product::EPILOGUE_FLAGS;
+use calotype::kernel::{Activation, permutations};
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use std::collections::{BTreeMap, BTreeSet};
 
 fn constants(key: &PipelineKey) -> naga::back::PipelineConstants {
     key.constants
@@ -80,5 +83,135 @@ fn every_shader_file_is_listed_and_has_a_header() {
         let listed = calotype::shaders::SHADERS.iter().find(|s| s.0 == name);
         let (_, text) = listed.unwrap_or_else(|| panic!("{name} is not listed"));
         assert!(text.starts_with("// "), "{name} has no header");
+    }
+}
+
+/// Fails unless `ty` lies in memory as Rust's `layout` does.
+fn compare(module: &naga::Module, ty: naga::Handle<naga::Type>, layout: &Layout, at: &str) {
+    use naga::{ArraySize, Scalar, TypeInner};
+    let word = |scalar: &Scalar| match *scalar {
+        Scalar::U32 => Layout::U32,
+        Scalar::F32 => Layout::F32,
+        other => panic!("{at}: {other:?} is not known here"),
+    };
+    match (&module.types[ty].inner, layout) {
+        (TypeInner::Scalar(scalar), layout) => assert_eq!(word(scalar), *layout, "{at}"),
+        (TypeInner::Vector { size, scalar }, Layout::Array(element, count)) => {
+            assert_eq!((*size as usize, word(scalar)), (*count, **element), "{at}");
+        }
+        (TypeInner::Array { base, size, stride }, Layout::Array(element, count)) => {
+            let ArraySize::Constant(found) = size else {
+                panic!("{at}: {size:?}");
+            };
+            assert_eq!(found.get() as usize, *count, "{at}: elements");
+            assert_eq!(
+                *stride as usize,
+                bytes(element),
+                "{at}: bytes of an element"
+            );
+            compare(module, *base, element, &format!("{at}[]"));
+        }
+        (TypeInner::Struct { members, .. }, Layout::Struct(expected)) => {
+            let found = members
+                .iter()
+                .map(|m| (m.name.as_deref().unwrap(), m.offset as usize));
+            let wanted = expected.iter().map(|m| (m.name, m.offset));
+            assert_eq!(
+                found.collect::<Vec<_>>(),
+                wanted.collect::<Vec<_>>(),
+                "{at}"
+            );
+            for (member, expected) in members.iter().zip(*expected) {
+                let at = format!("{at}.{}", expected.name);
+                compare(module, member.ty, &expected.layout, &at);
+            }
+        }
+        (inner, layout) => panic!("{at}: {inner:?} is {layout:?} in Rust"),
+    }
+}
+
+/// Bytes of a type without padding at its end.
+fn bytes(layout: &Layout) -> usize {
+    match layout {
+        Layout::U32 | Layout::F32 => 4,
+        Layout::Array(element, count) => bytes(element) * count,
+        Layout::Struct(members) => members
+            .last()
+            .map_or(0, |last| last.offset + bytes(&last.layout)),
+    }
+}
+
+/// The structs that Rust writes and shaders read, of every permutation: the uniform, and
+/// the step's numbers, which is the only other. And how each binding is used.
+#[test]
+fn structs_are_the_same_in_rust_and_wgsl() {
+    let (mut uniforms, mut steps) = (BTreeSet::new(), BTreeSet::new());
+    for key in permutations() {
+        let label = key.label();
+        let module = naga::front::wgsl::parse_str(&key.wgsl().unwrap()).unwrap();
+        let mut bindings = BTreeMap::new();
+        for (_, global) in module.global_variables.iter() {
+            let name = global.name.as_deref().unwrap();
+            let at = format!("{label}: {name}");
+            let is_struct = matches!(
+                module.types[global.ty].inner,
+                naga::TypeInner::Struct { .. }
+            );
+            let access = match global.space {
+                naga::AddressSpace::Uniform => {
+                    compare(&module, global.ty, &key.uniform, &at);
+                    uniforms.insert(key.shader);
+                    Access::Uniform
+                }
+                naga::AddressSpace::Storage { access } => {
+                    if is_struct {
+                        compare(&module, global.ty, &StepValues::LAYOUT, &at);
+                        steps.insert(key.shader);
+                    }
+                    match access.contains(naga::StorageAccess::STORE) {
+                        true => Access::Write,
+                        false => Access::Read,
+                    }
+                }
+                _ => continue,
+            };
+            let binding = global.binding.unwrap();
+            assert_eq!(binding.group, 0, "{at}");
+            assert_eq!(bindings.insert(binding.binding, access), None, "{at}");
+        }
+        let expected = (0..).zip(key.bindings.iter().copied());
+        assert_eq!(bindings, expected.collect(), "{label}");
+    }
+    let shaders: BTreeSet<_> = permutations().iter().map(|key| key.shader).collect();
+    assert_eq!(uniforms, shaders, "a shader without a uniform");
+    assert_eq!(steps.len(), 6, "{steps:?}");
+}
+
+/// Numbers that are written down on both sides.
+#[test]
+fn constants_are_the_same_in_rust_and_wgsl() {
+    let mut found = BTreeMap::new();
+    for key in permutations() {
+        let module = naga::front::wgsl::parse_str(&key.wgsl().unwrap()).unwrap();
+        for (_, constant) in module.constants.iter() {
+            let value = &module.global_expressions[constant.init];
+            if let naga::Expression::Literal(naga::Literal::U32(value)) = value {
+                found.insert(constant.name.clone().unwrap(), *value);
+            }
+        }
+    }
+    let mut expected: Vec<(&str, u32)> = [
+        ("NONE", Activation::None),
+        ("SILU", Activation::Silu),
+        ("GELU", Activation::Gelu),
+        ("QUICK_GELU", Activation::QuickGelu),
+        ("RELU", Activation::Relu),
+        ("SOFT_CLAMP", Activation::SoftClamp),
+    ]
+    .map(|(name, kind)| (name, kind as u32))
+    .to_vec();
+    expected.extend(EPILOGUE_FLAGS);
+    for (name, value) in expected {
+        assert_eq!(found.get(name), Some(&value), "{name}");
     }
 }

@@ -1,5 +1,6 @@
 //! Every solver against diffusers: timesteps, noise levels, draws of noise and the
-//! latents after a run with a toy for a UNet (`tools/make_solver_fixture.py`).
+//! latents after a run with a toy for a UNet (`tools/make_solver_fixture.py`). With
+//! models that were trained over noise levels some of them against k-diffusion.
 //!
 //! `SOLVER_CASES` names another file of cases, such as the tool makes by chance.
 
@@ -35,6 +36,23 @@ fn fixture() -> Fixture {
         None => include_str!("fixtures/solvers.json").to_string(),
     };
     serde_json::from_str(&text).unwrap()
+}
+
+/// Runs with models that were trained over noise levels.
+#[test]
+fn runs_over_noise_levels_are_diffusers() {
+    let fixture: Fixture = serde_json::from_str(include_str!("fixtures/edm.json")).unwrap();
+    for case in &fixture.cases {
+        let config = Config::from_json("scheduler_config.json", case.file.as_ref().unwrap());
+        let config = config.unwrap();
+        assert!(config.edm.is_some() && config.is_continuous());
+        let (grid, _, _) = run(case, &config);
+        // The UNet is told the logarithm of the level: small numbers.
+        for (ours, theirs) in grid.timesteps.iter().zip(&case.timesteps) {
+            assert!((f64::from(*ours) - theirs).abs() <= 2e-6, "{ours} {theirs}");
+        }
+    }
+    compare(&fixture);
 }
 
 fn places(value: fn(f64) -> f64) -> Vec<f64> {
@@ -90,7 +108,10 @@ fn highest(values: impl IntoIterator<Item = f64>) -> f64 {
 
 #[test]
 fn runs_are_diffusers() {
-    let fixture = fixture();
+    compare(&fixture());
+}
+
+fn compare(fixture: &Fixture) {
     let (mut worst, mut wrong) = (0.0f64, Vec::new());
     let mut worst_time = 0.0f64;
     for case in &fixture.cases {

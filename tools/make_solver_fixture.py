@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Record what diffusers' schedulers do: tests/fixtures/solvers.json.
+"""Record what diffusers' schedulers do: tests/fixtures/solvers.json and edm.json.
 
     python3 tools/make_solver_fixture.py > tests/fixtures/solvers.json
+    python3 tools/make_solver_fixture.py --edm > tests/fixtures/edm.json
     python3 tools/make_solver_fixture.py --random 400 --seed 1 --double > random.json
 
-Needs diffusers and scipy. A case is a class, the file it is configured from (none:
+Needs diffusers, scipy and k-diffusion. A case is a class, the file it is configured from (none:
 SDXL's), options, the number of steps and the entry to start from; recorded are
 timesteps, sigmas, init_noise_sigma, at which steps noise is drawn, and the latents
 after a run as the pipelines do it, with a toy for a UNet:
@@ -100,6 +101,73 @@ def cases():
             yield name, None, own[-1][0], own[-1][1], 2 * order
 
 
+#: Models trained over noise levels: Playground v2.5's file, and CosXL's levels.
+PLAYGROUND = {"_class_name": "EDMDPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "final_sigmas_type": "zero",
+              "prediction_type": "epsilon", "rho": 7.0, "sigma_data": 0.5, "sigma_max": 80.0, "sigma_min": 0.002, "solver_order": 2}
+COSXL = {"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction", "sigma_data": 1.0, "sigma_max": 120.0,
+         "sigma_min": 0.002, "sigma_schedule": "exponential"}
+OTHER = {"_class_name": "EDMEulerScheduler", "sigma_data": 0.8, "sigma_max": 30.0, "sigma_min": 0.01, "rho": 5.0}
+
+
+def edm_cases():
+    for name in ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"):
+        for file in (PLAYGROUND, COSXL, OTHER):
+            for options, steps, begin in (({}, 2, 0), ({}, 10, 0), ({}, 25, 0), ({}, 10, 4), (V, 10, 0), ({"sigmas": "karras"}, 7, 0),
+                                          ({"sigmas": "exponential"}, 7, 3), ({"final_sigmas_type": "sigma_min"}, 7, 0),
+                                          ({"sigma_min": 0.05, "sigma_max": 20.0}, 7, 0)):
+                yield name, file, options, steps, begin
+    yield "EDMEulerScheduler", PLAYGROUND, {}, 1, 0
+    name = "EDMDPMSolverMultistepScheduler"
+    for file in (PLAYGROUND, COSXL):
+        for order in (1, 3):
+            for steps in (4, 10, 20):
+                yield name, file, {"solver_order": order}, steps, 0
+        sde = {"algorithm_type": "sde-dpmsolver++"}
+        for options in ({"solver_type": "heun"}, {"euler_at_final": True, "final_sigmas_type": "sigma_min"}, sde,
+                        {**sde, "solver_type": "heun"}, {"lower_order_final": False, "final_sigmas_type": "sigma_min"}, THRESHOLD):
+            yield name, file, options, 10, 0
+            yield name, file, options, 20, 3
+    # diffusers has no classes for these: k-diffusion's samplers.
+    for name in KDIFFUSION:
+        for file in (PLAYGROUND, COSXL, OTHER):
+            for options, steps in (({}, 2), ({}, 10), (V, 7)) + (() if "Ancestral" in name else (({"sigmas": "karras"}, 7),)):
+                yield name, file, options, steps, 0
+
+
+KDIFFUSION = {"EulerAncestralDiscreteScheduler": "sample_euler_ancestral", "HeunDiscreteScheduler": "sample_heun",
+              "LMSDiscreteScheduler": "sample_lms"}
+
+
+def run_k_diffusion(name, file, options):
+    """The same run by k-diffusion's sampler of that name, over the levels of EDMEulerScheduler."""
+    import sys
+    from types import ModuleType, SimpleNamespace
+    # Its evaluation wants packages that its samplers do not.
+    sys.modules.setdefault("clip", ModuleType("clip"))
+    import k_diffusion
+    scheduler, steps = run("EDMEulerScheduler", file, *options)[0], options[1]
+    data, sigmas = scheduler.config.sigma_data, scheduler.sigmas
+    sign = -1 if scheduler.config.prediction_type == "v_prediction" else 1
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def denoiser(x, sigma, **_):
+        squares = sigma**2 + data**2
+        out = model(x / squares**0.5, 0.25 * sigma.log())
+        return x * data**2 / squares + sign * out * sigma * data / squares**0.5
+
+    places = torch.arange(COUNT, dtype=FLOAT).reshape(1, 2, 2, 4)
+    keywords = {"noise_sampler": lambda *_: torch.randn((1, 2, 2, 4), generator=generator)} if "Ancestral" in name else {}
+    sampler = getattr(k_diffusion.sampling, KDIFFUSION[name])
+    x = torch.sin(1.7 * places + 0.3) * scheduler.init_noise_sigma
+    x = sampler(denoiser, x, sigmas, disable=True, **keywords)
+    timesteps, levels = scheduler.timesteps, sigmas
+    if name.startswith("Heun"):
+        timesteps = torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)])
+        levels = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+    draws = ("1" if "Ancestral" in name else "0") * len(timesteps)
+    return SimpleNamespace(timesteps=timesteps, sigmas=levels, init_noise_sigma=scheduler.init_noise_sigma), x.flatten().tolist(), draws
+
+
 def chosen(count, seed):
     rng = random.Random(seed)
     for _ in range(count):
@@ -144,6 +212,9 @@ def model(x, t):
 
 def run(name, file, options, steps, begin):
     given = {key: value for key, value in options.items() if key not in ("eta", "timesteps", "sigmas")}
+    if file and file.get("_class_name", "").startswith("EDM") and "sigmas" in options:
+        given["sigma_schedule"] = options["sigmas"]
+        options = {key: value for key, value in options.items() if key != "sigmas"}
     scheduler = scheduler_of(name).from_config(file or SDXL, **given)
     lists = {key: options[key] for key in ("timesteps", "sigmas") if key in options}
     scheduler.set_timesteps(**(lists or {"num_inference_steps": steps}))
@@ -182,18 +253,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--edm", action="store_true")
     parser.add_argument("--double", action="store_true")
     arguments = parser.parse_args()
     if arguments.double:
         global FLOAT
         FLOAT = torch.float64
     lines = []
-    for name, file, options, steps, begin in chosen(arguments.random, arguments.seed) if arguments.random else cases():
+    for name, file, options, steps, begin in chosen(arguments.random, arguments.seed) if arguments.random else edm_cases() if arguments.edm else cases():
         if name.startswith("KDPM2") and not any(curve in options for curve in CURVES):
             options = {**options, "use_karras_sigmas": False}
         if name.startswith("PNDM") and steps < 4 and options.get("skip_prk_steps") is False:
             continue
-        scheduler, latents, draws = run(name, file, options, steps, begin)
+        if name in KDIFFUSION and file and file.get("_class_name", "").startswith("EDM"):
+            scheduler, latents, draws = run_k_diffusion(name, file, (options, steps, begin))
+        else:
+            scheduler, latents, draws = run(name, file, options, steps, begin)
         if not all(abs(value) < 1e6 for value in latents):
             continue
         case = {"class": name, "options": options, "steps": steps, "begin": begin, "init": float(scheduler.init_noise_sigma),

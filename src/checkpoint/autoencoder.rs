@@ -7,7 +7,8 @@ use super::file::SafeFile;
 use super::tensor::TensorSource;
 use super::weights::Weights;
 use super::{Checkpoint, single};
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,8 +18,10 @@ const LATENT_CHANNELS: usize = 4;
 /// The name of the weights' file in a component's folder, without endings.
 const STEM: &str = "diffusion_pytorch_model";
 
-const REMEDY: &str =
-    "point --vae at a VAE's .safetensors file, or at a folder with its config.json";
+const REMEDY: Remedy = Remedy::Give {
+    field: Field::Vae,
+    what: Cow::Borrowed("a VAE's .safetensors file, or at a folder with its config.json"),
+};
 
 /// A VAE that is open: its configuration, and tensors that are read when asked for.
 pub struct VaeFile {
@@ -103,6 +106,30 @@ impl VaeFile {
         self.source.as_ref()
     }
 
+    /// Takes over the mean, deviation and scale of a model's latents, which are the
+    /// UNet's and not the VAE's, from the model's own VAE, where one of the two has mean
+    /// and deviation and the other has not.
+    ///
+    /// # Errors
+    /// Where this is TAESD, which decodes SDXL's latents alone.
+    pub fn decode_latents_of(&mut self, own: &Autoencoder) -> Result<()> {
+        let differ = self.config.latents_mean_std().is_some() != own.latents_mean_std().is_some();
+        match (&mut self.config, own) {
+            (Autoencoder::Kl(config), Autoencoder::Kl(own)) if differ => {
+                config.scaling_factor = own.scaling_factor;
+                config.latents_mean = own.latents_mean.clone();
+                config.latents_std = own.latents_std.clone();
+                Ok(())
+            }
+            (Autoencoder::Tiny(_), _) if differ => {
+                let problem = "TAESD decodes SDXL's latents, and this model's have a mean and \
+                               deviation of their own";
+                Err(Error::file(&self.path, problem, "use a whole SDXL VAE"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As it was given.
     pub fn path(&self) -> &Path {
         &self.path
@@ -123,7 +150,8 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Where its latents are not the UNet's.
-    pub fn replace_vae(&mut self, vae: VaeFile) -> Result<()> {
+    pub fn replace_vae(&mut self, mut vae: VaeFile) -> Result<()> {
+        vae.decode_latents_of(&self.vae)?;
         self.vae = vae.config;
         self.sources.vae = vae.source;
         self.files.extend(vae.files);

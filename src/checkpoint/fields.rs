@@ -2,7 +2,7 @@
 //! where a key is absent or null, an error naming file, key and value where a
 //! value cannot be.
 
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub(super) struct Fields {
 impl Fields {
     /// Reads a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let remedy = "point --model at a complete diffusers folder, a .safetensors file or `demo`";
+        let wanted = "a complete diffusers folder, a .safetensors file or `demo`";
+        let remedy = Remedy::give(Field::Model, wanted);
         let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e, remedy))?;
         Self::parse(&text, path)
     }

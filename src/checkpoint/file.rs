@@ -1,7 +1,7 @@
 //! One safetensors file: mapped into memory, its header checked.
 
 use super::tensor::DType;
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use std::fs::File;
@@ -54,17 +54,17 @@ impl Entry<'_> {
 impl SafeFile {
     /// Maps the file and checks it: length, header, offsets. Reads no values.
     pub fn open(path: &Path) -> Result<Self> {
-        let remedy = "point --model at a .safetensors file or a diffusers folder";
+        let remedy = || Remedy::give(Field::Model, "a .safetensors file or a diffusers folder");
         // Before opening: a pipe would never open.
-        let about = std::fs::metadata(path).map_err(|e| Error::file(path, e, remedy))?;
+        let about = std::fs::metadata(path).map_err(|e| Error::file(path, e, remedy()))?;
         if !about.is_file() {
-            return Err(Error::file(path, "not a file", remedy));
+            return Err(Error::file(path, "not a file", remedy()));
         }
         if about.len() < LENGTH as u64 {
             let problem = format!("{} bytes, too short for safetensors", about.len());
             return Err(Error::file(path, problem, AGAIN));
         }
-        let file = File::open(path).map_err(|e| Error::file(path, e, remedy))?;
+        let file = File::open(path).map_err(|e| Error::file(path, e, remedy()))?;
         // SAFETY: the mapping is read-only and private to this process. Rust
         // asks that the file does not change below it: no program rewrites
         // published weights in place, and reading is through plain bytes, so

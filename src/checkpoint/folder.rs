@@ -7,7 +7,7 @@ use super::tree::Tree;
 use super::weights::Weights;
 use super::{Checkpoint, Layout, Sources};
 use crate::schedule;
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,7 +83,10 @@ pub(super) fn on_disk(path: &Path) -> Result<Tree> {
     if path.join("model_index.json").is_file() {
         return Ok(Tree::Disk(path.to_path_buf()));
     }
-    let remedy = "point --model at a diffusers folder, which has one, or at a .safetensors file";
+    let remedy = Remedy::give(
+        Field::Model,
+        "a diffusers folder, which has one, or at a .safetensors file",
+    );
     Err(Error::file(
         path,
         "the folder holds no model_index.json",

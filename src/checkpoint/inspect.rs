@@ -3,7 +3,7 @@
 use super::tensor::Part;
 use super::{Checkpoint, Layout, expected};
 use crate::Result;
-use crate::schedule::Prediction;
+use crate::schedule::{self, Prediction};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,11 +25,62 @@ pub struct Report {
     pub parameters: u64,
     pub unet: UNetReport,
     pub prediction_type: Prediction,
+    pub diffusion: Diffusion,
     /// Width and height of the pictures it was trained for, in pixels.
     pub native_size: usize,
     /// Tensors that are missing or not as the configuration says; none in a
     /// checkpoint that can be used.
     pub problems: Vec<String>,
+}
+
+/// What kind of diffusion the UNet was trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Diffusion {
+    /// Over timesteps, as SDXL.
+    Timesteps { zero_terminal_snr: bool },
+    /// Over noise levels (EDM).
+    Edm {
+        sigma_min: f64,
+        sigma_max: f64,
+        sigma_data: f64,
+    },
+}
+
+impl Diffusion {
+    fn of(config: &schedule::Config) -> Self {
+        match config.edm.zip(config.edm_range()) {
+            Some((edm, (sigma_min, sigma_max))) => Diffusion::Edm {
+                sigma_min,
+                sigma_max,
+                sigma_data: edm.sigma_data,
+            },
+            None => Diffusion::Timesteps {
+                zero_terminal_snr: config.rescale_betas_zero_snr,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Diffusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Diffusion::Timesteps {
+                zero_terminal_snr: false,
+            } => Ok(()),
+            Diffusion::Timesteps {
+                zero_terminal_snr: true,
+            } => write!(f, " with zero terminal SNR"),
+            Diffusion::Edm {
+                sigma_min,
+                sigma_max,
+                sigma_data,
+            } => write!(
+                f,
+                " over noise levels {sigma_min} to {sigma_max} (EDM, sigma_data {sigma_data})"
+            ),
+        }
+    }
 }
 
 /// Base or refiner.
@@ -68,6 +119,8 @@ pub struct UNetReport {
     pub transformer_layers: Vec<usize>,
     pub num_attention_heads: Vec<usize>,
     pub cross_attention_dim: usize,
+    /// Whether it is told the guidance scale, as consistency models are.
+    pub guidance_embedding: bool,
 }
 
 impl Checkpoint {
@@ -109,6 +162,7 @@ impl Checkpoint {
             parts,
             unet: self.unet_report(),
             prediction_type: self.scheduler.prediction_type,
+            diffusion: Diffusion::of(&self.scheduler),
             native_size: self.native_size(),
             problems,
         }
@@ -166,6 +220,7 @@ impl Checkpoint {
                 .collect(),
             num_attention_heads: c.num_attention_heads.clone(),
             cross_attention_dim: c.cross_attention_dim,
+            guidance_embedding: c.time_cond_proj_dim.is_some(),
         }
     }
 }
@@ -186,8 +241,14 @@ impl fmt::Display for Report {
         writeln!(f, "{}: {kind}, {layout}", self.name)?;
         writeln!(
             f,
-            "  made for {0}x{0} pixels, predicts {prediction}",
-            self.native_size
+            "  made for {0}x{0} pixels, predicts {prediction}{1}{2}",
+            self.native_size,
+            self.diffusion,
+            if self.unet.guidance_embedding {
+                ", is told the guidance scale"
+            } else {
+                ""
+            }
         )?;
         for p in &self.parts {
             let (count, precision) = (grouped(p.parameters), p.precision.join(" "));

@@ -25,7 +25,7 @@ pub use tensor::{DType, Part, TensorSource, TensorView};
 
 use crate::schedule;
 use crate::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -131,7 +131,7 @@ impl Checkpoint {
             "random:sdxl-refiner" => builtin::random_refiner(),
             _ if spec.starts_with("random:") => {
                 let allowed = format!("a folder, a .safetensors file, or one of {BUILT_IN}");
-                Err(Error::invalid("--model", spec, allowed))
+                Err(Error::invalid(Field::Model, spec, allowed))
             }
             path => open_path(Path::new(path)),
         }
@@ -273,9 +273,8 @@ fn open_path(path: &Path) -> Result<Checkpoint> {
         return folder::open(&folder::on_disk(path)?, name, Layout::DiffusersFolder);
     }
     if !path.exists() {
-        let remedy = format!(
-            "point --model at a diffusers folder or a .safetensors file, or use one of {BUILT_IN}"
-        );
+        let wanted = format!("a diffusers folder or a .safetensors file, or use one of {BUILT_IN}");
+        let remedy = Remedy::give(Field::Model, wanted);
         return Err(Error::file(path, "no such file or folder", remedy));
     }
     single::open(path, name)

@@ -220,7 +220,7 @@ pub(super) fn same_but_ones(a: &[usize], b: &[usize]) -> bool {
 
 pub(super) fn missing(path: &Path, name: &str) -> Error {
     let remedy = "use a complete SDXL checkpoint, whose config fits its weights";
-    Error::tensor(path, name, "missing", remedy)
+    Error::missing_tensor(path, name, remedy)
 }
 
 pub(super) fn wrong_shape(path: &Path, name: &str, have: &[usize], want: &[usize]) -> Error {

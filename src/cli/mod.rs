@@ -17,7 +17,7 @@ mod serve;
 mod styles;
 mod usage;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -43,10 +43,16 @@ enum Command {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches()
+        .and_then(|found| Ok((Cli::from_arg_matches(&found)?, found)));
+    let (cli, found) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return usage::report(&error),
     };
+    if let Some((name, below)) = found.subcommand() {
+        error::about(name, prints_json(below));
+    }
     // The service writes another log, once it has read its configuration.
     if !matches!(cli.command, Command::Serve(_)) {
         start_log("warn", false);
@@ -65,6 +71,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error::report(&error),
     }
+}
+
+/// Whether `--json` is given to the subcommand or to one below it.
+fn prints_json(found: &ArgMatches) -> bool {
+    let here = found.try_get_one::<bool>("json").ok().flatten();
+    here.copied().unwrap_or(false)
+        || found
+            .subcommand()
+            .is_some_and(|(_, below)| prints_json(below))
 }
 
 /// The log on stderr. `CALOTYPE_LOG` or `RUST_LOG` say what it holds; by default

@@ -49,6 +49,9 @@ fn describe(scheduler: &SchedulerInfo) -> String {
             .collect();
         lines.push(format!("unless said otherwise: {}", pairs.join(", ")));
     }
+    if scheduler.edm {
+        lines.push("also with models over noise levels (EDM)".to_string());
+    }
     lines.push(format!("options: {}", scheduler.options.join(", ")));
     lines.join("\n    ")
 }

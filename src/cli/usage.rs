@@ -1,6 +1,7 @@
 //! clap's errors, which take several lines, on one.
 
 use super::error::{USAGE, one_line, say};
+use calotype::error::Code;
 use clap::error::{Error, ErrorKind};
 use std::process::ExitCode;
 
@@ -17,7 +18,13 @@ pub fn report(error: &Error) -> ExitCode {
                 "no command is given; choose one of generate, styles, schedulers, devices, inspect, bench, serve, keys, or see calotype --help",
             );
         }
-        _ => say(&shortened(&error.render().to_string())),
+        _ => {
+            let message = shortened(&error.render().to_string());
+            say(&message);
+            if std::env::args_os().any(|arg| arg == "--json") {
+                super::error::print(Code::InvalidUsage, None, &message);
+            }
+        }
     }
     ExitCode::from(USAGE)
 }

@@ -1,6 +1,6 @@
 //! Finding adapters, choosing one, and saying what it can do.
 
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 use serde::Serialize;
 use wgpu::{Backends, DeviceType, Features};
 
@@ -79,7 +79,7 @@ fn backends(choice: &AdapterChoice) -> Result<Backends> {
         "metal" => Ok(Backends::METAL),
         "dx12" => Ok(Backends::DX12),
         _ => Err(Error::invalid(
-            "--backend",
+            Field::Backend,
             name,
             "allowed are vulkan, metal and dx12; leave it out to search all",
         )),
@@ -133,7 +133,7 @@ pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
                 .map(|(i, a)| format!("{i} ({})", a.get_info().name))
                 .collect();
             Err(Error::invalid(
-                "--adapter",
+                Field::Adapter,
                 wanted,
                 format!(
                     "give an index or a part of a name; there are: {}",

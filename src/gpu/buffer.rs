@@ -1,7 +1,7 @@
 //! Device memory that is counted, uploaded in pieces and read back.
 
 use super::{Counters, Gpu};
-use crate::Result;
+use crate::{Error, Remedy, Result};
 use std::sync::Arc;
 
 /// Bytes that may wait in the staging area before an upload is flushed, so
@@ -22,6 +22,19 @@ impl Buffer {
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.raw.size()
+    }
+
+    /// Fails unless a copy of `bytes` from `offset` on stays inside.
+    fn holds(&self, what: &str, offset: u64, bytes: u64) -> Result<()> {
+        let inside = offset
+            .checked_add(bytes)
+            .is_some_and(|end| end <= self.size());
+        if !inside || !offset.is_multiple_of(4) || !bytes.is_multiple_of(4) {
+            let size = self.size();
+            let problem = format!("{bytes} bytes from {offset} on in a buffer of {size}");
+            return Err(Error::internal(what, problem));
+        }
+        Ok(())
     }
 
     /// A binding of `size` bytes from `offset` on.
@@ -66,7 +79,7 @@ impl Gpu {
                     "a buffer of {size} bytes for {label} exceeds its limit of {} bytes",
                     self.capabilities.max_buffer
                 ),
-                "use a smaller --width and --height, or --dtype f16",
+                [Remedy::SmallerPicture, Remedy::HALF_PRECISION],
             ));
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -77,12 +90,16 @@ impl Gpu {
             mapped_at_creation: false,
         });
         if pollster::block_on(scope.pop()).is_some() {
-            return Err(crate::Error::OutOfMemory {
+            return Err(Error::OutOfMemory {
                 adapter: self.info.name.clone(),
                 what: label.into(),
                 bytes: size,
-                remedy: "use a smaller --width and --height, --dtype f16, or another --adapter"
-                    .into(),
+                remedy: [
+                    Remedy::SmallerPicture,
+                    Remedy::HALF_PRECISION,
+                    Remedy::OTHER_ADAPTER,
+                ]
+                .into(),
             });
         }
         self.counters.allocate(size);
@@ -93,7 +110,11 @@ impl Gpu {
     }
 
     /// Copies `bytes` (a multiple of 4) to the start of `buffer`, piece by piece.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the buffer is smaller; device errors.
     pub fn upload(&self, buffer: &Buffer, bytes: &[u8]) -> Result<()> {
+        buffer.holds("an upload", 0, bytes.len() as u64)?;
         for (i, piece) in bytes.chunks(UPLOAD_CHUNK).enumerate() {
             let offset = (i * UPLOAD_CHUNK) as u64;
             self.queue.write_buffer(&buffer.raw, offset, piece);
@@ -107,7 +128,11 @@ impl Gpu {
 
     /// Reads `bytes` (a multiple of 4) from `offset` on, once all that was
     /// submitted has run.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the buffer ends before; device errors.
     pub fn download(&self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        buffer.holds("a download", offset, bytes)?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.buffer_for("download", bytes, usage)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());

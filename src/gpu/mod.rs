@@ -3,17 +3,21 @@
 
 mod adapter;
 mod buffer;
+mod host_shareable;
 mod pipeline;
 mod timestamps;
 mod wgsl;
 
 pub use adapter::{AdapterChoice, AdapterReport, Capabilities, adapters, install_hint, report};
 pub use buffer::Buffer;
+pub(crate) use host_shareable::host_shareable;
+pub use host_shareable::{HostShareable, Layout, Member};
 pub use pipeline::{Access, Pipeline, PipelineKey};
 pub use timestamps::Timestamps;
 pub use wgsl::preprocess;
 
-use crate::{Error, Result};
+use crate::error::Remedies;
+use crate::{Error, Remedy, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -47,7 +51,16 @@ pub struct Gpu {
     counters: Arc<Counters>,
     pipelines: pipeline::PipelineStore,
     /// The first error that no scope caught, or the reason of a device loss.
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+/// What went wrong on a device.
+#[derive(Debug, Clone)]
+enum Trouble {
+    /// Commands that wgpu found to be wrong: a mistake of the program.
+    Invalid(String),
+    /// The driver failed, or memory ran out.
+    Device(String),
 }
 
 impl Gpu {
@@ -77,26 +90,32 @@ impl Gpu {
                 Error::Adapter {
                     adapter: info.name.clone(),
                     problem: format!("cannot be opened: {}", one_line(&e.to_string())),
-                    remedy: "update its driver, or choose another with --adapter".into(),
+                    remedy: [Remedy::UpdateDriver, Remedy::OTHER_ADAPTER].into(),
                 }
             })?;
         let trouble = Arc::new(Mutex::new(None));
-        let note = |trouble: &Arc<Mutex<Option<String>>>| {
+        let note = |trouble: &Arc<Mutex<Option<Trouble>>>| {
             let trouble = trouble.clone();
-            move |text: String| {
+            move |new: Trouble| {
+                let (Trouble::Invalid(text) | Trouble::Device(text)) = &new;
                 tracing::error!("{text}");
                 if let Ok(mut slot) = trouble.lock() {
-                    slot.get_or_insert(text);
+                    slot.get_or_insert(new);
                 }
             }
         };
         let (on_error, on_lost) = (note(&trouble), note(&trouble));
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-            on_error(one_line(&e.to_string()))
+            let text = one_line(&e.to_string());
+            on_error(match e {
+                wgpu::Error::Validation { .. } => Trouble::Invalid(text),
+                _ => Trouble::Device(text),
+            })
         }));
         device.set_device_lost_callback(move |reason, message| {
             if reason != wgpu::DeviceLostReason::Destroyed {
-                on_lost(format!("device lost: {}", one_line(&message)));
+                let text = format!("device lost: {}", one_line(&message));
+                on_lost(Trouble::Device(text));
             }
         });
         tracing::info!(adapter = %info.name, backend = %info.backend, driver = %info.driver_info, "opened");
@@ -134,7 +153,7 @@ impl Gpu {
     }
 
     /// An [`Error::Adapter`] about this device.
-    pub fn error(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+    pub fn error(&self, problem: impl Into<String>, remedy: impl Into<Remedies>) -> Error {
         Error::Adapter {
             adapter: self.info.name.clone(),
             problem: problem.into(),
@@ -147,9 +166,15 @@ impl Gpu {
         let trouble = self.trouble.lock().ok().and_then(|t| t.clone());
         match trouble {
             None => Ok(()),
-            Some(problem) => Err(self.error(
+            Some(Trouble::Invalid(problem)) => Err(Error::internal("wgpu", problem)),
+            Some(Trouble::Device(problem)) => Err(self.error(
                 problem,
-                "try a smaller picture, --dtype f16 or another --adapter, and update the driver",
+                [
+                    Remedy::SmallerPicture,
+                    Remedy::HALF_PRECISION,
+                    Remedy::OTHER_ADAPTER,
+                    Remedy::UpdateDriver,
+                ],
             )),
         }
     }
@@ -178,6 +203,11 @@ impl Gpu {
     /// are compiled side by side on worker threads.
     pub fn pipelines(&self, keys: &[PipelineKey]) -> Result<Vec<Arc<Pipeline>>> {
         self.pipelines.get(self, keys)
+    }
+
+    /// The keys of all pipelines made on this device so far, in no order.
+    pub fn pipelines_made(&self) -> Vec<PipelineKey> {
+        self.pipelines.keys()
     }
 
     /// Keeps the compiled pipelines in the user's cache folder for the next run.

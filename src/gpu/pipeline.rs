@@ -1,9 +1,9 @@
 //! Compute pipelines: made once, side by side on worker threads, and kept in
 //! the user's cache folder by wgpu's pipeline cache.
 
-use super::{Capabilities, Gpu, one_line, wgsl};
-use crate::Result;
+use super::{Capabilities, Gpu, Layout, one_line, wgsl};
 use crate::shaders::SHADERS;
+use crate::{Remedy, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +27,8 @@ pub struct PipelineKey {
     /// Values of `override`s.
     pub constants: Vec<(&'static str, u32)>,
     pub bindings: &'static [Access],
+    /// The struct in the uniform binding.
+    pub uniform: Layout,
 }
 
 impl PipelineKey {
@@ -53,11 +55,12 @@ impl PipelineKey {
     }
 }
 
-/// A pipeline with the layout of its one bind group.
+/// A pipeline with the layout of its one bind group. Shaders run without bounds
+/// checks, so that only checked dispatches may reach what is inside.
 pub struct Pipeline {
     pub key: PipelineKey,
-    pub raw: wgpu::ComputePipeline,
-    pub layout: wgpu::BindGroupLayout,
+    pub(crate) raw: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
 }
 
 /// All pipelines of a device.
@@ -89,6 +92,12 @@ impl PipelineStore {
             made: Mutex::new(HashMap::new()),
             cache,
         }
+    }
+
+    /// The keys of all pipelines made so far, in no order.
+    pub fn keys(&self) -> Vec<PipelineKey> {
+        let made = self.made.lock().unwrap_or_else(|e| e.into_inner());
+        made.keys().cloned().collect()
     }
 
     pub fn get(&self, gpu: &Gpu, keys: &[PipelineKey]) -> Result<Vec<Arc<Pipeline>>> {
@@ -159,9 +168,10 @@ impl PipelineStore {
             label: Some(&label),
             source: wgpu::ShaderSource::Wgsl(wgsl.into()),
         };
-        // SAFETY: every kernel clamps or guards each index it forms, so that it
-        // stays inside its bindings without run-time checks; the tests run all
-        // of them over odd shapes against CPU twins.
+        // SAFETY: every kernel clamps or guards each index it forms to what its
+        // parameters say, and a dispatch is only made of operands that hold what
+        // those parameters ask for (see `kernel::Dispatch`); the tests run all
+        // kernels over odd shapes against CPU twins.
         let module = unsafe {
             device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };
@@ -223,7 +233,13 @@ impl PipelineStore {
     }
 }
 
-const BUG: &str = "this is a bug or a driver's; try another --adapter or --backend";
+/// What helps where neither the request nor the files are to blame.
+const BUG: [Remedy; 4] = [
+    Remedy::UpdateDriver,
+    Remedy::OTHER_ADAPTER,
+    Remedy::OTHER_BACKEND,
+    Remedy::ReportBug,
+];
 
 fn bind_group_layout(
     device: &wgpu::Device,

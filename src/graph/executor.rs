@@ -2,12 +2,12 @@
 
 use super::plan::Plan;
 use super::{Graph, Norm, Op, Product, Value};
-use crate::Result;
 use crate::gpu::{Buffer, Gpu};
 use crate::kernel::attention::Attention;
 use crate::kernel::norm::{self, GroupNorm, layer_norm};
 use crate::kernel::product::{self, Epilogue, Weight};
 use crate::kernel::{Activation, Dispatch, Program, Storage, Tensor, Tuning, View, map, sinusoid};
+use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -82,6 +82,7 @@ impl Executor {
         sources: &HashMap<String, View>,
         norms: Option<SharedNorms<'_>>,
     ) -> Result<Self> {
+        graph.check()?;
         let plan = Plan::new(graph, tuning, storage);
         let slots = plan
             .slots
@@ -99,7 +100,7 @@ impl Executor {
             tensors: Vec::new(),
             scratch: Vec::new(),
         };
-        lowering.tensors = tensors(graph, &plan, &slots, storage);
+        lowering.tensors = tensors(graph, &plan, &slots, storage)?;
         lowering.scratch = plan
             .scratch
             .iter()
@@ -108,7 +109,7 @@ impl Executor {
                 let view = |(slot, bytes): &(usize, u64)| View::whole(&slots[*slot]).first(*bytes);
                 taken.iter().map(view).collect()
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let lower = |range: std::ops::Range<usize>| -> Result<Program> {
             let mut dispatches = Vec::new();
             for x in &plan.order[range] {
@@ -163,12 +164,18 @@ impl Executor {
     }
 
     /// Writes rows of `c` values to the input `name`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where it takes another number of values.
     pub fn write(&self, gpu: &Gpu, name: &str, values: &[f32]) -> Result<()> {
         let Some(tensor) = self.input(name) else {
             return Ok(());
         };
         let (c, pitch) = (tensor.c, tensor.pitch * 4);
-        debug_assert_eq!(values.len(), tensor.rows() * c);
+        if values.len() != tensor.rows() * c {
+            let problem = format!("{} values for {:?}", values.len(), tensor.shape());
+            return Err(Error::internal(format!("input {name}"), problem));
+        }
         let mut padded = vec![0f32; tensor.rows() * pitch];
         for (to, from) in padded.chunks_mut(pitch).zip(values.chunks(c)) {
             to[..c].copy_from_slice(from);
@@ -192,12 +199,17 @@ impl Executor {
 }
 
 /// The tensor of every value.
-fn tensors(graph: &Graph, plan: &Plan, slots: &[Arc<Buffer>], storage: Storage) -> Vec<Tensor> {
+fn tensors(
+    graph: &Graph,
+    plan: &Plan,
+    slots: &[Arc<Buffer>],
+    storage: Storage,
+) -> Result<Vec<Tensor>> {
     let mut all: Vec<Tensor> = Vec::with_capacity(graph.nodes.len());
     for (i, node) in graph.nodes.iter().enumerate() {
         let [n, h, w, c] = node.shape;
         all.push(match node.op {
-            Op::Columns { first } => all[node.inputs[0].0].columns(first, c),
+            Op::Columns { first } => all[node.inputs[0].0].columns(first, c)?,
             Op::Reshape => Tensor {
                 n,
                 h,
@@ -214,7 +226,7 @@ fn tensors(graph: &Graph, plan: &Plan, slots: &[Arc<Buffer>], storage: Storage) 
             }
         });
     }
-    all
+    Ok(all)
 }
 
 struct Lowering<'a> {
@@ -247,13 +259,10 @@ impl Lowering<'_> {
                 broadcast,
             } => {
                 let values = self.sources.get(source).ok_or_else(|| {
-                    self.gpu.error(
-                        format!("no buffer {source} for the graph"),
-                        "report this bug",
-                    )
+                    Error::internal("graph", format!("no buffer {source} to read"))
                 })?;
                 let count = out.n * out.c / sinusoid.dim;
-                let dispatch = sinusoid::dispatch(values, out, *sinusoid, count, *broadcast);
+                let dispatch = sinusoid::dispatch(values, out, *sinusoid, count, *broadcast)?;
                 Ok(vec![dispatch])
             }
             Op::Product { .. } => self.product(x),
@@ -264,9 +273,7 @@ impl Lowering<'_> {
             } => {
                 let [gamma, beta] = self.weights.norm(norm)?;
                 let [stats, affine] = &self.scratch[x.0][..] else {
-                    return Err(self
-                        .gpu
-                        .error("a group norm has no scratch", "report this bug"));
+                    return Err(Error::internal("graph", "a group norm has no scratch"));
                 };
                 let shared = self
                     .norms
@@ -284,7 +291,7 @@ impl Lowering<'_> {
                 };
                 match shared {
                     Some((shared, _)) if !shared.measure => {
-                        Ok(group_norm.apply_only(self.gpu, self.tuning))
+                        group_norm.apply_only(self.gpu, self.tuning)
                     }
                     _ => group_norm.dispatches(self.gpu, self.tuning),
                 }
@@ -292,14 +299,7 @@ impl Lowering<'_> {
             Op::LayerNorm { norm } => {
                 let [gamma, beta] = self.weights.norm(norm)?;
                 let affine = [&gamma, &beta];
-                Ok(layer_norm(
-                    self.gpu,
-                    self.tuning,
-                    input(0),
-                    affine,
-                    out,
-                    norm.eps,
-                ))
+                layer_norm(self.gpu, self.tuning, input(0), affine, out, norm.eps)
             }
             Op::Attention { heads, causal } => {
                 let scratch = match &self.scratch[x.0][..] {
@@ -317,14 +317,13 @@ impl Lowering<'_> {
                 }
                 .dispatches(self.gpu, self.tuning, &self.none)
             }
-            Op::Activate(kind) => Ok(self.map(input(0), *kind, None, out)),
-            Op::Add | Op::AddChannel => {
-                Ok(self.map(input(0), Activation::None, Some(input(1)), out))
-            }
+            Op::Activate(kind) => self.map(input(0), *kind, None, out),
+            Op::Add | Op::AddChannel => self.map(input(0), Activation::None, Some(input(1)), out),
             Op::Concat => {
                 let (a, b) = (input(0), input(1));
-                let mut both = self.map(a, Activation::None, None, &out.columns(0, a.c));
-                both.extend(self.map(b, Activation::None, None, &out.columns(a.c, b.c)));
+                let (left, right) = (out.columns(0, a.c)?, out.columns(a.c, b.c)?);
+                let mut both = self.map(a, Activation::None, None, &left)?;
+                both.extend(self.map(b, Activation::None, None, &right)?);
                 Ok(both)
             }
         }
@@ -336,7 +335,7 @@ impl Lowering<'_> {
         activation: Activation,
         b: Option<&Tensor>,
         y: &Tensor,
-    ) -> Vec<Dispatch> {
+    ) -> Result<Vec<Dispatch>> {
         map::dispatches(self.gpu, self.tuning, &self.none, x, activation, b, y)
     }
 

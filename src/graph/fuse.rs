@@ -106,7 +106,11 @@ impl Graph {
             }
         }
         let outputs = self.outputs.iter().map(|x| place[x.0]).collect();
-        Graph { nodes, outputs }
+        Graph {
+            nodes,
+            outputs,
+            fault: self.fault,
+        }
     }
 }
 

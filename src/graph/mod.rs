@@ -1,5 +1,8 @@
 //! Typed ops with shape inference ([`Graph`]), fusion ([`Graph::optimise`]), a
 //! memory plan by lifetimes, and an executor. Knows nothing of models.
+//!
+//! An op whose operands do not fit together is the graph's fault, which the executor
+//! answers with: models are built without a `Result` at every op.
 
 mod executor;
 mod fuse;
@@ -15,6 +18,7 @@ pub use runner::Runner;
 use crate::kernel::product::Conv;
 use crate::kernel::sinusoid::Sinusoid;
 use crate::kernel::{Activation, Storage, Tuning};
+use crate::{Error, Result};
 
 /// A value of the graph: the output of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -81,6 +85,8 @@ pub(crate) struct Node {
 pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) outputs: Vec<Value>,
+    /// The first op whose operands did not fit together.
+    pub(crate) fault: Option<String>,
 }
 
 impl Graph {
@@ -94,6 +100,23 @@ impl Graph {
 
     fn node(&self, x: Value) -> &Node {
         &self.nodes[x.0]
+    }
+
+    /// Notes as the graph's fault that `holds` does not.
+    fn expect(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.fault.get_or_insert_with(problem);
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Internal`] where operands of an op did not fit together: such a graph
+    /// cannot be run.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.fault {
+            None => Ok(()),
+            Some(fault) => Err(Error::internal("graph", fault)),
+        }
     }
 
     fn push(&mut self, op: Op, inputs: Vec<Value>, shape: Shape) -> Value {
@@ -146,7 +169,7 @@ impl Graph {
     /// `x W + b` over the last dimension.
     pub fn linear(&mut self, x: Value, product: Product) -> Value {
         let [n, h, w, c] = self.shape(x);
-        debug_assert_eq!(c, product.k, "{:?}", product.parts);
+        self.expect_inputs(c, &product);
         let shape = [n, h, w, product.columns()];
         self.product(x, product, None, shape)
     }
@@ -162,13 +185,23 @@ impl Graph {
         size: Option<[usize; 2]>,
     ) -> Value {
         let [n, h, w, c] = self.shape(x);
-        debug_assert_eq!(c, product.k, "{:?}", product.parts);
+        self.expect_inputs(c, &product);
         let up = usize::from(conv.upsample);
         let side = product.kernel.side();
-        let even = |x: usize| ((x << up) + 2 * conv.pad - side) / conv.stride + 1;
+        let seen = |x: usize| (x << up) + 2 * conv.pad;
+        self.expect(seen(h.min(w)) >= side && conv.stride > 0, || {
+            format!("{:?} over {h}x{w}: {conv:?}", product.parts)
+        });
+        let even = |x: usize| seen(x).saturating_sub(side) / conv.stride.max(1) + 1;
         let [oh, ow] = size.unwrap_or([even(h), even(w)]);
         let shape = [n, oh, ow, product.columns()];
         self.product(x, product, Some(conv), shape)
+    }
+
+    fn expect_inputs(&mut self, c: usize, product: &Product) {
+        self.expect(c == product.k, || {
+            format!("{:?} takes {} channels, not {c}", product.parts, product.k)
+        });
     }
 
     fn product(&mut self, x: Value, product: Product, conv: Option<Conv>, shape: Shape) -> Value {
@@ -184,7 +217,9 @@ impl Graph {
 
     pub fn group_norm(&mut self, x: Value, norm: Norm, groups: usize) -> Value {
         let shape = self.shape(x);
-        debug_assert_eq!(shape[3] % groups, 0);
+        self.expect(groups > 0 && shape[3].is_multiple_of(groups), || {
+            format!("{}: {groups} groups of {} channels", norm.name, shape[3])
+        });
         let op = Op::GroupNorm {
             norm,
             groups,
@@ -201,8 +236,12 @@ impl Graph {
     /// q `[n, queries, 1, heads * d]`, k and v `[n, keys, 1, heads * d]`.
     pub fn attention(&mut self, [q, k, v]: [Value; 3], heads: usize, causal: bool) -> Value {
         let shape = self.shape(q);
-        debug_assert_eq!(self.shape(k), self.shape(v));
-        debug_assert_eq!(shape[3] % heads, 0);
+        let (keys, values) = (self.shape(k), self.shape(v));
+        let whole = heads > 0 && shape[3].is_multiple_of(heads);
+        let alike = keys == values && [keys[0], keys[3]] == [shape[0], shape[3]];
+        self.expect(whole && alike, || {
+            format!("attention of {heads} heads over {shape:?}, {keys:?} and {values:?}")
+        });
         self.push(Op::Attention { heads, causal }, vec![q, k, v], shape)
     }
 
@@ -217,34 +256,45 @@ impl Graph {
 
     pub fn add(&mut self, a: Value, b: Value) -> Value {
         let shape = self.shape(a);
-        debug_assert_eq!(shape, self.shape(b));
+        let other = self.shape(b);
+        self.expect(shape == other, || format!("{shape:?} + {other:?}"));
         self.push(Op::Add, vec![a, b], shape)
     }
 
     /// Adds one value a channel, `[n, 1, 1, c]`, to every pixel of `x`.
     pub fn add_channel(&mut self, x: Value, channel: Value) -> Value {
         let shape = self.shape(x);
-        debug_assert_eq!(self.shape(channel), [shape[0], 1, 1, shape[3]]);
+        let each = self.shape(channel);
+        self.expect(each == [shape[0], 1, 1, shape[3]], || {
+            format!("{shape:?} + {each:?} for every picture")
+        });
         self.push(Op::AddChannel, vec![x, channel], shape)
     }
 
     /// Side by side along the channels; the first has a multiple of 4 of them.
     pub fn concat(&mut self, a: Value, b: Value) -> Value {
-        let ([n, h, w, c], [.., d]) = (self.shape(a), self.shape(b));
-        debug_assert_eq!(c % 4, 0);
+        let ([n, h, w, c], other) = (self.shape(a), self.shape(b));
+        let d = other[3];
+        self.expect(other == [n, h, w, d] && c.is_multiple_of(4), || {
+            format!("{:?} beside {other:?}", [n, h, w, c])
+        });
         self.push(Op::Concat, vec![a, b], [n, h, w, c + d])
     }
 
     /// Columns `first .. first + count`; `first` is a multiple of 4.
     pub fn columns(&mut self, x: Value, first: usize, count: usize) -> Value {
-        let [n, h, w, _] = self.shape(x);
+        let [n, h, w, c] = self.shape(x);
+        let within = first.is_multiple_of(4) && first.saturating_add(count) <= c;
+        self.expect(within, || format!("{count} columns from {first} on of {c}"));
         self.push(Op::Columns { first }, vec![x], [n, h, w, count])
     }
 
     /// The same rows under another picture shape (pixels as tokens and back).
     pub fn reshape(&mut self, x: Value, [n, h, w]: [usize; 3]) -> Value {
         let shape = self.shape(x);
-        debug_assert_eq!(n * h * w, shape[0] * shape[1] * shape[2]);
+        self.expect(n * h * w == shape[0] * shape[1] * shape[2], || {
+            format!("{shape:?} as {:?}", [n, h, w])
+        });
         self.push(Op::Reshape, vec![x], [n, h, w, shape[3]])
     }
 

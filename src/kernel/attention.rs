@@ -3,9 +3,9 @@
 
 use super::norm::{Mask, softmax};
 use super::product::{self, Blocks, Epilogue, Product, Weight};
-use super::{Dispatch, Storage, Tensor, Tuning, View, key};
-use crate::Result;
-use crate::gpu::{Access, Buffer, Gpu, PipelineKey};
+use super::{Dispatch, Storage, Tensor, Tuning, View, Work, key, require};
+use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
+use crate::{Error, Result};
 use std::sync::Arc;
 
 const FLASH: &[Access] = &[
@@ -20,12 +20,47 @@ const TRANSPOSE: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
 /// Bytes of scores that a chunk of queries may take.
 const CHUNK_BYTES: u64 = 16 << 20;
 
+host_shareable! {
+    /// `Params` of `attention.wgsl`.
+    struct FlashParams {
+        queries: u32,
+        keys: u32,
+        q_offset: u32,
+        q_pitch: u32,
+        q_batch: u32,
+        k_offset: u32,
+        k_pitch: u32,
+        k_batch: u32,
+        v_offset: u32,
+        v_pitch: u32,
+        v_batch: u32,
+        o_offset: u32,
+        o_pitch: u32,
+        o_batch: u32,
+        causal: u32,
+        scale: f32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `transpose.wgsl`.
+    struct TransposeParams {
+        rows: u32,
+        d4: u32,
+        pitch: u32,
+        offset: u32,
+        batch: u32,
+        heads: u32,
+        y_pitch: u32,
+    }
+}
+
 pub(super) fn flash_key(storage: Storage) -> PipelineKey {
-    key("attention", storage.defines(), vec![], FLASH)
+    key::<FlashParams>("attention", storage.defines(), vec![], FLASH)
 }
 
 pub(super) fn transpose_key(storage: Storage) -> PipelineKey {
-    key("transpose", storage.defines(), vec![], TRANSPOSE)
+    key::<TransposeParams>("transpose", storage.defines(), vec![], TRANSPOSE)
 }
 
 /// `softmax(scale q k^T) v`, head by head: q and out `[n, queries, 1, heads * d]`,
@@ -45,7 +80,7 @@ pub struct Attention<'a> {
 /// Queries of a chunk, so that the scores of all heads stay below [`CHUNK_BYTES`].
 fn chunk(storage: Storage, blocks: usize, queries: usize, keys: usize) -> usize {
     let row = (blocks * keys.next_multiple_of(8) * storage.bytes()) as u64;
-    ((CHUNK_BYTES / row) as usize).max(8).min(queries)
+    ((CHUNK_BYTES / row.max(1)) as usize).max(8).min(queries)
 }
 
 /// Whether [`Attention`] runs in one pass.
@@ -73,12 +108,34 @@ pub fn scratch_bytes(
 }
 
 impl Attention<'_> {
+    /// Fails where the shapes do not fit together. Returns the width of a head.
+    fn check(&self) -> Result<usize> {
+        let Self { q, k, v, out, .. } = *self;
+        q.check("q")?;
+        k.expect("k", [q.n, k.h, k.w, q.c], q.storage)?;
+        v.expect("v", k.shape(), q.storage)?;
+        out.expect("out", q.shape(), q.storage)?;
+        let heads = self.heads;
+        let whole = heads > 0 && q.c.is_multiple_of(heads) && (q.c / heads).is_multiple_of(8);
+        require("attention", whole, || {
+            format!("{heads} heads of {} columns", q.c)
+        })?;
+        Ok(q.c / heads)
+    }
+
+    /// One dispatch, or several: one picture after another where a binding cannot hold
+    /// them all, and one chunk of queries after another where products make the scores.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] where the shapes do not fit together or there is no room for
+    /// [`scratch_bytes`]; what exceeds the adapter's limits.
     pub fn dispatches(
         &self,
         gpu: &Gpu,
         tuning: Tuning,
         none: &Arc<Buffer>,
     ) -> Result<Vec<Dispatch>> {
+        self.check()?;
         let sizes = [
             self.q.n * self.heads,
             self.q.rows_per_batch(),
@@ -88,17 +145,14 @@ impl Attention<'_> {
         let largest = [self.q, self.k, self.v, self.out].map(|t| t.view.size);
         let limit = gpu.capabilities().max_binding;
         if self.q.n > 1 && largest.iter().any(|size| *size > limit) {
-            // One picture after another, where a binding cannot hold them all.
             let alignment = gpu.capabilities().alignment;
             let mut all = Vec::new();
             for i in 0..self.q.n {
-                let [q, k, v, out] =
-                    [self.q, self.k, self.v, self.out].map(|t| t.picture(i, alignment));
                 let one = Attention {
-                    q: &q,
-                    k: &k,
-                    v: &v,
-                    out: &out,
+                    q: &self.q.picture(i, alignment)?,
+                    k: &self.k.picture(i, alignment)?,
+                    v: &self.v.picture(i, alignment)?,
+                    out: &self.out.picture(i, alignment)?,
                     ..*self
                 };
                 all.extend(one.whole(gpu, tuning, none, step)?);
@@ -116,14 +170,14 @@ impl Attention<'_> {
         none: &Arc<Buffer>,
         step: usize,
     ) -> Result<Vec<Dispatch>> {
-        let d = self.q.c / self.heads;
+        let d = self.check()?;
         match self.scratch {
-            _ if flash(tuning, d) => Ok(vec![self.one_pass(d)]),
+            _ if flash(tuning, d) => Ok(vec![self.one_pass(d)?]),
             Some(scratch) => self.by_products(gpu, tuning, none, step, scratch),
-            None => Err(gpu.error(
-                format!("attention {d} wide was given no room for its scores"),
-                "this is a bug",
-            )),
+            None => {
+                let problem = format!("{d} wide heads were given no room for their scores");
+                Err(Error::internal("attention", problem))
+            }
         }
     }
 
@@ -131,38 +185,43 @@ impl Attention<'_> {
         1.0 / (d as f32).sqrt()
     }
 
-    fn one_pass(&self, d: usize) -> Dispatch {
-        let (queries, keys) = (self.q.rows_per_batch(), self.k.rows_per_batch());
-        let mut params = vec![queries as u32, keys as u32];
-        for (tensor, rows) in [
-            (self.q, queries),
-            (self.k, keys),
-            (self.v, keys),
-            (self.out, queries),
-        ] {
-            params.push(tensor.offset as u32);
-            params.push(tensor.pitch as u32);
-            params.push((rows * tensor.pitch) as u32);
-        }
-        params.push(u32::from(self.causal));
-        params.push(self.scale(d).to_bits());
-        let scores = (self.q.n * self.heads * queries * keys) as u64;
-        Dispatch {
-            key: flash_key(self.q.storage),
-            views: [self.q, self.k, self.v, self.out]
-                .map(|t| t.view.clone())
-                .to_vec(),
-            params,
-            grid: [
-                queries.div_ceil(32) as u32,
-                self.heads as u32,
-                self.q.n as u32,
+    fn one_pass(&self, d: usize) -> Result<Dispatch> {
+        let Self { q, k, v, out, .. } = *self;
+        let (queries, keys) = (q.rows_per_batch(), k.rows_per_batch());
+        let batch = |t: &Tensor| (t.rows_per_batch() * t.pitch) as u32;
+        let scores = q.n * self.heads * queries * keys;
+        Dispatch::new(
+            flash_key(q.storage),
+            [
+                q.operand("q")?,
+                k.operand("k")?,
+                v.operand("v")?,
+                out.operand("out")?,
             ],
-            flops: 4 * scores * d as u64,
-            bytes: 2
-                * (self.q.rows() + self.k.rows()) as u64
-                * (self.q.c * self.q.storage.bytes()) as u64,
-        }
+            FlashParams {
+                queries: queries as u32,
+                keys: keys as u32,
+                q_offset: q.offset as u32,
+                q_pitch: q.pitch as u32,
+                q_batch: batch(q),
+                k_offset: k.offset as u32,
+                k_pitch: k.pitch as u32,
+                k_batch: batch(k),
+                v_offset: v.offset as u32,
+                v_pitch: v.pitch as u32,
+                v_batch: batch(v),
+                o_offset: out.offset as u32,
+                o_pitch: out.pitch as u32,
+                o_batch: batch(out),
+                causal: u32::from(self.causal),
+                scale: self.scale(d),
+            },
+            [queries.div_ceil(32), self.heads, q.n].map(|x| x as u32),
+            Work {
+                flops: 4 * scores * d,
+                bytes: 2 * (q.rows() + k.rows()) * q.c * q.storage.bytes(),
+            },
+        )
     }
 
     fn by_products(
@@ -180,14 +239,12 @@ impl Attention<'_> {
         let columns = keys.next_multiple_of(8);
         let storage = q.storage;
         let row = columns * storage.bytes();
-        let turned = &turned.first((z * d * row) as u64);
-        let scores = &scores.first((z * step * row) as u64);
-        let mut all = vec![transpose(k, self.heads, turned)];
-        let keys_t = Weight::of(&Tensor {
-            c: columns,
-            ..Tensor::new(turned.clone(), storage, [z, d, 1, columns])
-        });
-        let values = Weight::of(v);
+        let turned = &turned.first((z * d * row) as u64)?;
+        let scores = &scores.first((z * step * row) as u64)?;
+        let mut all = vec![transpose(k, self.heads, turned)?];
+        let keys_t = Tensor::new(turned.clone(), storage, [z, d, 1, columns]);
+        let keys_t = Weight::of(&keys_t)?;
+        let values = Weight::of(v)?;
         for first in (0..queries).step_by(step) {
             let rows = step.min(queries - first);
             let chunk_scores = Tensor::new(scores.clone(), storage, [z, rows, 1, columns]);
@@ -223,7 +280,7 @@ impl Attention<'_> {
                 first,
                 causal: self.causal,
             };
-            all.push(softmax(tuning, &chunk_scores, mask));
+            all.push(softmax(tuning, &chunk_scores, mask)?);
             let out_rows = Tensor {
                 offset: out.offset + first * out.pitch,
                 c: d,
@@ -256,27 +313,37 @@ impl Attention<'_> {
 
 /// Turns `k`, `[n, keys, 1, heads * d]`, into `[n * heads, d, keys rounded up to
 /// 8]`, padding zero: the right operand of `q k^T`.
-pub fn transpose(k: &Tensor, heads: usize, turned: &View) -> Dispatch {
+///
+/// # Errors
+/// [`Error::Internal`] where heads are not a multiple of 4 wide, or `turned` has no room.
+pub fn transpose(k: &Tensor, heads: usize, turned: &View) -> Result<Dispatch> {
+    let operand = k.operand("k")?;
+    let whole = heads > 0 && k.c.is_multiple_of(4 * heads);
+    require("transpose", whole, || {
+        format!("{heads} heads of {} columns", k.c)
+    })?;
     let keys = k.rows_per_batch();
     let (d, z) = (k.c / heads, k.n * heads);
     let columns = keys.next_multiple_of(8);
-    Dispatch {
-        key: transpose_key(k.storage),
-        views: vec![k.view.clone(), turned.clone()],
-        params: vec![
-            keys as u32,
-            (d / 4) as u32,
-            k.pitch as u32,
-            k.offset as u32,
-            (keys * k.pitch) as u32,
-            heads as u32,
-            (columns / 4) as u32,
-            0,
-        ],
-        grid: [(columns / 4).div_ceil(8) as u32, (d / 4) as u32, z as u32],
-        flops: 0,
-        bytes: 2 * (z * d * columns * k.storage.bytes()) as u64,
-    }
+    let bytes = z * d * columns * k.storage.bytes();
+    Dispatch::new(
+        transpose_key(k.storage),
+        [operand, turned.operand("turned keys", bytes as u64)?],
+        TransposeParams {
+            rows: keys as u32,
+            d4: (d / 4) as u32,
+            pitch: k.pitch as u32,
+            offset: k.offset as u32,
+            batch: (keys * k.pitch) as u32,
+            heads: heads as u32,
+            y_pitch: (columns / 4) as u32,
+        },
+        [(columns / 4).div_ceil(8), d / 4, z].map(|x| x as u32),
+        Work {
+            flops: 0,
+            bytes: 2 * bytes,
+        },
+    )
 }
 
 /// The CPU twin of [`transpose`]; `k` is `[n, keys, heads * d]`.

@@ -4,8 +4,10 @@
 //!
 //! All state tensors are f32 `[pictures, pixels, c]`, the channels padded to vec4s.
 
-use super::{Dispatch, Storage, Tensor, Tuning, View, fold, key};
-use crate::gpu::{Access, PipelineKey};
+use super::program::Operand;
+use super::{Dispatch, Storage, Tensor, Tuning, View, Work, fold, key, require};
+use crate::Result;
+use crate::gpu::{Access, PipelineKey, host_shareable};
 
 const INPUT: &[Access] = &[
     Access::Read,
@@ -45,41 +47,131 @@ pub const SLOTS: usize = 7;
 /// History tensors that one step may write.
 pub const STORES: usize = 4;
 
-/// One linear combination of the state tensors (`latent_update.wgsl`).
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct Row {
-    /// Which history tensor it becomes; a whole number.
-    pub slot: f32,
-    /// Clipped to `-clip..clip` where it is not 0.
-    pub clip: f32,
-    pub sample: f32,
-    pub output: f32,
-    pub noise: f32,
-    pub history: [f32; SLOTS],
+host_shareable! {
+    /// One linear combination of the state tensors (`Row` of `step.wgsl`).
+    #[derive(Default)]
+    pub struct Row {
+        /// Which history tensor it becomes; a whole number.
+        slot: f32,
+        /// Clipped to `-clip..clip` where it is not 0.
+        clip: f32,
+        sample: f32,
+        output: f32,
+        noise: f32,
+        history: [f32; SLOTS],
+    }
 }
 
-/// What changes from step to step, as the kernels read it.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct StepValues {
-    pub timestep: f32,
-    /// Factor of the UNet's input.
-    pub input_scale: f32,
-    pub guidance_scale: f32,
-    /// Phi of the guidance rescale; 0 leaves the prediction as it is.
-    pub guidance_rescale: f32,
-    /// Where a mask keeps the picture: its factor and the noise's.
-    pub kept_original: f32,
-    pub kept_noise: f32,
-    /// How many of `store` there are; a whole number.
-    pub stores: f32,
-    /// Dynamic thresholding's quantile and largest level.
-    pub threshold_ratio: f32,
-    pub threshold_most: f32,
-    pub unused: [f32; 3],
-    pub update: Row,
-    pub store: [Row; STORES],
+host_shareable! {
+    /// What changes from step to step, as the kernels read it (`Step` of `step.wgsl`).
+    #[derive(Default)]
+    pub struct StepValues {
+        timestep: f32,
+        /// Factor of the UNet's input.
+        input_scale: f32,
+        guidance_scale: f32,
+        /// Phi of the guidance rescale; 0 leaves the prediction as it is.
+        guidance_rescale: f32,
+        /// Where a mask keeps the picture: its factor and the noise's.
+        kept_original: f32,
+        kept_noise: f32,
+        /// How many of `store` there are; a whole number.
+        stores: f32,
+        /// Dynamic thresholding's quantile and largest level.
+        threshold_ratio: f32,
+        threshold_most: f32,
+        update: Row,
+        store: [Row; STORES],
+    }
+}
+
+/// Bytes of the step's numbers.
+const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
+
+impl StepValues {
+    /// Fails where a row reads or writes what a loop with `slots` history tensors, and
+    /// noise or none, does not have: the kernels would leave it out.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`].
+    pub fn check(&self, slots: usize, noise: bool) -> Result<()> {
+        let stores = self.stores as usize;
+        require("step", stores <= STORES, || format!("{stores} stores"))?;
+        let stored = self.store.iter().take(stores);
+        for row in stored.clone().chain([&self.update]) {
+            let has_noise = noise || row.noise == 0.0;
+            require("step", has_noise, || "noise that is not drawn".into())?;
+            let mut beyond = row.history.iter().skip(slots);
+            require("step", beyond.all(|factor| *factor == 0.0), || {
+                format!("history of more than {slots} tensors: {:?}", row.history)
+            })?;
+        }
+        for row in stored {
+            require("step", (row.slot as usize) < slots, || {
+                format!("slot {} of {slots}", row.slot)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+host_shareable! {
+    /// `Params` of `latent_input.wgsl`.
+    struct InputParams {
+        rows: u32,
+        copies: u32,
+        x_c4: u32,
+        y_c4: u32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `guidance.wgsl`.
+    struct GuidanceParams {
+        count: u32,
+        guided: u32,
+        u_offset: u32,
+        t_offset: u32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `guidance_rescale.wgsl`.
+    struct RescaleParams {
+        pictures: u32,
+        count: u32,
+        t_offset: u32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `latent_update.wgsl`.
+    struct UpdateParams {
+        count: u32,
+        first: u32,
+        last: u32,
+        finish: u32,
+        noise: u32,
+        slots: u32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `latent_threshold.wgsl`.
+    struct ThresholdParams {
+        pictures: u32,
+        count: u32,
+        slots: u32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `latent_mask.wgsl`.
+    struct MaskParams {
+        count: u32,
+        c4: u32,
+        pixels: u32,
+    }
 }
 
 fn workgroup(tuning: Tuning) -> Vec<(&'static str, u32)> {
@@ -87,11 +179,11 @@ fn workgroup(tuning: Tuning) -> Vec<(&'static str, u32)> {
 }
 
 pub(super) fn input_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key("latent_input", storage.defines(), workgroup(tuning), INPUT)
+    key::<InputParams>("latent_input", storage.defines(), workgroup(tuning), INPUT)
 }
 
 pub(super) fn guidance_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key("guidance", storage.defines(), workgroup(tuning), GUIDANCE)
+    key::<GuidanceParams>("guidance", storage.defines(), workgroup(tuning), GUIDANCE)
 }
 
 /// Kernels that go over a whole picture give it a workgroup on every adapter: Mesa's
@@ -101,44 +193,92 @@ fn by_picture(storage: Storage) -> Vec<(String, String)> {
 }
 
 pub(super) fn rescale_key(storage: Storage) -> PipelineKey {
-    key("guidance_rescale", by_picture(storage), vec![], RESCALE)
+    key::<RescaleParams>("guidance_rescale", by_picture(storage), vec![], RESCALE)
 }
 
 pub(super) fn update_key(tuning: Tuning) -> PipelineKey {
-    key("latent_update", vec![], workgroup(tuning), UPDATE)
+    key::<UpdateParams>("latent_update", vec![], workgroup(tuning), UPDATE)
 }
 
 pub(super) fn threshold_key() -> PipelineKey {
-    key(
-        "latent_threshold",
-        by_picture(Storage::F32),
-        vec![],
-        THRESHOLD,
-    )
+    let defines = by_picture(Storage::F32);
+    key::<ThresholdParams>("latent_threshold", defines, vec![], THRESHOLD)
 }
 
 pub(super) fn mask_key(tuning: Tuning) -> PipelineKey {
-    key("latent_mask", vec![], workgroup(tuning), MASK)
+    key::<MaskParams>("latent_mask", vec![], workgroup(tuning), MASK)
+}
+
+/// Bytes of `count` vec4s of f32.
+fn vec4s(count: usize) -> u64 {
+    (count as u64).saturating_mul(16)
 }
 
 /// `y[b] = x * input_scale` for every copy `b` of the pictures of `x` that `y` has
 /// room for. Where `y` has more channels than `x` they are those of `extra`, f32
 /// `[pictures, pixels, y.c - x.c]`.
-pub fn input(tuning: Tuning, x: &Tensor, extra: &View, step: &View, y: &Tensor) -> Dispatch {
-    let rows = x.rows();
-    let copies = y.rows() / rows.max(1);
-    Dispatch {
-        key: input_key(tuning, y.storage),
-        views: vec![x.view.clone(), extra.clone(), step.clone(), y.view.clone()],
-        params: vec![rows as u32, copies as u32, x.c4() as u32, y.c4() as u32],
-        grid: tuning.item_grid(rows * y.c4()),
-        flops: (4 * rows * y.c4()) as u64,
-        bytes: (rows * y.c4() * (16 + copies * 4 * y.storage.bytes())) as u64,
-    }
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the shapes do not fit together.
+pub fn input(
+    tuning: Tuning,
+    x: &Tensor,
+    extra: &View,
+    step: &View,
+    y: &Tensor,
+) -> Result<Dispatch> {
+    x.expect_dense("x")?;
+    x.expect("x", x.shape(), Storage::F32)?;
+    y.expect_dense("y")?;
+    let (rows, x_c4, y_c4) = (x.rows(), x.c4(), y.c4());
+    let channels = y.c == x.c || y.c > x.c && x.c.is_multiple_of(4);
+    require("y", channels && y.rows().is_multiple_of(rows), || {
+        format!("{:?} of {:?}", y.shape(), x.shape())
+    })?;
+    let copies = y.rows() / rows;
+    let y_operand = y.operand("y")?;
+    let operands = [
+        x.operand("x")?,
+        extra.operand("extra", vec4s(rows * (y_c4 - x_c4)))?,
+        step.operand("step", STEP_BYTES)?,
+        y_operand,
+    ];
+    Dispatch::new(
+        input_key(tuning, y.storage),
+        operands,
+        InputParams {
+            rows: rows as u32,
+            copies: copies as u32,
+            x_c4: x_c4 as u32,
+            y_c4: y_c4 as u32,
+        },
+        tuning.item_grid(rows * y_c4),
+        Work {
+            flops: 4 * rows * y_c4,
+            bytes: rows * y_c4 * (16 + copies * 4 * y.storage.bytes()),
+        },
+    )
+}
+
+/// The operand `t`, which has `pictures` pictures from `place` on, and vec4s of each.
+fn pictures_of(
+    name: &'static str,
+    (t, place): (&Tensor, usize),
+    pictures: usize,
+) -> Result<(Operand, usize)> {
+    t.expect_dense(name)?;
+    let enough = pictures > 0 && place.saturating_add(pictures) <= t.n;
+    require(name, enough, || {
+        format!("{pictures} pictures from {place} on of {}", t.n)
+    })?;
+    Ok((t.operand(name)?, t.rows_per_batch() * t.c4()))
 }
 
 /// `y = u + s (t - u)`, or `y = t` without `u`, for `pictures` pictures. `u` and
 /// `t` are a tensor and the place of the first picture in its batch; `y` is f32.
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn guidance(
     tuning: Tuning,
     u: Option<(&Tensor, usize)>,
@@ -146,42 +286,67 @@ pub fn guidance(
     pictures: usize,
     step: &View,
     y: &View,
-) -> Dispatch {
-    let each = t.rows_per_batch() * t.c4();
-    let count = pictures * each;
+) -> Result<Dispatch> {
+    let (t_operand, each) = pictures_of("t", (t, place), pictures)?;
     let (u_tensor, u_place) = u.unwrap_or((t, place));
-    Dispatch {
-        key: guidance_key(tuning, t.storage),
-        views: vec![
-            u_tensor.view.clone(),
-            t.view.clone(),
-            step.clone(),
-            y.clone(),
-        ],
-        params: vec![
-            count as u32,
-            u32::from(u.is_some()),
-            (u_place * each) as u32,
-            (place * each) as u32,
-        ],
-        grid: tuning.item_grid(count),
-        flops: (12 * count) as u64,
-        bytes: (count * (16 + 8 * t.storage.bytes())) as u64,
-    }
+    let (u_operand, _) = pictures_of("u", (u_tensor, u_place), pictures)?;
+    u_tensor.expect("u", [u_tensor.n, t.h, t.w, t.c], t.storage)?;
+    let count = pictures * each;
+    let operands = [
+        u_operand,
+        t_operand,
+        step.operand("step", STEP_BYTES)?,
+        y.operand("y", vec4s(count))?,
+    ];
+    Dispatch::new(
+        guidance_key(tuning, t.storage),
+        operands,
+        GuidanceParams {
+            count: count as u32,
+            guided: u32::from(u.is_some()),
+            u_offset: (u_place * each) as u32,
+            t_offset: (place * each) as u32,
+        },
+        tuning.item_grid(count),
+        Work {
+            flops: 12 * count,
+            bytes: count * (16 + 8 * t.storage.bytes()),
+        },
+    )
 }
 
 /// Rescales the guided prediction `e` (f32) of `pictures` pictures to the spread of
 /// the prompt's prediction `t`, picture `place` of its batch and those after it.
-pub fn rescale((t, place): (&Tensor, usize), pictures: usize, step: &View, e: &View) -> Dispatch {
-    let each = t.rows_per_batch() * t.c4();
-    Dispatch {
-        key: rescale_key(t.storage),
-        views: vec![t.view.clone(), e.clone(), step.clone()],
-        params: vec![pictures as u32, each as u32, (place * each) as u32, 0],
-        grid: fold(pictures),
-        flops: (40 * pictures * each) as u64,
-        bytes: (pictures * each * (64 + 8 * t.storage.bytes())) as u64,
-    }
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the shapes do not fit together.
+pub fn rescale(
+    (t, place): (&Tensor, usize),
+    pictures: usize,
+    step: &View,
+    e: &View,
+) -> Result<Dispatch> {
+    let (t_operand, each) = pictures_of("t", (t, place), pictures)?;
+    require("t", t.c.is_multiple_of(4), || format!("{} channels", t.c))?;
+    let operands = [
+        t_operand,
+        e.operand("e", vec4s(pictures * each))?,
+        step.operand("step", STEP_BYTES)?,
+    ];
+    Dispatch::new(
+        rescale_key(t.storage),
+        operands,
+        RescaleParams {
+            pictures: pictures as u32,
+            count: each as u32,
+            t_offset: (place * each) as u32,
+        },
+        fold(pictures),
+        Work {
+            flops: 40 * pictures * each,
+            bytes: pictures * each * (64 + 8 * t.storage.bytes()),
+        },
+    )
 }
 
 /// The state tensors of a step.
@@ -190,6 +355,7 @@ pub struct State<'a> {
     pub sample: &'a View,
     /// The guided prediction.
     pub output: &'a View,
+    /// As the latents, or shorter where no step draws noise.
     pub noise: &'a View,
     /// One after another, as many as the scheduler uses.
     pub history: &'a View,
@@ -205,61 +371,120 @@ pub enum Share {
     Rest,
 }
 
-/// The step's stores and its update, `count` vec4s of f32.
+/// The step's stores and its update, `count` vec4s of f32. Noise and history tensors
+/// that the views do not hold are left out (see [`StepValues::check`]).
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the latents or the prediction hold fewer.
 pub fn update(
     tuning: Tuning,
     state: &State<'_>,
     step: &View,
     count: usize,
     share: Share,
-) -> Dispatch {
+) -> Result<Dispatch> {
     let (first, last, finish) = match share {
         Share::Whole => (0, STORES, 1),
         Share::First => (0, 1, 0),
         Share::Rest => (1, STORES, 1),
     };
-    Dispatch {
-        key: update_key(tuning),
-        views: vec![
-            state.sample.clone(),
-            state.output.clone(),
-            state.noise.clone(),
-            state.history.clone(),
-            step.clone(),
-        ],
-        params: vec![count as u32, first, last as u32, finish],
-        grid: tuning.item_grid(count),
-        flops: (60 * count) as u64,
-        bytes: (96 * count) as u64,
-    }
+    require("latents", count > 0, || "nothing to update".into())?;
+    let each = vec4s(count);
+    let noise = state.noise.size >= each;
+    let slots = (state.history.size / each).min(SLOTS as u64);
+    let operands = [
+        state.sample.operand("latents", each)?,
+        state.output.operand("prediction", each)?,
+        state.noise.operand("noise", if noise { each } else { 0 })?,
+        state.history.operand("history", slots * each)?,
+        step.operand("step", STEP_BYTES)?,
+    ];
+    Dispatch::new(
+        update_key(tuning),
+        operands,
+        UpdateParams {
+            count: count as u32,
+            first,
+            last: last as u32,
+            finish,
+            noise: u32::from(noise),
+            slots: slots as u32,
+        },
+        tuning.item_grid(count),
+        Work {
+            flops: 60 * count,
+            bytes: 96 * count,
+        },
+    )
 }
 
 /// Dynamic thresholding of what the step's first store wrote to `history`, for
 /// each of `pictures` tensors of `each` vec4s.
-pub fn threshold(history: &View, step: &View, pictures: usize, each: usize) -> Dispatch {
-    Dispatch {
-        key: threshold_key(),
-        views: vec![history.clone(), step.clone()],
-        params: vec![pictures as u32, each as u32, 0, 0],
-        grid: fold(pictures),
-        flops: (35 * 8 * pictures * each) as u64,
-        bytes: (35 * 16 * pictures * each) as u64,
-    }
+///
+/// # Errors
+/// [`crate::Error::Internal`] where `history` does not hold one such tensor.
+pub fn threshold(history: &View, step: &View, pictures: usize, each: usize) -> Result<Dispatch> {
+    let bytes = vec4s(pictures).saturating_mul(each as u64);
+    let slots = history.size.checked_div(bytes).unwrap_or(0);
+    require("history", slots > 0, || {
+        format!("{} bytes for {pictures} x {each} vec4s", history.size)
+    })?;
+    let slots = slots.min(SLOTS as u64);
+    Dispatch::new(
+        threshold_key(),
+        [
+            history.operand("history", slots * bytes)?,
+            step.operand("step", STEP_BYTES)?,
+        ],
+        ThresholdParams {
+            pictures: pictures as u32,
+            count: each as u32,
+            slots: slots as u32,
+        },
+        fold(pictures),
+        Work {
+            flops: 35 * 8 * pictures * each,
+            bytes: 35 * 16 * pictures * each,
+        },
+    )
 }
 
 /// Puts back what the mask keeps: `x = (1 - m) (original a + noise b) + m x`; `m`
 /// is f32 `[pixels]`, the same for every picture and channel of `x`.
-pub fn mask(tuning: Tuning, x: &Tensor, [original, noise, m]: [&View; 3], step: &View) -> Dispatch {
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the shapes do not fit together.
+pub fn mask(
+    tuning: Tuning,
+    x: &Tensor,
+    [original, noise, m]: [&View; 3],
+    step: &View,
+) -> Result<Dispatch> {
+    x.expect_dense("x")?;
+    x.expect("x", x.shape(), Storage::F32)?;
+    let x_operand = x.operand("x")?;
     let count = x.rows() * x.c4();
-    let views = [&x.view, original, noise, m, step];
-    Dispatch {
-        key: mask_key(tuning),
-        views: views.into_iter().cloned().collect(),
-        params: vec![count as u32, x.c4() as u32, x.rows_per_batch() as u32, 0],
-        grid: tuning.item_grid(count),
-        flops: (24 * count) as u64,
-        bytes: (68 * count) as u64,
-    }
+    let operands = [
+        x_operand,
+        original.operand("original", vec4s(count))?,
+        noise.operand("noise", vec4s(count))?,
+        m.operand("mask", 4 * x.rows_per_batch() as u64)?,
+        step.operand("step", STEP_BYTES)?,
+    ];
+    Dispatch::new(
+        mask_key(tuning),
+        operands,
+        MaskParams {
+            count: count as u32,
+            c4: x.c4() as u32,
+            pixels: x.rows_per_batch() as u32,
+        },
+        tuning.item_grid(count),
+        Work {
+            flops: 24 * count,
+            bytes: 68 * count,
+        },
+    )
 }
 
 /// The CPU twin of [`input`]: rows of `c` latents beside rows of `extra`.

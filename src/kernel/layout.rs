@@ -1,10 +1,24 @@
 //! Uploads and downloads: between PyTorch's planes `[n, c, h, w]` of f32 and
 //! activations.
 
-use super::{Dispatch, Storage, Tensor, Tuning, View, fold, key};
-use crate::gpu::{Access, PipelineKey};
+use super::{Dispatch, Storage, Tensor, Tuning, View, Work, fold, key};
+use crate::Result;
+use crate::gpu::{Access, PipelineKey, host_shareable};
 
 const BINDINGS: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
+
+host_shareable! {
+    /// `Params` of `layout.wgsl`.
+    struct Params {
+        /// Pixels of one picture.
+        count: u32,
+        channels: u32,
+        c4: u32,
+        pictures: u32,
+        scale: f32,
+        shift: f32,
+    }
+}
 
 pub(super) fn pipeline_key(tuning: Tuning, storage: Storage, to_planes: bool) -> PipelineKey {
     let mut defines = storage.defines();
@@ -12,7 +26,7 @@ pub(super) fn pipeline_key(tuning: Tuning, storage: Storage, to_planes: bool) ->
         defines.push(("TO_PLANES".into(), String::new()));
     }
     let wg = vec![("WG", tuning.workgroup())];
-    key("layout", defines, wg, BINDINGS)
+    key::<Params>("layout", defines, wg, BINDINGS)
 }
 
 fn dispatch(
@@ -21,41 +35,59 @@ fn dispatch(
     pixels: &Tensor,
     [scale, shift]: [f32; 2],
     to_planes: bool,
-) -> Dispatch {
+) -> Result<Dispatch> {
+    pixels.expect_dense("pixels")?;
+    let pixel_operand = pixels.operand("pixels")?;
     let count = pixels.rows_per_batch();
+    let bytes = (pixels.rows() as u64).saturating_mul(4 * pixels.c as u64);
+    let plane_operand = planes.operand("planes", bytes)?;
     let [x, y, _] = fold(count.div_ceil(tuning.workgroup() as usize));
-    let views = [planes.clone(), pixels.view.clone()];
-    let [planes, pixels_view] = views;
-    Dispatch {
-        key: pipeline_key(tuning, pixels.storage, to_planes),
-        views: if to_planes {
-            vec![pixels_view, planes]
-        } else {
-            vec![planes, pixels_view]
+    Dispatch::new(
+        pipeline_key(tuning, pixels.storage, to_planes),
+        match to_planes {
+            true => [pixel_operand, plane_operand],
+            false => [plane_operand, pixel_operand],
         },
-        params: vec![
-            count as u32,
-            pixels.c as u32,
-            pixels.c4() as u32,
-            pixels.n as u32,
-            scale.to_bits(),
-            shift.to_bits(),
-            0,
-            0,
-        ],
-        grid: [x, y, (pixels.n * pixels.c4()) as u32],
-        flops: (2 * pixels.n * count * pixels.c) as u64,
-        bytes: (pixels.n * count * pixels.c * (4 + pixels.storage.bytes())) as u64,
-    }
+        Params {
+            count: count as u32,
+            channels: pixels.c as u32,
+            c4: pixels.c4() as u32,
+            pictures: pixels.n as u32,
+            scale,
+            shift,
+        },
+        [x, y, (pixels.n * pixels.c4()) as u32],
+        Work {
+            flops: 2 * pixels.n * count * pixels.c,
+            bytes: pixels.n * count * pixels.c * (4 + pixels.storage.bytes()),
+        },
+    )
 }
 
 /// `pixels = planes * scale + shift`, channels last.
-pub fn to_pixels(tuning: Tuning, planes: &View, pixels: &Tensor, affine: [f32; 2]) -> Dispatch {
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the planes hold fewer values, or the pixels are part
+/// of a wider tensor.
+pub fn to_pixels(
+    tuning: Tuning,
+    planes: &View,
+    pixels: &Tensor,
+    affine: [f32; 2],
+) -> Result<Dispatch> {
     dispatch(tuning, planes, pixels, affine, false)
 }
 
 /// `planes = pixels * scale + shift`, planes of f32.
-pub fn to_planes(tuning: Tuning, pixels: &Tensor, planes: &View, affine: [f32; 2]) -> Dispatch {
+///
+/// # Errors
+/// As [`to_pixels`].
+pub fn to_planes(
+    tuning: Tuning,
+    pixels: &Tensor,
+    planes: &View,
+    affine: [f32; 2],
+) -> Result<Dispatch> {
     dispatch(tuning, planes, pixels, affine, true)
 }
 

@@ -1,18 +1,42 @@
 //! Activations, sums, copies and concatenations: `y = act(x) + b`.
 
-use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, key};
-use crate::gpu::{Access, Buffer, Gpu, PipelineKey};
+use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, Work, key};
+use crate::Result;
+use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
 use std::sync::Arc;
 
 const BINDINGS: &[Access] = &[Access::Read, Access::Read, Access::Write, Access::Uniform];
 
+host_shareable! {
+    /// `Params` of `map.wgsl`.
+    struct Params {
+        rows: u32,
+        c4: u32,
+        x_pitch: u32,
+        y_pitch: u32,
+        b_pitch: u32,
+        x_offset: u32,
+        y_offset: u32,
+        b_offset: u32,
+        rows_per_b: u32,
+        /// Whether there is a `b`.
+        added: u32,
+        activation: u32,
+        /// Rows before row 0 that share its row of `b`.
+        shared_rows: u32,
+    }
+}
+
 pub(super) fn pipeline_key(tuning: Tuning, storage: Storage) -> PipelineKey {
     let wg = vec![("WG", tuning.workgroup())];
-    key("map", storage.defines(), wg, BINDINGS)
+    key::<Params>("map", storage.defines(), wg, BINDINGS)
 }
 
 /// `y = act(x) + b`, rows of `x` and `y` alike; `b` has as many rows, or one a
 /// picture. Where a tensor exceeds the binding limit: in bands of rows.
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn dispatches(
     gpu: &Gpu,
     tuning: Tuning,
@@ -21,55 +45,63 @@ pub fn dispatches(
     activation: Activation,
     b: Option<&Tensor>,
     y: &Tensor,
-) -> Vec<Dispatch> {
+) -> Result<Vec<Dispatch>> {
+    x.check("x")?;
+    y.expect("y", x.shape(), x.storage)?;
+    if let Some(b) = b {
+        let [n, h, w, c] = x.shape();
+        let each = match b.rows() == x.rows() {
+            true => [n, h, w, c],
+            false => [n, 1, 1, c],
+        };
+        b.expect("b", each, x.storage)?;
+    }
     let alignment = gpu.capabilities().alignment;
     let limit = gpu.capabilities().max_binding.saturating_sub(2 * alignment);
     let widest = x.row_bytes().max(y.row_bytes());
     let widest = widest.max(b.map_or(0, Tensor::row_bytes));
-    let rows_per_b = match b {
-        Some(b) if b.rows() < x.rows() => x.rows() / b.rows(),
-        _ => 1,
-    };
+    let rows_per_b = b.map_or(1, |b| x.rows() / b.rows());
     let step = ((limit / widest) as usize).max(1);
-    (0..x.rows())
-        .step_by(step)
-        .map(|first| {
-            let count = step.min(x.rows() - first);
-            // Rows before the band that share its first row of `b`.
-            let shared = first % rows_per_b;
-            let (x_view, x_offset) = x.row_window(first, count, alignment);
-            let (y_view, y_offset) = y.row_window(first, count, alignment);
-            let (b_view, b_offset, b_pitch) = match b {
-                Some(b) => {
-                    let rows = (shared + count).div_ceil(rows_per_b);
-                    let (view, offset) = b.row_window(first / rows_per_b, rows, alignment);
-                    (view, offset, b.pitch)
-                }
-                None => (View::whole(none), 0, 0),
-            };
-            Dispatch {
-                key: pipeline_key(tuning, x.storage),
-                views: vec![x_view, b_view, y_view],
-                params: vec![
-                    count as u32,
-                    x.c4() as u32,
-                    x.pitch as u32,
-                    y.pitch as u32,
-                    b_pitch as u32,
-                    x_offset,
-                    y_offset,
-                    b_offset,
-                    rows_per_b as u32,
-                    u32::from(b.is_some()) | (activation as u32) << 8,
-                    shared as u32,
-                    0,
-                ],
-                grid: tuning.item_grid(count * x.c4()),
-                flops: (count * x.c4() * 8) as u64,
-                bytes: (count * x.c4()) as u64 * x.storage.bytes4() * 2,
+    let band = |first: usize| {
+        let count = step.min(x.rows() - first);
+        // Rows before the band that share its first row of `b`.
+        let shared = first % rows_per_b;
+        let (x_operand, x_offset) = x.row_operand("x", first..first + count, alignment)?;
+        let (y_operand, y_offset) = y.row_operand("y", first..first + count, alignment)?;
+        let (b_operand, b_offset, b_pitch) = match b {
+            Some(b) => {
+                let row = first / rows_per_b;
+                let rows = row..row + (shared + count).div_ceil(rows_per_b);
+                let (operand, offset) = b.row_operand("b", rows, alignment)?;
+                (operand, offset, b.pitch)
             }
-        })
-        .collect()
+            None => (View::whole(none).operand("b", 0)?, 0, 0),
+        };
+        Dispatch::new(
+            pipeline_key(tuning, x.storage),
+            [x_operand, b_operand, y_operand],
+            Params {
+                rows: count as u32,
+                c4: x.c4() as u32,
+                x_pitch: x.pitch as u32,
+                y_pitch: y.pitch as u32,
+                b_pitch: b_pitch as u32,
+                x_offset,
+                y_offset,
+                b_offset,
+                rows_per_b: rows_per_b as u32,
+                added: u32::from(b.is_some()),
+                activation: activation as u32,
+                shared_rows: shared as u32,
+            },
+            tuning.item_grid(count * x.c4()),
+            Work {
+                flops: count * x.c4() * 8,
+                bytes: 2 * count * x.c4() * 4 * x.storage.bytes(),
+            },
+        )
+    };
+    (0..x.rows()).step_by(step).map(band).collect()
 }
 
 /// The CPU twin over rows of `c`; `b` has one row for every `rows_per_b`.

@@ -1,5 +1,9 @@
-//! The kernels: one file an op, each with its shape checks, its choice of
-//! variant, its dispatches, and a plain CPU twin that says what it computes.
+//! The kernels: one file an op, each with its parameters, its shape checks, its
+//! choice of variant, its dispatches, and a plain CPU twin that says what it computes.
+//!
+//! Shaders run without bounds checks. A [`Dispatch`] can only be made of operands that
+//! hold what its parameters ask for, and the parameters are one struct, compared with
+//! the shader's own by `tests/shaders.rs`.
 //!
 //! Activations are channels last: `[n, h * w, c]`, rows at a pitch of `c`
 //! rounded up to 4, the padding zero. Weights of products are `[k, n]`, packed
@@ -20,7 +24,10 @@ pub use permutations::permutations;
 pub use program::{Dispatch, Program};
 pub use tensor::{Storage, Tensor, View};
 
-use crate::gpu::{Capabilities, PipelineKey};
+use program::Work;
+
+use crate::gpu::{Access, Capabilities, HostShareable, PipelineKey};
+use crate::{Error, Result};
 
 /// Activation of an epilogue; the numbers are those of `activation.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -146,20 +153,34 @@ impl Tuning {
 pub(crate) fn fold(groups: usize) -> [u32; 3] {
     let groups = groups.max(1);
     let y = groups.div_ceil(32768);
-    [groups.div_ceil(y) as u32, y as u32, 1]
+    [groups.div_ceil(y), y, 1].map(|x| u32::try_from(x).unwrap_or(u32::MAX))
 }
 
-pub(crate) fn key(
+/// The key of a pipeline whose uniform is a `P`.
+pub(crate) fn key<P: HostShareable>(
     shader: &'static str,
     defines: Vec<(String, String)>,
     constants: Vec<(&'static str, u32)>,
-    bindings: &'static [crate::gpu::Access],
+    bindings: &'static [Access],
 ) -> PipelineKey {
     PipelineKey {
         shader,
         defines,
         constants,
         bindings,
+        uniform: P::LAYOUT,
+    }
+}
+
+/// Fails with [`Error::Internal`] where `holds` does not.
+pub(crate) fn require(
+    what: &'static str,
+    holds: bool,
+    problem: impl FnOnce() -> String,
+) -> Result<()> {
+    match holds {
+        true => Ok(()),
+        false => Err(Error::internal(what, problem())),
     }
 }
 

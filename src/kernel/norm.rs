@@ -1,8 +1,9 @@
 //! Group norm (with SiLU), layer norm and softmax.
 
-use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, key};
+use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, Work, key, require};
 use crate::Result;
-use crate::gpu::{Access, Gpu, PipelineKey};
+use crate::gpu::{Access, Gpu, PipelineKey, host_shareable};
+use std::ops::Range;
 
 const STATS: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
 const FINISH: &[Access] = &[
@@ -16,27 +17,97 @@ const APPLY: &[Access] = &[Access::Read, Access::Read, Access::Write, Access::Un
 const LAYER: &[Access] = FINISH;
 const SOFTMAX: &[Access] = &[Access::Write, Access::Uniform];
 
+host_shareable! {
+    /// `Params` of `group_norm_stats.wgsl`.
+    struct StatsParams {
+        rows: u32,
+        c4: u32,
+        pitch: u32,
+        offset: u32,
+        slab: u32,
+        slabs: u32,
+        first_slab: u32,
+        batch: u32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `group_norm_finish.wgsl`.
+    struct FinishParams {
+        groups: u32,
+        per_batch: u32,
+        channels: u32,
+        c4: u32,
+        slabs: u32,
+        slab: u32,
+        rows: u32,
+        eps: f32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `group_norm_apply.wgsl`.
+    struct ApplyParams {
+        rows: u32,
+        c4: u32,
+        x_pitch: u32,
+        y_pitch: u32,
+        x_offset: u32,
+        y_offset: u32,
+        first_row: u32,
+        rows_per_batch: u32,
+        activation: u32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `layer_norm.wgsl`.
+    struct LayerParams {
+        rows: u32,
+        count: u32,
+        x_pitch: u32,
+        y_pitch: u32,
+        x_offset: u32,
+        y_offset: u32,
+        eps: f32,
+    }
+}
+
+host_shareable! {
+    /// `Params` of `softmax.wgsl`.
+    struct SoftmaxParams {
+        rows: u32,
+        count: u32,
+        pitch: u32,
+        rows_per_head: u32,
+        first: u32,
+        causal: u32,
+        offset: u32,
+        c4: u32,
+    }
+}
+
 pub(super) fn stats_key(tuning: Tuning, storage: Storage) -> PipelineKey {
     let wg = vec![("WG", tuning.workgroup())];
-    key("group_norm_stats", storage.defines(), wg, STATS)
+    key::<StatsParams>("group_norm_stats", storage.defines(), wg, STATS)
 }
 
 pub(super) fn finish_key(tuning: Tuning) -> PipelineKey {
     let defines = tuning.row_defines(Storage::F32);
-    key("group_norm_finish", defines, vec![], FINISH)
+    key::<FinishParams>("group_norm_finish", defines, vec![], FINISH)
 }
 
 pub(super) fn apply_key(tuning: Tuning, storage: Storage) -> PipelineKey {
     let wg = vec![("WG", tuning.workgroup())];
-    key("group_norm_apply", storage.defines(), wg, APPLY)
+    key::<ApplyParams>("group_norm_apply", storage.defines(), wg, APPLY)
 }
 
 pub(super) fn layer_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key("layer_norm", tuning.row_defines(storage), vec![], LAYER)
+    key::<LayerParams>("layer_norm", tuning.row_defines(storage), vec![], LAYER)
 }
 
 pub(super) fn softmax_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key("softmax", tuning.row_defines(storage), vec![], SOFTMAX)
+    key::<SoftmaxParams>("softmax", tuning.row_defines(storage), vec![], SOFTMAX)
 }
 
 /// Group norm over `[n, h, w, c]`: `act((x - mean) / sqrt(var + eps) * gamma +
@@ -58,7 +129,7 @@ pub struct GroupNorm<'a> {
 /// Rows of a slab: enough slabs to fill a GPU, but slabs long enough to be worth
 /// their entry.
 fn slab(rows: usize) -> usize {
-    rows.div_ceil(64).max(16).min(rows)
+    rows.div_ceil(64).max(16).min(rows).max(1)
 }
 
 /// Bytes of the statistics and of the factors that a group norm over
@@ -70,7 +141,7 @@ pub fn scratch_bytes([n, h, w, c]: [usize; 4]) -> [u64; 2] {
 }
 
 /// Ranges of rows of one picture that fit into a binding, in whole slabs.
-fn bands(gpu: &Gpu, x: &Tensor, y: &Tensor, slab: usize) -> Vec<std::ops::Range<usize>> {
+fn bands(gpu: &Gpu, x: &Tensor, y: &Tensor, slab: usize) -> Vec<Range<usize>> {
     let capabilities = gpu.capabilities();
     let limit = capabilities
         .max_binding
@@ -89,129 +160,186 @@ fn bands(gpu: &Gpu, x: &Tensor, y: &Tensor, slab: usize) -> Vec<std::ops::Range<
 }
 
 impl GroupNorm<'_> {
+    /// Fails where the shapes do not fit together or there is no room for the factors.
+    fn check(&self) -> Result<()> {
+        let x = self.x;
+        x.check("x")?;
+        self.y.expect("y", x.shape(), x.storage)?;
+        let groups = self.groups;
+        require(
+            "group norm",
+            groups > 0 && x.c.is_multiple_of(groups),
+            || format!("{groups} groups of {} channels", x.c),
+        )
+    }
+
     /// The last pass alone, with the factors that `affine` holds already.
-    pub fn apply_only(&self, gpu: &Gpu, tuning: Tuning) -> Vec<Dispatch> {
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] where the shapes do not fit together.
+    pub fn apply_only(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<Dispatch>> {
+        self.check()?;
         let (limit, rows) = (gpu.capabilities().max_binding, self.x.rows());
         let alignment = gpu.capabilities().alignment;
         let widest = self.x.row_bytes().max(self.y.row_bytes());
         let step = (limit.saturating_sub(2 * alignment) / widest) as usize;
+        let step = step.clamp(1, rows);
         (0..rows)
-            .step_by(step.clamp(1, rows))
-            .map(|first| self.apply(tuning, first, step.min(rows - first), alignment))
+            .step_by(step)
+            .map(|first| self.apply(tuning, first..rows.min(first + step), alignment))
             .collect()
     }
 
     /// The three passes; the first and last in bands where a binding limit asks for them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] where the shapes do not fit together, or the views are
+    /// smaller than [`scratch_bytes`].
     pub fn dispatches(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<Dispatch>> {
+        self.check()?;
         let x = self.x;
-        let (rows, c4) = (x.rows_per_batch(), x.c4());
+        let rows = x.rows_per_batch();
         let slab = slab(rows);
-        let slabs = rows.div_ceil(slab);
         let alignment = gpu.capabilities().alignment;
         let bands = bands(gpu, x, self.y, slab);
         let whole =
             bands.len() == 1 && x.view.size.max(self.y.view.size) <= gpu.capabilities().max_binding;
-        let mut all = Vec::new();
         // Without bands one dispatch serves the whole batch.
         let pictures = if whole { 1 } else { x.n };
         let batch = if whole { x.n } else { 1 };
-        for picture in 0..pictures {
-            for band in &bands {
-                let first = picture * rows + band.start;
-                let count = (batch - 1) * rows + band.len();
-                let (view, offset) = x.row_window(first, count, alignment);
-                let params = vec![
-                    band.len() as u32,
-                    c4 as u32,
-                    x.pitch as u32,
-                    offset,
-                    slab as u32,
-                    slabs as u32,
-                    (band.start / slab + picture * slabs) as u32,
-                    (rows * x.pitch) as u32,
-                ];
-                all.push(Dispatch {
-                    key: stats_key(tuning, x.storage),
-                    views: vec![view, self.stats.clone()],
-                    params,
-                    grid: [
-                        c4.div_ceil(tuning.workgroup() as usize) as u32,
-                        band.len().div_ceil(slab) as u32,
-                        batch as u32,
-                    ],
-                    flops: (batch * band.len() * c4 * 16) as u64,
-                    bytes: count as u64 * x.row_bytes(),
-                });
-            }
+        let bands: Vec<(usize, &Range<usize>)> = (0..pictures)
+            .flat_map(|picture| bands.iter().map(move |band| (picture, band)))
+            .collect();
+        let mut all = Vec::new();
+        for (picture, band) in &bands {
+            all.push(self.stats(tuning, *picture, band, batch, alignment)?);
         }
-        all.push(self.finish(tuning, slab, slabs));
-        for picture in 0..pictures {
-            for band in &bands {
-                let first = picture * rows + band.start;
-                let count = (batch - 1) * rows + band.len();
-                all.push(self.apply(tuning, first, count, alignment));
-            }
+        all.push(self.finish(tuning)?);
+        for (picture, band) in &bands {
+            let first = picture * rows + band.start;
+            let count = (batch - 1) * rows + band.len();
+            all.push(self.apply(tuning, first..first + count, alignment)?);
         }
         Ok(all)
     }
 
-    fn finish(&self, tuning: Tuning, slab: usize, slabs: usize) -> Dispatch {
-        let x = self.x;
-        let all_groups = x.n * self.groups;
-        Dispatch {
-            key: finish_key(tuning),
-            views: vec![
-                self.stats.clone(),
-                self.gamma.clone(),
-                self.beta.clone(),
-                self.affine.clone(),
-            ],
-            params: vec![
-                all_groups as u32,
-                self.groups as u32,
-                (x.c / self.groups) as u32,
-                x.c4() as u32,
-                slabs as u32,
-                slab as u32,
-                x.rows_per_batch() as u32,
-                self.eps.to_bits(),
-            ],
-            grid: tuning.row_grid(all_groups),
-            flops: (x.n * slabs * x.c * 8) as u64,
-            bytes: (x.n * slabs * x.c * 16) as u64,
-        }
+    /// Bytes of [`scratch_bytes`].
+    fn room(&self) -> [u64; 2] {
+        scratch_bytes(self.x.shape())
     }
 
-    fn apply(&self, tuning: Tuning, first: usize, count: usize, alignment: u64) -> Dispatch {
-        let (x, y) = (self.x, self.y);
-        let (x_view, x_offset) = x.row_window(first, count, alignment);
-        let (y_view, y_offset) = y.row_window(first, count, alignment);
-        Dispatch {
-            key: apply_key(tuning, x.storage),
-            views: vec![x_view, self.affine.clone(), y_view],
-            params: vec![
-                count as u32,
-                x.c4() as u32,
-                x.pitch as u32,
-                y.pitch as u32,
+    /// The statistics of the rows `band` of a picture, and of the same rows of as many
+    /// pictures as `batch` says.
+    fn stats(
+        &self,
+        tuning: Tuning,
+        picture: usize,
+        band: &Range<usize>,
+        batch: usize,
+        alignment: u64,
+    ) -> Result<Dispatch> {
+        let x = self.x;
+        let (rows, c4) = (x.rows_per_batch(), x.c4());
+        let slab = slab(rows);
+        let slabs = rows.div_ceil(slab);
+        let first = picture * rows + band.start;
+        let count = (batch - 1) * rows + band.len();
+        let (operand, offset) = x.row_operand("x", first..first + count, alignment)?;
+        Dispatch::new(
+            stats_key(tuning, x.storage),
+            [operand, self.stats.operand("statistics", self.room()[0])?],
+            StatsParams {
+                rows: band.len() as u32,
+                c4: c4 as u32,
+                pitch: x.pitch as u32,
+                offset,
+                slab: slab as u32,
+                slabs: slabs as u32,
+                first_slab: (band.start / slab + picture * slabs) as u32,
+                batch: (rows * x.pitch) as u32,
+            },
+            [
+                c4.div_ceil(tuning.workgroup() as usize) as u32,
+                band.len().div_ceil(slab) as u32,
+                batch as u32,
+            ],
+            Work {
+                flops: batch * band.len() * c4 * 16,
+                bytes: count * x.row_bytes() as usize,
+            },
+        )
+    }
+
+    fn finish(&self, tuning: Tuning) -> Result<Dispatch> {
+        let x = self.x;
+        let rows = x.rows_per_batch();
+        let slab = slab(rows);
+        let slabs = rows.div_ceil(slab);
+        let all_groups = x.n * self.groups;
+        let [stats, affine] = self.room();
+        Dispatch::new(
+            finish_key(tuning),
+            [
+                self.stats.operand("statistics", stats)?,
+                self.gamma.operand("gamma", 4 * x.c as u64)?,
+                self.beta.operand("beta", 4 * x.c as u64)?,
+                self.affine.operand("factors", affine)?,
+            ],
+            FinishParams {
+                groups: all_groups as u32,
+                per_batch: self.groups as u32,
+                channels: (x.c / self.groups) as u32,
+                c4: x.c4() as u32,
+                slabs: slabs as u32,
+                slab: slab as u32,
+                rows: rows as u32,
+                eps: self.eps,
+            },
+            tuning.row_grid(all_groups),
+            Work {
+                flops: x.n * slabs * x.c * 8,
+                bytes: x.n * slabs * x.c * 16,
+            },
+        )
+    }
+
+    /// The last pass over `rows`, counted over all pictures.
+    fn apply(&self, tuning: Tuning, rows: Range<usize>, alignment: u64) -> Result<Dispatch> {
+        let (x, y, count) = (self.x, self.y, rows.len());
+        let (x_operand, x_offset) = x.row_operand("x", rows.clone(), alignment)?;
+        let (y_operand, y_offset) = y.row_operand("y", rows.clone(), alignment)?;
+        Dispatch::new(
+            apply_key(tuning, x.storage),
+            [
+                x_operand,
+                self.affine.operand("factors", self.room()[1])?,
+                y_operand,
+            ],
+            ApplyParams {
+                rows: count as u32,
+                c4: x.c4() as u32,
+                x_pitch: x.pitch as u32,
+                y_pitch: y.pitch as u32,
                 x_offset,
                 y_offset,
-                first as u32,
-                x.rows_per_batch() as u32,
-                self.activation as u32,
-                0,
-                0,
-                0,
-            ],
-            grid: tuning.item_grid(count * x.c4()),
-            flops: (count * x.c4() * 32) as u64,
-            bytes: count as u64 * (x.row_bytes() + y.row_bytes()),
-        }
+                first_row: rows.start as u32,
+                rows_per_batch: x.rows_per_batch() as u32,
+                activation: self.activation as u32,
+            },
+            tuning.item_grid(count * x.c4()),
+            Work {
+                flops: count * x.c4() * 32,
+                bytes: count * (x.row_bytes() + y.row_bytes()) as usize,
+            },
+        )
     }
 }
 
 /// Layer norm over the columns of each row of `x`; `gamma` and `beta` are f32
 /// `[c]`, padded with zeros to vec4s.
+///
+/// # Errors
+/// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn layer_norm(
     gpu: &Gpu,
     tuning: Tuning,
@@ -219,36 +347,44 @@ pub fn layer_norm(
     [gamma, beta]: [&View; 2],
     y: &Tensor,
     eps: f32,
-) -> Vec<Dispatch> {
+) -> Result<Vec<Dispatch>> {
+    x.check("x")?;
+    y.expect("y", x.shape(), x.storage)?;
     let alignment = gpu.capabilities().alignment;
     let limit = gpu.capabilities().max_binding.saturating_sub(2 * alignment);
     let fit = limit / x.row_bytes().max(y.row_bytes());
     let step = (fit as usize).clamp(1, x.rows());
-    (0..x.rows())
-        .step_by(step)
-        .map(|first| {
-            let rows = step.min(x.rows() - first);
-            let (x_view, x_offset) = x.row_window(first, rows, alignment);
-            let (y_view, y_offset) = y.row_window(first, rows, alignment);
-            Dispatch {
-                key: layer_key(tuning, x.storage),
-                views: vec![x_view, gamma.clone(), beta.clone(), y_view],
-                params: vec![
-                    rows as u32,
-                    x.c as u32,
-                    x.pitch as u32,
-                    y.pitch as u32,
-                    x_offset,
-                    y_offset,
-                    eps.to_bits(),
-                    0,
-                ],
-                grid: tuning.row_grid(rows),
-                flops: (rows * x.c * 8) as u64,
-                bytes: rows as u64 * (x.row_bytes() + y.row_bytes()),
-            }
-        })
-        .collect()
+    let padded = (x.c4() as u64).saturating_mul(16);
+    let band = |first: usize| {
+        let rows = step.min(x.rows() - first);
+        let (x_operand, x_offset) = x.row_operand("x", first..first + rows, alignment)?;
+        let (y_operand, y_offset) = y.row_operand("y", first..first + rows, alignment)?;
+        let operands = [
+            x_operand,
+            gamma.operand("gamma", padded)?,
+            beta.operand("beta", padded)?,
+            y_operand,
+        ];
+        Dispatch::new(
+            layer_key(tuning, x.storage),
+            operands,
+            LayerParams {
+                rows: rows as u32,
+                count: x.c as u32,
+                x_pitch: x.pitch as u32,
+                y_pitch: y.pitch as u32,
+                x_offset,
+                y_offset,
+                eps,
+            },
+            tuning.row_grid(rows),
+            Work {
+                flops: rows * x.c * 8,
+                bytes: rows * (x.row_bytes() + y.row_bytes()) as usize,
+            },
+        )
+    };
+    (0..x.rows()).step_by(step).map(band).collect()
 }
 
 /// Which scores a softmax keeps.
@@ -265,24 +401,35 @@ pub struct Mask {
 }
 
 /// Softmax of each row of `x`, in place; columns that `mask` drops become 0.
-pub fn softmax(tuning: Tuning, x: &Tensor, mask: Mask) -> Dispatch {
-    Dispatch {
-        key: softmax_key(tuning, x.storage),
-        views: vec![x.view.clone()],
-        params: vec![
-            x.rows() as u32,
-            mask.count as u32,
-            x.pitch as u32,
-            mask.rows_per_head as u32,
-            mask.first as u32,
-            u32::from(mask.causal),
-            x.offset as u32,
-            x.c4() as u32,
-        ],
-        grid: tuning.row_grid(x.rows()),
-        flops: (x.rows() * x.c * 12) as u64,
-        bytes: 2 * x.rows() as u64 * x.row_bytes(),
-    }
+///
+/// # Errors
+/// [`crate::Error::Internal`] where `mask` keeps more columns than there are, or none.
+pub fn softmax(tuning: Tuning, x: &Tensor, mask: Mask) -> Result<Dispatch> {
+    let operand = x.operand("scores")?;
+    let masked = (1..=x.c).contains(&mask.count) && mask.rows_per_head > 0;
+    let counted = [mask.rows_per_head, mask.first].map(|x| x <= i32::MAX as usize);
+    require("softmax", masked && counted == [true; 2], || {
+        format!("{mask:?} of {:?}", x.shape())
+    })?;
+    Dispatch::new(
+        softmax_key(tuning, x.storage),
+        [operand],
+        SoftmaxParams {
+            rows: x.rows() as u32,
+            count: mask.count as u32,
+            pitch: x.pitch as u32,
+            rows_per_head: mask.rows_per_head as u32,
+            first: mask.first as u32,
+            causal: u32::from(mask.causal),
+            offset: x.offset as u32,
+            c4: x.c4() as u32,
+        },
+        tuning.row_grid(x.rows()),
+        Work {
+            flops: x.rows() * x.c * 12,
+            bytes: 2 * x.rows() * x.row_bytes() as usize,
+        },
+    )
 }
 
 /// The CPU twin of [`GroupNorm`], in f64; `x` is `[n, rows, c]`.

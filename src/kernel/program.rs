@@ -2,21 +2,119 @@
 //! once, and a run only records commands.
 
 use super::tensor::View;
-use crate::Result;
-use crate::gpu::{Access, Buffer, Gpu, Pipeline, PipelineKey};
+use crate::gpu::{Access, Buffer, Gpu, HostShareable, Pipeline, PipelineKey};
+use crate::{Error, Result};
 use std::sync::Arc;
 
-/// One dispatch, before its pipeline and bind group are made. The parameters
-/// are the last binding.
-pub struct Dispatch {
-    pub key: PipelineKey,
-    pub views: Vec<View>,
-    pub params: Vec<u32>,
-    pub grid: [u32; 3],
+/// What a kernel reads or writes: a view that was found to hold as much as the kernel
+/// asks for (see [`View::operand`] and `Tensor::operand`).
+pub(super) struct Operand {
+    pub name: &'static str,
+    pub view: View,
+}
+
+/// Work of a dispatch.
+pub(super) struct Work {
     /// Floating-point operations, for reports and for bounding submissions.
-    pub flops: u64,
+    pub flops: usize,
     /// Bytes read and written at the least.
-    pub bytes: u64,
+    pub bytes: usize,
+}
+
+/// One dispatch, before its pipeline and bind group are made. Shaders run without
+/// bounds checks, so the functions of the kernels alone make one, of operands that hold
+/// what the kernel asks for.
+pub struct Dispatch {
+    key: PipelineKey,
+    operands: Vec<Operand>,
+    /// The struct of the uniform binding, which is the last.
+    params: Vec<u8>,
+    grid: [u32; 3],
+    work: Work,
+}
+
+impl Dispatch {
+    /// # Errors
+    /// [`Error::Internal`] where the operands or the parameters are not the kernel's.
+    pub(super) fn new<P: HostShareable>(
+        key: PipelineKey,
+        operands: impl IntoIterator<Item = Operand>,
+        params: P,
+        grid: [u32; 3],
+        work: Work,
+    ) -> Result<Self> {
+        let operands: Vec<Operand> = operands.into_iter().collect();
+        if key.uniform != P::LAYOUT {
+            return Err(Error::internal(key.label(), "parameters of another kernel"));
+        }
+        if operands.len() + 1 != key.bindings.len() {
+            let problem = format!("{} operands", operands.len());
+            return Err(Error::internal(key.label(), problem));
+        }
+        Ok(Self {
+            key,
+            operands,
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid,
+            work,
+        })
+    }
+
+    /// A dispatch of any pipeline over any views, for benches.
+    ///
+    /// # Safety
+    /// No invocation of `grid` may read or write beyond a view, given the parameters.
+    pub unsafe fn unchecked(
+        key: PipelineKey,
+        views: Vec<View>,
+        params: Vec<u8>,
+        grid: [u32; 3],
+    ) -> Self {
+        let operand = |view| Operand { name: "view", view };
+        Self {
+            key,
+            operands: views.into_iter().map(operand).collect(),
+            params,
+            grid,
+            work: Work { flops: 0, bytes: 0 },
+        }
+    }
+
+    /// The pipeline that it runs.
+    pub fn key(&self) -> &PipelineKey {
+        &self.key
+    }
+
+    /// Fails where the device cannot bind or dispatch it.
+    fn check(&self, gpu: &Gpu) -> Result<()> {
+        let limits = gpu.capabilities();
+        let fail = |problem| Err(Error::internal(self.key.label(), problem));
+        for (i, Operand { name, view }) in self.operands.iter().enumerate() {
+            if !view.offset.is_multiple_of(limits.alignment) {
+                return fail(format!("{name} begins at byte {}", view.offset));
+            }
+            if view.size > limits.max_binding {
+                return Err(gpu.error(
+                    format!(
+                        "{} binds {} bytes as {name}, more than its limit of {}",
+                        self.key.label(),
+                        view.size,
+                        limits.max_binding
+                    ),
+                    "use a smaller picture or activations in f16",
+                ));
+            }
+            let shared = |other: &Operand| Arc::ptr_eq(&other.view.buffer, &view.buffer);
+            let others = self.operands.iter().enumerate().filter(|(j, _)| *j != i);
+            if self.key.bindings[i] == Access::Write && others.map(|(_, o)| o).any(shared) {
+                return fail(format!("{name} is written to and bound twice"));
+            }
+        }
+        if self.grid.iter().any(|x| *x > limits.max_workgroups) {
+            return fail(format!("{:?} workgroups", self.grid));
+        }
+        Ok(())
+    }
 }
 
 struct Step {
@@ -36,10 +134,14 @@ pub struct Program {
 
 impl Program {
     /// Makes pipelines, one buffer for all parameters, and bind groups.
+    ///
+    /// # Errors
+    /// What exceeds the adapter's limits, or a pipeline that its driver refuses.
     pub fn new(gpu: &Gpu, dispatches: Vec<Dispatch>) -> Result<Self> {
+        dispatches.iter().try_for_each(|d| d.check(gpu))?;
         let keys: Vec<PipelineKey> = dispatches.iter().map(|d| d.key.clone()).collect();
         let pipelines = gpu.pipelines(&keys)?;
-        let slot = |d: &Dispatch| (d.params.len() as u64 * 4).next_multiple_of(256);
+        let slot = |d: &Dispatch| (d.params.len() as u64).next_multiple_of(256);
         let total: u64 = dispatches.iter().map(slot).sum();
         let params = Arc::new(gpu.buffer("parameters", total)?);
         let mut bytes = vec![0u8; total as usize];
@@ -48,16 +150,15 @@ impl Program {
         let mut at = 0;
         for (dispatch, pipeline) in dispatches.into_iter().zip(pipelines) {
             let size = slot(&dispatch);
-            let data: &[u8] = bytemuck::cast_slice(&dispatch.params);
-            bytes[at as usize..][..data.len()].copy_from_slice(data);
+            bytes[at as usize..][..dispatch.params.len()].copy_from_slice(&dispatch.params);
             let bind_group = bind(gpu, &pipeline, &dispatch, &params, at);
-            buffers.extend(dispatch.views.into_iter().map(|v| v.buffer));
+            buffers.extend(dispatch.operands.into_iter().map(|o| o.view.buffer));
             steps.push(Step {
                 pipeline,
                 bind_group,
                 grid: dispatch.grid,
-                flops: dispatch.flops,
-                bytes: dispatch.bytes,
+                flops: dispatch.work.flops as u64,
+                bytes: dispatch.work.bytes as u64,
             });
             at += size;
         }
@@ -121,14 +222,9 @@ fn bind(
     params: &Buffer,
     at: u64,
 ) -> wgpu::BindGroup {
-    debug_assert_eq!(dispatch.views.len() + 1, pipeline.key.bindings.len());
-    debug_assert_eq!(pipeline.key.bindings.last(), Some(&Access::Uniform));
-    let size = (dispatch.params.len() as u64 * 4).next_multiple_of(16);
-    let mut entries: Vec<_> = dispatch
-        .views
-        .iter()
-        .map(|v| v.buffer.window(v.offset, v.size))
-        .collect();
+    let size = (dispatch.params.len() as u64).next_multiple_of(16);
+    let views = dispatch.operands.iter().map(|operand| &operand.view);
+    let mut entries: Vec<_> = views.map(|v| v.buffer.window(v.offset, v.size)).collect();
     entries.push(params.window(at, size));
     let entries: Vec<_> = entries
         .into_iter()

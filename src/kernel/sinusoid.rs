@@ -1,12 +1,29 @@
 //! Sinusoidal embeddings of timesteps, sizes and scores.
 
-use super::{Dispatch, Storage, Tensor, View, key};
-use crate::gpu::{Access, PipelineKey};
+use super::{Dispatch, Storage, Tensor, View, Work, key, require};
+use crate::Result;
+use crate::gpu::{Access, PipelineKey, host_shareable};
 
 const BINDINGS: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
 
+/// Frequencies that a value may have, in vec4s.
+const FREQUENCIES: usize = MAX_DIM / 8;
+
+host_shareable! {
+    /// `Params` of `sinusoid.wgsl`.
+    struct Params {
+        frequencies: [[f32; 4]; FREQUENCIES],
+        count: u32,
+        per_row: u32,
+        dim4: u32,
+        y_pitch: u32,
+        cos_first: u32,
+        broadcast: u32,
+    }
+}
+
 pub(super) fn pipeline_key(storage: Storage) -> PipelineKey {
-    key("sinusoid", storage.defines(), vec![], BINDINGS)
+    key::<Params>("sinusoid", storage.defines(), vec![], BINDINGS)
 }
 
 /// How scalars become columns (diffusers' `get_timestep_embedding`).
@@ -35,37 +52,56 @@ impl Sinusoid {
     }
 }
 
-/// Embeds `count` values of `values` (f32), `per_row` in each row of `y`. With
-/// `broadcast` all of them are the first.
+/// Embeds `count` values of `values` (f32), as many in each row of `y` as it has
+/// columns for. With `broadcast` all of them are the first.
+///
+/// # Errors
+/// [`crate::Error::Internal`] where `y` has no whole number of values in a row or fewer
+/// than `count` in all, or `values` has fewer.
 pub fn dispatch(
     values: &View,
     y: &Tensor,
     sinusoid: Sinusoid,
     count: usize,
     broadcast: bool,
-) -> Dispatch {
-    assert!(sinusoid.dim <= MAX_DIM, "{sinusoid:?}");
-    let per_row = y.c / sinusoid.dim;
-    let mut params = vec![
-        count as u32,
-        per_row as u32,
-        (sinusoid.dim / 4) as u32,
-        y.pitch as u32,
-        u32::from(sinusoid.cos_first),
-        u32::from(broadcast),
-        0,
-        0,
-    ];
-    params.extend(sinusoid.frequencies().map(f32::to_bits));
-    params.resize(8 + MAX_DIM / 2, 0);
-    Dispatch {
-        key: pipeline_key(y.storage),
-        views: vec![values.clone(), y.view.clone()],
-        params,
-        grid: [(sinusoid.dim / 8).div_ceil(8) as u32, count as u32, 1],
-        flops: (count * sinusoid.dim * 30) as u64,
-        bytes: (count * sinusoid.dim * y.storage.bytes()) as u64,
+) -> Result<Dispatch> {
+    let dim = sinusoid.dim;
+    let fits = dim > 0 && dim <= MAX_DIM && dim.is_multiple_of(8) && y.c.is_multiple_of(dim);
+    require("sinusoid", fits, || {
+        format!("{dim} columns a value in rows of {}", y.c)
+    })?;
+    y.check("y")?;
+    let per_row = y.c / dim;
+    require("sinusoid", y.offset == 0, || {
+        format!("y begins at column {}", 4 * y.offset)
+    })?;
+    require("sinusoid", count.div_ceil(per_row) <= y.rows(), || {
+        format!("{count} values for {} rows of {per_row}", y.rows())
+    })?;
+    let read = if broadcast { 1 } else { count };
+    let mut params = Params {
+        frequencies: [[0.0; 4]; FREQUENCIES],
+        count: count as u32,
+        per_row: per_row as u32,
+        dim4: (dim / 4) as u32,
+        y_pitch: y.pitch as u32,
+        cos_first: u32::from(sinusoid.cos_first),
+        broadcast: u32::from(broadcast),
+    };
+    let places = params.frequencies.as_flattened_mut();
+    for (place, frequency) in places.iter_mut().zip(sinusoid.frequencies()) {
+        *place = frequency;
     }
+    Dispatch::new(
+        pipeline_key(y.storage),
+        [values.operand("values", 4 * read as u64)?, y.operand("y")?],
+        params,
+        [(dim / 8).div_ceil(8) as u32, count as u32, 1],
+        Work {
+            flops: count * dim * 30,
+            bytes: count * dim * y.storage.bytes(),
+        },
+    )
 }
 
 /// The CPU twin: the angle in f32, as diffusers has it, its sine and cosine in f64.

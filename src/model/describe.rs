@@ -3,7 +3,7 @@
 use super::{autoencoder, clip, unet};
 use crate::checkpoint::Checkpoint;
 use crate::graph::Graph;
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 
 /// Names that [`describe`] knows.
 pub const GRAPHS: [&str; 5] = [
@@ -23,7 +23,7 @@ pub fn describe(checkpoint: &Checkpoint, part: &str, size: [usize; 2]) -> Result
     let scale = checkpoint.vae_scale();
     let [h, w] = size.map(|x| x / scale);
     let tokens = checkpoint.tokenizer_2.max_length();
-    let wrong = |allowed: String| Error::invalid("--graph", part, allowed);
+    let wrong = |allowed: String| Error::invalid(Field::Graph, part, allowed);
     let graph = match part {
         "text-encoder" => match &checkpoint.text_encoder {
             Some(config) => clip::graph(config, tokens, 0),

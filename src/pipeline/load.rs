@@ -10,7 +10,7 @@ use crate::kernel::product::WeightStorage;
 use crate::kernel::{Storage, Tuning};
 use crate::model::{self, Loaded, clip, unet};
 use crate::text::Styles;
-use crate::{Error, Result};
+use crate::{Error, Remedy, Result};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,7 +77,7 @@ impl Precision {
             (Dtype::F16, _) => {
                 return Err(gpu.error(
                     "has no 16-bit floats in shaders (SHADER_F16)",
-                    "use --activations f32; weights may still be f16",
+                    Remedy::FULL_ACTIVATIONS,
                 ));
             }
         };
@@ -138,6 +138,9 @@ impl Refiner {
                 channels[0], channels[1]
             ));
         }
+        if checkpoint.vae.latents_mean_std() != base.vae.latents_mean_std() {
+            return wrong("its latents have another mean and deviation than the base's".into());
+        }
         if checkpoint.vae_scale() != base.vae_scale() {
             return wrong("its latents are of another size than the base's".into());
         }
@@ -163,6 +166,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// The device that it draws on.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
     /// Opens the checkpoints, checks every tensor that will be wanted, and only
     /// then opens the device. Weights follow when they are first needed.
     pub fn load(options: &LoadOptions, observer: &mut Observer<'_>) -> Result<Self> {

@@ -14,6 +14,9 @@ pub struct Preset {
     pub scheduler: &'static str,
     /// Its options.
     pub options: Map<String, Value>,
+    /// How the checkpoint was trained, which says what schedulers go with it; `None`
+    /// before there is one.
+    pub training: Option<schedule::Config>,
 }
 
 /// Names of the presets: `turbo` (SDXL Turbo), `lightning-N` (SDXL-Lightning of N
@@ -35,6 +38,7 @@ impl Default for Preset {
             guidance_scale: 7.5,
             scheduler: "UniPC",
             options: Map::new(),
+            training: None,
         }
     }
 }
@@ -49,6 +53,7 @@ impl Preset {
             guidance_scale: 1.0,
             scheduler,
             options: options.as_object().cloned().unwrap_or_default(),
+            training: None,
         };
         let trailing = json!({ "timestep_spacing": "trailing" });
         Ok(match known {
@@ -67,11 +72,15 @@ impl Preset {
 
     /// What a checkpoint's scheduler configuration asks for. SDXL's own file says
     /// Euler with leading steps, which is every base model's: there the API's
-    /// default holds. Any other solver or spacing is meant.
+    /// default holds. Any other solver, spacing or kind of diffusion is meant.
     pub fn of(config: &schedule::Config) -> Self {
         let class = config.class_name.as_deref().unwrap_or_default();
         let asked = schedule::canonical_name(class).ok();
-        let plain = Self::default();
+        let is_base = config.timestep_spacing == Spacing::Leading && !config.is_continuous();
+        let plain = Self {
+            training: Some(config.clone()),
+            ..Self::default()
+        };
         match asked {
             Some("LCM" | "TCD") => Self {
                 steps: 4,
@@ -85,7 +94,7 @@ impl Preset {
                 scheduler: "Euler a",
                 ..plain
             },
-            Some("Euler") if config.timestep_spacing == Spacing::Leading => plain,
+            Some("Euler") if is_base => plain,
             Some(scheduler) => Self { scheduler, ..plain },
             None => plain,
         }
@@ -96,7 +105,11 @@ impl Preset {
         let own = self.scheduler != Self::default().scheduler;
         Wish {
             scheduler: own.then_some(self.scheduler),
-            own_schedule: self.guidance_scale <= 1.0,
+            own_schedule: self.guidance_scale <= 1.0
+                || self
+                    .training
+                    .as_ref()
+                    .is_some_and(schedule::Config::is_continuous),
         }
     }
 

@@ -39,7 +39,8 @@ impl Previews {
         let Some(path) = path else {
             return Ok(Self::default());
         };
-        let vae = open_vae(path)?;
+        let mut vae = open_vae(path)?;
+        vae.decode_latents_of(&checkpoint.vae)?;
         for (name, shape) in autoencoder::wanted(&vae.config) {
             vae.source().check(&name, &shape)?;
         }

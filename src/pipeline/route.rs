@@ -5,8 +5,8 @@ use super::Request;
 use super::request::Refinement;
 use crate::checkpoint::Checkpoint;
 use crate::schedule::{
-    self, Bound, Grid, MOST_SLOTS, MOST_STORES, NoiseGenerator, NoiseMix, Prediction, Scheduler,
-    Step,
+    self, Bound, Grid, MOST_SLOTS, MOST_STORES, NoiseGenerator, NoiseMix, Preconditioning,
+    Scheduler, Step,
 };
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(super) struct Leg {
     pub first: usize,
     /// One entry a call of the UNet.
     pub steps: Vec<Step>,
-    prediction: Prediction,
+    model: Preconditioning,
     scheduler: Arc<dyn Scheduler>,
 }
 
@@ -51,13 +51,7 @@ impl Leg {
     /// The clean picture that latents at the level `mix` and the model's output
     /// speak of, both of any one shape.
     pub fn original(&self, latents: &[f32], output: &[f32], mix: NoiseMix) -> Vec<f32> {
-        let length = mix.original.hypot(mix.noise);
-        let (alpha, sigma) = (mix.original / length, mix.noise / length);
-        let (x, m) = match self.prediction {
-            Prediction::Epsilon => (1.0 / (alpha * length), -sigma / alpha),
-            Prediction::V => (alpha / length, -sigma),
-            Prediction::Sample => (0.0, 1.0),
-        };
+        let [x, m] = self.model.original(mix);
         let pairs = latents.iter().zip(output);
         pairs
             .map(|(a, b)| (x * f64::from(*a) + m * f64::from(*b)) as f32)
@@ -142,6 +136,16 @@ impl Route {
                 high_noise_fraction,
             } => {
                 let rest = Way::new(request, refiner)?;
+                if whole.is_continuous || rest.is_continuous {
+                    let allowed = "shares timesteps between base and refiner, and one of them is \
+                                   a model over noise levels, which has none; let the refiner \
+                                   make a pass of its own (refiner_strength), or leave it out";
+                    return Err(Error::invalid(
+                        "high_noise_fraction",
+                        high_noise_fraction,
+                        allowed,
+                    ));
+                }
                 if high_noise_fraction <= 0.0 {
                     let second = rest.from(first)?;
                     return Ok(Route {
@@ -175,7 +179,9 @@ struct Way {
     /// As many as a list of the request says, or else as it asks for.
     steps: usize,
     trained: f64,
-    prediction: Prediction,
+    /// The UNet is told noise levels: a share of the training's timesteps says nothing.
+    is_continuous: bool,
+    model: Preconditioning,
 }
 
 impl Way {
@@ -188,7 +194,8 @@ impl Way {
             steps: config.listed_steps().unwrap_or(request.steps),
             scheduler: scheduler.into(),
             trained: config.num_train_timesteps as f64,
-            prediction: config.prediction_type,
+            is_continuous: config.is_continuous(),
+            model: config.preconditioning(),
         })
     }
 
@@ -242,7 +249,7 @@ impl Way {
             grid: self.grid.clone(),
             first,
             steps,
-            prediction: self.prediction,
+            model: self.model,
             scheduler: self.scheduler.clone(),
         })
     }

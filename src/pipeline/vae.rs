@@ -13,7 +13,7 @@ use crate::graph::{Executor, Graph, Runner, SharedNorms};
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
 use crate::model::{DeviceWeights, Loaded, autoencoder};
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -95,8 +95,8 @@ impl<'a> Vae<'a> {
         let output = executor.output(0).clone();
         let (from, to) = (planes(&input)?, planes(&output)?);
         let [before, after] = kind.affine;
-        let import = layout::to_pixels(tuning, &from, &input, before);
-        let export = layout::to_planes(tuning, &output, &to, after);
+        let import = layout::to_pixels(tuning, &from, &input, before)?;
+        let export = layout::to_planes(tuning, &output, &to, after)?;
         Ok(Pass {
             executor,
             import: Program::new(gpu, vec![import])?,
@@ -129,7 +129,7 @@ impl<'a> Vae<'a> {
         let (config, scale) = (self.config, self.config.scale());
         if !config.has_encoder() {
             let allowed = "encoding a picture takes its encoder too: keep taesdxl_encoder.safetensors beside taesdxl_decoder.safetensors, or use another VAE";
-            return Err(Error::invalid("--vae", "TAESD's decoder alone", allowed));
+            return Err(Error::invalid(Field::Vae, "TAESD's decoder alone", allowed));
         }
         let [h, w] = size;
         if h % scale != 0 || w % scale != 0 {

@@ -1,13 +1,13 @@
-//! What a request may say about a scheduler: `--scheduler-option key=value`.
+//! What a request may say about a scheduler: its options, as `key=value`.
 
 use super::class::Class;
 use super::config::Config;
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// The field that errors name.
-pub(super) const FIELD: &str = "scheduler-option";
+pub(super) const FIELD: Field = Field::SchedulerOptions;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {

@@ -1,10 +1,14 @@
 //! A scheduler's row in the table: its names and what it takes.
 
 use super::Scheduler;
+use super::choices::FIELD;
 use super::config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
 };
+use super::edm::ONLY;
+use super::registry;
 use crate::{Error, Result};
+use serde_json::{Map, Value};
 
 /// One scheduler, as a constant beside its solver.
 pub(super) struct Class {
@@ -22,6 +26,9 @@ pub(super) struct Class {
     pub defaults: Defaults,
     /// What its UNet may predict.
     pub predictions: &'static [Prediction],
+    /// Of its options those that go with a model trained over noise levels; `None`
+    /// where it does not draw with such a model.
+    pub edm: Option<&'static [&'static [&'static str]]>,
     /// Whether `sigmas` may be a list of noise levels, not only a curve's name.
     pub takes_levels: bool,
     /// Options that go with the name, unless a request says otherwise.
@@ -84,6 +91,8 @@ pub(super) const TIMESTEPS: &[&str] = &["timesteps"];
 /// Of the classes that are AUTOMATIC1111's samplers too, by k-diffusion's sums.
 pub(super) const SCHEDULE_TYPE: &[&str] = &["schedule_type", "discard_next_to_last_sigma"];
 pub(super) const ZERO_SNR: &[&str] = &["rescale_betas_zero_snr"];
+/// What every class takes with a model trained over noise levels.
+pub(super) const EDM: &[&str] = &["prediction_type", "sigmas", "sigma_min", "sigma_max"];
 pub(super) const CLIP: &[&str] = &["clip_sample", "clip_sample_range"];
 pub(super) const THRESHOLD: &[&str] = &[
     "thresholding",
@@ -100,11 +109,54 @@ impl Class {
         self.options().any(|own| own == option)
     }
 
+    /// Whether an option goes with a checkpoint.
+    pub fn takes(&self, config: &Config, option: &str) -> bool {
+        match (config.edm, self.edm) {
+            (None, _) => self.has(option),
+            (Some(_), Some(own)) => self.has(option) && own.concat().contains(&option),
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Fails where the scheduler, or one of a request's options, does not go with a
+    /// checkpoint: it would make another picture than the model's, or none.
+    pub fn check(&self, config: &Config, options: &Map<String, Value>) -> Result<()> {
+        if config.edm.is_some() && self.edm.is_none() {
+            let can: Vec<_> = registry::names_of(|class| class.edm.is_some()).collect();
+            let allowed = format!("{ONLY}; choose {}", can.join(" or "));
+            return Err(Error::invalid("scheduler", self.name, allowed));
+        }
+        if config.edm.is_none() && config.is_continuous() && !self.has("timestep_type") {
+            let can: Vec<_> = registry::names_of(|class| class.has("timestep_type")).collect();
+            let allowed = format!(
+                "tells the UNet a timestep, and this model wants the noise level \
+                 (timestep_type continuous); choose {}",
+                can.join(" or ")
+            );
+            return Err(Error::invalid("scheduler", self.name, allowed));
+        }
+        let stray = |(key, _): &(&String, &Value)| !self.takes(config, key);
+        if config.edm.is_some()
+            && let Some((key, value)) = options.iter().find(stray)
+        {
+            let own = self.options().filter(|option| self.takes(config, option));
+            let own: Vec<_> = own.collect();
+            let allowed = format!("{ONLY}, with which {} takes {}", self.name, own.join(", "));
+            let value = value.as_str().map_or(value.to_string(), str::to_owned);
+            return Err(Error::invalid(FIELD, format!("{key}={value}"), allowed));
+        }
+        Ok(())
+    }
+
     /// Makes the scheduler: fills in the class's defaults, and drops what it has not.
     pub fn create(&self, config: &Config) -> Result<Box<dyn Scheduler>> {
         let config = self.own(config);
-        if !self.predictions.contains(&config.prediction_type) {
-            let known: Vec<_> = self.predictions.iter().map(|p| p.name()).collect();
+        let predictions = match config.edm {
+            Some(_) => NOISE_OR_V,
+            None => self.predictions,
+        };
+        if !predictions.contains(&config.prediction_type) {
+            let known: Vec<_> = predictions.iter().map(|p| p.name()).collect();
             let known = known.join(" and ");
             let allowed = format!(
                 "{} knows {known} only; choose Euler, Heun or DDIM",

@@ -1,6 +1,8 @@
 //! `scheduler_config.json`, field for field as diffusers names it.
 
 use super::class::Defaults;
+use super::edm::{self, Edm};
+use super::linear::Preconditioning;
 use super::read::{REMEDY, Reader, Source};
 use super::schedule_type::ScheduleType;
 use super::solver::{Algorithm, SolverType};
@@ -133,13 +135,16 @@ pub struct Config {
     /// The variances themselves; they replace the three fields above.
     pub trained_betas: Option<Vec<f64>>,
     pub prediction_type: Prediction,
+    /// Of a model that was trained over noise levels; the variances say nothing then.
+    pub edm: Option<Edm>,
     pub timestep_spacing: Spacing,
     pub steps_offset: usize,
     /// `use_karras_sigmas`, `use_exponential_sigmas` or `use_beta_sigmas`.
     pub sigma_curve: SigmaCurve,
-    /// Lowest noise level of a curve that is not the trained one.
+    /// Lowest noise level of a curve that is not the trained one, or of the training
+    /// over noise levels.
     pub sigma_min: Option<f64>,
-    /// Highest noise level of a curve that is not the trained one.
+    /// Highest noise level of the same.
     pub sigma_max: Option<f64>,
     pub rescale_betas_zero_snr: bool,
     pub final_sigmas_type: FinalSigma,
@@ -208,6 +213,7 @@ impl Default for Config {
             beta_schedule: BetaSchedule::Linear,
             trained_betas: None,
             prediction_type: Prediction::Epsilon,
+            edm: None,
             timestep_spacing: Spacing::Linspace,
             steps_offset: 0,
             sigma_curve: SigmaCurve::Trained,
@@ -266,6 +272,32 @@ impl Config {
         }
     }
 
+    /// Playground v2.5's, as its `scheduler_config.json` has it.
+    pub fn playground() -> Self {
+        Config {
+            class_name: Some("EDMDPMSolverMultistepScheduler".into()),
+            edm: Some(Edm::default()),
+            ..Config::default()
+        }
+    }
+
+    /// CosXL's: it was trained over noise levels and predicts v. Its levels fall
+    /// evenly in the logarithm, as ComfyUI has it and as diffusers' exponential
+    /// `sigma_schedule` was made for.
+    pub fn cosxl() -> Self {
+        Config {
+            class_name: Some("EDMEulerScheduler".into()),
+            prediction_type: Prediction::V,
+            edm: Some(Edm {
+                sigma_data: 1.0,
+                curve: SigmaCurve::Exponential,
+                ..Edm::default()
+            }),
+            sigma_max: Some(120.0),
+            ..Config::default()
+        }
+    }
+
     /// Reads a parsed `scheduler_config.json`. Keys of other schedulers are
     /// ignored; a key that is missing or null takes its default.
     ///
@@ -294,7 +326,7 @@ impl Config {
     }
 
     /// This configuration with a request's options, by their full names, laid over
-    /// it. A wrong value is [`Error::Invalid`] and names `scheduler-option`.
+    /// it. A wrong value is [`Error::Invalid`] and names `scheduler_options`.
     pub(super) fn with_options(&self, options: &Map<String, Value>) -> Result<Self> {
         Reader::new(Source::Options, options, self).config()
     }
@@ -316,6 +348,25 @@ impl Config {
             config.timestep_spacing = defaults.timestep_spacing;
         }
         config
+    }
+
+    /// Whether the UNet is told the noise level itself rather than a timestep.
+    pub fn is_continuous(&self) -> bool {
+        let continuous = self.timestep_type == TimestepType::Continuous;
+        self.edm.is_some() || (continuous && self.prediction_type == Prediction::V)
+    }
+
+    /// The lowest and the highest noise level of a training over noise levels.
+    pub fn edm_range(&self) -> Option<(f64, f64)> {
+        self.edm.map(|_| edm::range(self))
+    }
+
+    /// What goes into the UNet and what its output means.
+    pub fn preconditioning(&self) -> Preconditioning {
+        Preconditioning {
+            prediction: self.prediction_type,
+            sigma_data: self.edm.map(|edm| edm.sigma_data),
+        }
     }
 
     /// The number of steps that an explicit list of timesteps or noise levels

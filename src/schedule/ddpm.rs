@@ -26,6 +26,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::LEADING,
     predictions: ANY,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Ddpm::new(config)?)),

@@ -25,6 +25,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Deis::new(config)?)),
@@ -136,7 +137,7 @@ impl Scheduler for Deis {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        variance::steps(grid, part, |levels, k, done| {
+        variance::steps(&self.config, grid, part, |levels, k, done| {
             self.step(grid, levels, k, done)
         })
     }

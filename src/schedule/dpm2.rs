@@ -5,7 +5,7 @@ use super::Scheduler;
 use super::class::{CURVES, Class, Defaults, NOISE_OR_V, SCHEDULE_TYPE, SPACING, TRAINING};
 use super::config::{Config, SigmaCurve};
 use super::grid::{Grid, ln_f32, timestep_of};
-use super::linear::{Linear, derivative, input_scale, keep, mix, way};
+use super::linear::{Linear, keep, mix, way};
 use super::step::{Combination, Step, Store};
 use super::table::Table;
 use crate::Result;
@@ -18,6 +18,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES, SCHEDULE_TYPE],
     defaults: Defaults::SECOND_ORDER,
     predictions: NOISE_OR_V,
+    edm: None,
     takes_levels: false,
     implies: &[("sigmas", "karras")],
     make: |config| Ok(Box::new(Dpm2::new(config)?)),
@@ -46,14 +47,14 @@ impl Dpm2 {
 
     /// To `middle`, from where a second call goes on.
     fn first(&self, sigma: f32, middle: f32) -> (Vec<Store>, Combination) {
-        let slope = derivative(self.config.prediction_type, f64::from(sigma));
+        let slope = self.config.preconditioning().slope(f64::from(sigma));
         let store = keep(START, Linear::SAMPLE.with(&[]));
         let update = Linear::SAMPLE + slope * way(sigma, middle);
         (vec![store], update.with(&[]))
     }
 
     fn second(&self, sigma: f32, middle: f32, next: f32) -> (Vec<Store>, Combination) {
-        let slope = derivative(self.config.prediction_type, f64::from(middle));
+        let slope = self.config.preconditioning().slope(f64::from(middle));
         let update = slope * way(sigma, next);
         (Vec::new(), update.with(&[(START, 1.0)]))
     }
@@ -98,7 +99,7 @@ impl Scheduler for Dpm2 {
                 };
                 Step {
                     timestep: grid.timesteps[i],
-                    input_scale: input_scale(scaled_by),
+                    input_scale: self.config.preconditioning().input_scale(scaled_by),
                     mix: mix(grid.sigmas[i]),
                     draws_noise: false,
                     store,

@@ -7,7 +7,7 @@ use super::config::Config;
 use super::dpm2::{START, between, interleaved, levels};
 use super::euler_ancestral::split;
 use super::grid::Grid;
-use super::linear::{Linear, derivative, input_scale, keep, mix, way};
+use super::linear::{Linear, keep, mix, way};
 use super::step::{Combination, Step};
 use super::table::Table;
 use crate::Result;
@@ -20,6 +20,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES, SCHEDULE_TYPE],
     defaults: Defaults::SECOND_ORDER,
     predictions: NOISE_OR_V,
+    edm: None,
     takes_levels: false,
     implies: &[("sigmas", "karras")],
     make: |config| Ok(Box::new(Dpm2Ancestral::new(config)?)),
@@ -63,11 +64,11 @@ impl Dpm2Ancestral {
     }
 
     fn first(&self, timestep: f32, sigma: f32, to: Levels) -> Step {
-        let slope = derivative(self.config.prediction_type, f64::from(sigma));
+        let slope = self.config.preconditioning().slope(f64::from(sigma));
         let update = Linear::SAMPLE + slope * way(sigma, to.middle);
         Step {
             timestep,
-            input_scale: input_scale(sigma),
+            input_scale: self.config.preconditioning().input_scale(sigma),
             mix: mix(sigma),
             draws_noise: false,
             store: vec![keep(START, Linear::SAMPLE.with(&[]))],
@@ -77,11 +78,11 @@ impl Dpm2Ancestral {
 
     /// `start` is the level where the step started, `own` that of this entry.
     fn second(&self, timestep: f32, start: f32, own: f32, to: Levels) -> Step {
-        let slope = derivative(self.config.prediction_type, f64::from(to.middle));
+        let slope = self.config.preconditioning().slope(f64::from(to.middle));
         let update = slope * way(start, to.down);
         Step {
             timestep,
-            input_scale: input_scale(to.middle),
+            input_scale: self.config.preconditioning().input_scale(to.middle),
             mix: mix(own),
             draws_noise: true,
             store: Vec::new(),

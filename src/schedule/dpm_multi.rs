@@ -2,7 +2,8 @@
 //! algorithm 2), as diffusers' `DPMSolverMultistepScheduler`.
 
 use super::class::{
-    ANY, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, THRESHOLD, TIMESTEPS, TRAINING, ZERO_SNR,
+    ANY, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, THRESHOLD, TIMESTEPS, TRAINING,
+    ZERO_SNR,
 };
 use super::exponential::{self, Weights, converted};
 use super::solver::{Algorithm, SolverType};
@@ -10,12 +11,12 @@ use super::step::{Combination, Step};
 use super::table::Table;
 use super::variance::{self, Kind, Level};
 use super::{Config, Grid, Scheduler};
-use crate::Result;
+use crate::{Error, Result};
 use std::ops::Range;
 
 pub(super) const CLASS: Class = Class {
     name: DpmMulti::NAME,
-    others: &["dpmpp_2m", "DPM++ 2M"],
+    others: &["dpmpp_2m", "DPM++ 2M", "EDMDPMSolverMultistepScheduler"],
     class: "DPMSolverMultistepScheduler",
     options: &[
         TRAINING,
@@ -30,6 +31,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    edm: Some(&[EDM, THRESHOLD, EDM_OWN]),
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(DpmMulti::new(config)?)),
@@ -47,6 +49,8 @@ pub(super) const CLASS_3M_SDE: Class = Class {
     name: DpmMulti::NAME_3M_SDE,
     others: &["dpmpp_3m_sde", "dpmpp_3m_sde_gpu"],
     options: STOCHASTIC,
+    // diffusers has no third order of this one.
+    edm: None,
     make: |config| Ok(Box::new(DpmMulti::three_m_sde(config)?)),
     ..CLASS
 };
@@ -59,6 +63,16 @@ const OWN: &[&str] = &[
     "euler_at_final",
     "use_lu_lambdas",
     "lambda_min_clipped",
+];
+
+/// What goes with a model trained over noise levels.
+const EDM_OWN: &[&str] = &[
+    "solver_type",
+    "final_sigmas_type",
+    "lower_order_final",
+    "euler_at_final",
+    "solver_order",
+    "algorithm_type",
 ];
 
 /// The names of the stochastic solvers say their order and equation.
@@ -96,6 +110,11 @@ impl DpmMulti {
     pub fn new(config: &Config) -> Result<Self> {
         let algorithm = exponential::algorithm(config)?;
         let order = config.solver_order.unwrap_or(2);
+        if config.edm.is_some() && algorithm.is_stochastic() && order > 2 {
+            let allowed = "must be 1 or 2 for sde-dpmsolver++ with a model trained over noise \
+                           levels (EDM); choose DPM++ 2M SDE";
+            return Err(Error::invalid("solver_order", order, allowed));
+        }
         Ok(DpmMulti {
             name: Self::NAME,
             config: config.clone(),
@@ -165,7 +184,10 @@ impl DpmMulti {
             .collect();
         Step {
             timestep: grid.timesteps[k],
-            input_scale: 1.0,
+            input_scale: match self.config.edm {
+                Some(_) => self.config.preconditioning().input_scale(grid.sigmas[k]),
+                None => 1.0,
+            },
             mix: from.mix(),
             draws_noise: self.algorithm.is_stochastic(),
             store: converted(&self.config, self.algorithm, from, slot(0), self.order),
@@ -224,7 +246,7 @@ impl Scheduler for DpmMulti {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        variance::steps(grid, part, |levels, k, done| {
+        variance::steps(&self.config, grid, part, |levels, k, done| {
             self.step(grid, levels, k, done)
         })
     }

@@ -28,6 +28,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::SECOND_ORDER,
     predictions: ANY,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(DpmSde::new(config)?)),

@@ -32,6 +32,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(DpmSingle::new(config)?)),
@@ -174,7 +175,7 @@ impl Scheduler for DpmSingle {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        let levels = Level::all(grid);
+        let levels = Level::all(&self.config, grid);
         let orders = self.orders(grid.timesteps.len());
         let (start, end) = (part.start, part.end.min(grid.timesteps.len()));
         // A run that starts within a group lacks the results before.

@@ -3,11 +3,11 @@
 
 use super::Scheduler;
 use super::class::{
-    ANY, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING, ZERO_SNR,
+    ANY, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING, ZERO_SNR,
 };
 use super::config::Config;
 use super::grid::Grid;
-use super::linear::{Linear, derivative, input_scale, mix, way};
+use super::linear::{Linear, mix, way};
 use super::step::Step;
 use super::table::Table;
 use crate::Result;
@@ -15,7 +15,7 @@ use std::ops::Range;
 
 pub(super) const CLASS: Class = Class {
     name: Euler::NAME,
-    others: &["euler"],
+    others: &["euler", "EDMEulerScheduler"],
     class: "EulerDiscreteScheduler",
     options: &[
         TRAINING,
@@ -28,6 +28,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    edm: Some(&[EDM, &["final_sigmas_type"]]),
     takes_levels: true,
     implies: &[],
     make: |config| Ok(Box::new(Euler::new(config)?)),
@@ -53,10 +54,10 @@ impl Euler {
     }
 
     fn step(&self, timestep: f32, sigma: f32, next: f32) -> Step {
-        let slope = derivative(self.config.prediction_type, f64::from(sigma));
+        let slope = self.config.preconditioning().slope(f64::from(sigma));
         Step {
             timestep,
-            input_scale: input_scale(sigma),
+            input_scale: self.config.preconditioning().input_scale(sigma),
             mix: mix(sigma),
             draws_noise: false,
             store: Vec::new(),

@@ -2,10 +2,10 @@
 //! `EulerAncestralDiscreteScheduler`.
 
 use super::Scheduler;
-use super::class::{Class, Defaults, NOISE_OR_V, SCHEDULE_TYPE, SPACING, TRAINING, ZERO_SNR};
+use super::class::{Class, Defaults, EDM, NOISE_OR_V, SCHEDULE_TYPE, SPACING, TRAINING, ZERO_SNR};
 use super::config::Config;
 use super::grid::Grid;
-use super::linear::{Linear, derivative, input_scale, mix, way};
+use super::linear::{Linear, mix, way};
 use super::step::Step;
 use super::table::Table;
 use crate::Result;
@@ -18,6 +18,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, SCHEDULE_TYPE, ZERO_SNR],
     defaults: Defaults::USUAL,
     predictions: NOISE_OR_V,
+    edm: Some(&[EDM]),
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(EulerAncestral::new(config)?)),
@@ -42,11 +43,11 @@ impl EulerAncestral {
 
     fn step(&self, timestep: f32, sigma: f32, next: f32) -> Step {
         let (down, up) = split(sigma, next);
-        let slope = derivative(self.config.prediction_type, f64::from(sigma));
+        let slope = self.config.preconditioning().slope(f64::from(sigma));
         let update = Linear::SAMPLE + slope * way(sigma, down);
         Step {
             timestep,
-            input_scale: input_scale(sigma),
+            input_scale: self.config.preconditioning().input_scale(sigma),
             mix: mix(sigma),
             draws_noise: true,
             store: Vec::new(),

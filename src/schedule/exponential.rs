@@ -105,6 +105,11 @@ pub(super) fn algorithm(config: &Config) -> Result<Algorithm> {
         None | Some(Algorithm::Deis) => Algorithm::DpmSolverPlusPlus,
         Some(given) => given,
     };
+    if config.edm.is_some() && !algorithm.predicts_picture() {
+        let allowed = "is not for a model trained over noise levels (EDM); choose dpmsolver++ or \
+                       sde-dpmsolver++";
+        return Err(Error::invalid("algorithm_type", algorithm.name(), allowed));
+    }
     if !algorithm.predicts_picture() && config.final_sigmas_type == FinalSigma::Zero {
         return Err(Error::invalid(
             "algorithm_type",
@@ -127,11 +132,11 @@ pub(super) fn converted(
     spare: usize,
 ) -> Vec<Store> {
     let store = |slot, value: Combination, bound| Store { slot, value, bound };
-    let picture = level.picture(config.prediction_type);
+    let picture = level.picture(config);
     match (algorithm.predicts_picture(), threshold(config)) {
         (true, bound) => vec![store(slot, picture, bound.unwrap_or_default())],
         (false, None) => {
-            let noise = level.noise(config.prediction_type);
+            let noise = level.noise(config);
             vec![store(slot, noise, Default::default())]
         }
         (false, Some(bound)) => vec![

@@ -3,9 +3,7 @@
 use super::ays;
 use super::beta::beta_quantile;
 use super::choices::FIELD;
-use super::config::{
-    Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType, Timesteps,
-};
+use super::config::{Config, FinalSigma, Interpolation, SigmaCurve, Spacing, Timesteps};
 use super::schedule_type;
 use super::table::{Table, torch_linspace};
 use crate::{Error, Result};
@@ -44,6 +42,9 @@ impl Grid {
 
     /// As diffusers' Euler, Heun, LMS and DPM2 build it, before any repetition.
     pub(super) fn of_sigmas(config: &Config, table: &Table, steps: usize) -> Result<Self> {
+        if let Some(edm) = &config.edm {
+            return edm.grid(config, steps);
+        }
         if let Some(grid) = schedule_type::grid(config, table, steps)? {
             return Ok(grid);
         }
@@ -95,9 +96,7 @@ impl Grid {
 
     fn of_levels(config: &Config, timesteps: Vec<f64>, sigmas: Vec<f64>) -> Self {
         let sigmas: Vec<f32> = sigmas.into_iter().map(|s| s as f32).collect();
-        let continuous = config.timestep_type == TimestepType::Continuous
-            && config.prediction_type == Prediction::V;
-        let timesteps = match continuous {
+        let timesteps = match config.is_continuous() {
             true => sigmas[..sigmas.len() - 1]
                 .iter()
                 .map(|s| 0.25 * ln_f32(*s))
@@ -151,7 +150,7 @@ impl Grid {
     }
 }
 
-fn within_training(config: &Config, steps: usize) -> Result<()> {
+pub(super) fn within_training(config: &Config, steps: usize) -> Result<()> {
     let n = config.num_train_timesteps;
     match (1..=n).contains(&steps) {
         true => Ok(()),
@@ -173,7 +172,7 @@ pub(super) fn listed(config: &Config, steps: usize) -> Result<Option<Vec<f64>>> 
         let allowed = "not together with a curve of noise levels; add sigmas=trained";
         return Err(Error::invalid(FIELD, "timesteps", allowed));
     }
-    if config.timestep_type == TimestepType::Continuous && config.prediction_type == Prediction::V {
+    if config.is_continuous() {
         let allowed = "not together with continuous timesteps; add timestep_type=discrete";
         return Err(Error::invalid(FIELD, "timesteps", allowed));
     }

@@ -3,11 +3,11 @@
 
 use super::Scheduler;
 use super::class::{
-    ANY, CLIP, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING,
+    ANY, CLIP, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING,
 };
 use super::config::Config;
 use super::grid::{Grid, timestep_of};
-use super::linear::{Linear, bound, derivative, input_scale, keep, mix, picture, way};
+use super::linear::{Linear, bound, keep, mix, way};
 use super::step::{Bound, Combination, Step, Store};
 use super::table::Table;
 use crate::Result;
@@ -20,6 +20,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES, TIMESTEPS, SCHEDULE_TYPE, CLIP],
     defaults: Defaults::SECOND_ORDER,
     predictions: ANY,
+    edm: Some(&[EDM]),
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Heun::new(config)?)),
@@ -58,14 +59,14 @@ impl Heun {
 
     /// The slope at `sigma`, and the store that it needs.
     fn slope(&self, sigma: f32) -> (Option<Store>, Combination) {
-        let prediction = self.config.prediction_type;
+        let model = self.config.preconditioning();
         let sigma = f64::from(sigma);
         if self.bound == Bound::None {
-            return (None, derivative(prediction, sigma).with(&[]));
+            return (None, model.slope(sigma).with(&[]));
         }
         let clipped = Store {
             slot: PICTURE,
-            value: picture(prediction, sigma).with(&[]),
+            value: model.picture(sigma).with(&[]),
             bound: self.bound,
         };
         let slope = Linear::SAMPLE * (1.0 / sigma);
@@ -134,7 +135,7 @@ impl Scheduler for Heun {
                 };
                 Step {
                     timestep: grid.timesteps[i],
-                    input_scale: input_scale(grid.sigmas[i]),
+                    input_scale: self.config.preconditioning().input_scale(grid.sigmas[i]),
                     mix: mix(grid.sigmas[i]),
                     draws_noise: false,
                     store,

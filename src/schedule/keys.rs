@@ -5,8 +5,9 @@ use super::config::{
     TimestepType, Timesteps, VarianceType,
 };
 use super::read::{MOST_TIMESTEPS, Reader, Source};
+use super::registry;
 use super::schedule_type::ScheduleType;
-use crate::Result;
+use crate::{Error, Result};
 use serde_json::Value;
 
 impl Reader<'_> {
@@ -31,6 +32,7 @@ impl Reader<'_> {
             ..base.clone()
         };
         if let Some(name) = self.text("_class_name")? {
+            self.known_class(name)?;
             config.class_name = Some(name.to_owned());
         }
         self.betas(&mut config)?;
@@ -38,10 +40,33 @@ impl Reader<'_> {
         self.bounds(&mut config)?;
         self.particular(&mut config)?;
         self.solver(&mut config)?;
+        self.edm(&mut config)?;
         if let Source::Options = self.source {
             self.requested(&mut config)?;
         }
         Ok(config)
+    }
+
+    /// Fails for a class that no scheduler here stands for: what its model predicts
+    /// is not known.
+    fn known_class(&self, name: &str) -> Result<()> {
+        if registry::is_class(name) {
+            return Ok(());
+        }
+        let Source::File(path) = self.source else {
+            return Ok(());
+        };
+        let kind = match name.contains("FlowM") || name.contains("FlowMap") {
+            true => ", of a flow matching model, which SDXL is not",
+            false => ", which is not known",
+        };
+        let problem = format!("_class_name is {name:?}{kind}");
+        let classes: Vec<_> = registry::classes().collect();
+        let remedy = format!(
+            "known are {}; if the model was trained as SDXL was, write EulerDiscreteScheduler",
+            classes.join(", ")
+        );
+        Err(Error::file(path, problem, remedy))
     }
 
     /// The keys of [`BY_CLASS`] that are set here or in the base.

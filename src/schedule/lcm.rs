@@ -25,6 +25,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::CONSISTENCY,
     predictions: ANY,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Lcm::new(config)?)),

@@ -57,37 +57,72 @@ impl Mul<f64> for Linear {
     }
 }
 
-/// The picture `x₀` that the model predicts from latents `x₀ + σ·noise`:
-///
-/// | prediction | `x₀` |
-/// |---|---|
-/// | epsilon | `x − σ·m` |
-/// | v | `x/(σ²+1) − m·σ/√(σ²+1)` |
-/// | sample | `m` |
-pub(super) fn picture(prediction: Prediction, sigma: f64) -> Linear {
-    let squares = sigma * sigma + 1.0;
-    match prediction {
-        Prediction::Epsilon => Linear::new(1.0, -sigma),
-        Prediction::V => Linear::new(1.0 / squares, -sigma / squares.sqrt()),
-        Prediction::Sample => Linear::OUTPUT,
-    }
+/// What goes into the UNet and what its output means, at latents `x₀ + σ·noise`
+/// (Karras et al. 2022, table 1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preconditioning {
+    pub(super) prediction: Prediction,
+    /// Deviation of the training pictures, of a model trained over noise levels.
+    pub(super) sigma_data: Option<f64>,
 }
 
-/// `d = (x − x₀)/σ`, the slope of the probability-flow equation.
-pub(super) fn derivative(prediction: Prediction, sigma: f64) -> Linear {
-    let squares = sigma * sigma + 1.0;
-    match prediction {
-        // Without a division, which has no value at level zero.
-        Prediction::Epsilon => Linear::OUTPUT,
-        Prediction::V => Linear::new(sigma / squares, 1.0 / squares.sqrt()),
-        Prediction::Sample => Linear::new(1.0 / sigma, -1.0 / sigma),
+impl Preconditioning {
+    /// The picture `x₀` that the model predicts:
+    ///
+    /// | prediction | `x₀` |
+    /// |---|---|
+    /// | epsilon | `x − σ·m` |
+    /// | v | `x/(σ²+1) − m·σ/√(σ²+1)` |
+    /// | sample | `m` |
+    /// | of a model trained over noise levels, with `d` for `sigma_data` | `x·d²/(σ²+d²) ± m·σ·d/√(σ²+d²)` |
+    ///
+    /// The sign is minus for v, plus for what diffusers calls epsilon there.
+    pub(super) fn picture(self, sigma: f64) -> Linear {
+        let (prediction, data, squares) = self.parts(sigma);
+        match prediction {
+            Prediction::Epsilon if self.sigma_data.is_some() => {
+                Linear::new(data * data / squares, sigma * data / squares.sqrt())
+            }
+            Prediction::Epsilon => Linear::new(1.0, -sigma),
+            Prediction::V => Linear::new(data * data / squares, -sigma * data / squares.sqrt()),
+            Prediction::Sample => Linear::OUTPUT,
+        }
     }
-}
 
-/// Factor of the latents on their way into the UNet. In f32 as in PyTorch, where
-/// noise levels are f32 tensors.
-pub(super) fn input_scale(sigma: f32) -> f32 {
-    1.0 / (sigma * sigma + 1.0).sqrt()
+    /// `d = (x − x₀)/σ`, the slope of the probability-flow equation; in noise that is
+    /// added to a picture, the noise.
+    pub(super) fn slope(self, sigma: f64) -> Linear {
+        let (prediction, data, squares) = self.parts(sigma);
+        match prediction {
+            Prediction::Epsilon if self.sigma_data.is_some() => {
+                Linear::new(sigma / squares, -data / squares.sqrt())
+            }
+            // Without a division, which has no value at level zero.
+            Prediction::Epsilon => Linear::OUTPUT,
+            Prediction::V => Linear::new(sigma / squares, data / squares.sqrt()),
+            Prediction::Sample => Linear::new(1.0 / sigma, -1.0 / sigma),
+        }
+    }
+
+    /// Factor of the latents on their way into the UNet. In f32 as in PyTorch, where
+    /// noise levels are f32 tensors.
+    pub(super) fn input_scale(self, sigma: f32) -> f32 {
+        let data = self.sigma_data.unwrap_or(1.0);
+        1.0 / (sigma * sigma + (data * data) as f32).sqrt()
+    }
+
+    /// The factors by which latents `original·x₀ + noise·n` and the model's output
+    /// sum up to the picture `x₀`.
+    pub fn original(self, mix: NoiseMix) -> [f64; 2] {
+        let picture = self.picture(mix.noise / mix.original);
+        [picture.sample / mix.original, picture.output]
+    }
+
+    /// The prediction, the deviation of the data, and `σ² + d²`.
+    fn parts(self, sigma: f64) -> (Prediction, f64, f64) {
+        let data = self.sigma_data.unwrap_or(1.0);
+        (self.prediction, data, sigma * sigma + data * data)
+    }
 }
 
 /// From one noise level to another. In f32 as in PyTorch, which shows where levels

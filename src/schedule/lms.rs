@@ -1,10 +1,10 @@
 //! A linear multistep method of order four, as diffusers' `LMSDiscreteScheduler`.
 
 use super::Scheduler;
-use super::class::{ANY, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TRAINING};
+use super::class::{ANY, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, TRAINING};
 use super::config::{Config, SigmaCurve};
 use super::grid::Grid;
-use super::linear::{Linear, derivative, input_scale, keep, mix};
+use super::linear::{Linear, keep, mix};
 use super::step::Step;
 use super::table::Table;
 use crate::Result;
@@ -17,6 +17,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, CURVES, SCHEDULE_TYPE],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    edm: Some(&[EDM]),
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Lms::new(config)?)),
@@ -38,7 +39,7 @@ impl Lms {
 
     fn new(config: &Config) -> Result<Self> {
         let mut config = config.clone();
-        if config.sigma_curve == SigmaCurve::Karras {
+        if config.sigma_curve == SigmaCurve::Karras && config.edm.is_none() {
             // This class's Karras curve always spans the visited levels.
             (config.sigma_min, config.sigma_max) = (None, None);
         }
@@ -65,7 +66,10 @@ impl Scheduler for Lms {
         let end = part.end.min(grid.timesteps.len());
         (part.start..end)
             .map(|i| {
-                let slope = derivative(self.config.prediction_type, f64::from(grid.sigmas[i]));
+                let slope = self
+                    .config
+                    .preconditioning()
+                    .slope(f64::from(grid.sigmas[i]));
                 let known = (i - part.start + 1).min(ORDER);
                 let factors = coefficients(&grid.sigmas, i, (i + 1).min(ORDER));
                 let history: Vec<_> = (0..known)
@@ -73,7 +77,7 @@ impl Scheduler for Lms {
                     .collect();
                 Step {
                     timestep: grid.timesteps[i],
-                    input_scale: input_scale(grid.sigmas[i]),
+                    input_scale: self.config.preconditioning().input_scale(grid.sigmas[i]),
                     mix: mix(grid.sigmas[i]),
                     draws_noise: false,
                     store: vec![keep(i % ORDER, slope.with(&[]))],

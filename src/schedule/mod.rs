@@ -25,6 +25,7 @@ mod dpm2_ancestral;
 mod dpm_multi;
 mod dpm_sde;
 mod dpm_single;
+mod edm;
 mod euler;
 mod euler_ancestral;
 mod exponential;
@@ -53,12 +54,14 @@ pub use config::{
     BetaSchedule, Config, FinalSigma, Interpolation, Prediction, SigmaCurve, Spacing, TimestepType,
     Timesteps, VarianceType,
 };
+pub use edm::Edm;
 pub use euler::Euler;
 pub use grid::Grid;
+pub use linear::Preconditioning;
 pub use noise::{NoiseGenerator, TorchCpuGenerator};
 pub use philox::PhiloxGenerator;
 pub use registry::{
-    Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, names,
+    Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, list_for, names,
 };
 pub use schedule_type::ScheduleType;
 pub use solver::{Algorithm, SolverType};

@@ -19,6 +19,7 @@ pub(super) const CLASS: Class = Class {
     options: &[TRAINING, SPACING, &["set_alpha_to_one", "skip_prk_steps"]],
     defaults: Defaults::LEADING,
     predictions: NOISE_OR_V,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(Pndm::new(config)?)),

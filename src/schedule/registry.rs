@@ -2,7 +2,7 @@
 
 use super::class::Class;
 use super::config::Config;
-use super::{Scheduler, choices};
+use super::{Scheduler, choices, edm};
 use super::{ddim, ddpm, deis, dpm_multi, dpm_sde, dpm_single, dpm2, dpm2_ancestral};
 use super::{euler, euler_ancestral, heun, lcm, lms, pndm, tcd, unipc};
 use crate::{Error, Result};
@@ -68,8 +68,10 @@ impl Choice {
         by_name(self.name)?.create(&self.config(config)?)
     }
 
-    /// The checkpoint's configuration with the options laid over it.
+    /// The checkpoint's configuration with the options laid over it. Fails where the
+    /// scheduler, or one of the options, does not go with the checkpoint.
     pub fn config(&self, config: &Config) -> Result<Config> {
+        by_name(self.name)?.check(config, &self.options)?;
         config.with_options(&self.options)
     }
 }
@@ -85,25 +87,66 @@ pub struct SchedulerInfo {
     pub class: &'static str,
     /// Names of the options it takes; [`super::options`] says what their values may be.
     pub options: Vec<&'static str>,
+    /// Whether it also draws with models that were trained over noise levels.
+    pub edm: bool,
     /// Options that its name stands for.
     pub implies: Map<String, Value>,
 }
 
 /// All schedulers.
 pub fn list() -> Vec<SchedulerInfo> {
-    let info = |class: &&Class| SchedulerInfo {
+    CLASSES.iter().copied().map(info).collect()
+}
+
+fn info(class: &Class) -> SchedulerInfo {
+    SchedulerInfo {
         name: class.name,
         aliases: class.others.to_vec(),
         class: class.class,
         options: class.options().collect(),
+        edm: class.edm.is_some(),
         implies: implied(class.implies),
+    }
+}
+
+/// All schedulers that go with a checkpoint, and of their options those that do.
+pub fn list_for(config: &Config) -> Vec<SchedulerInfo> {
+    let fits = |class: &&&Class| class.check(config, &Map::new()).is_ok();
+    let info = |class: &&Class| {
+        let takes = |option: &&'static str| class.takes(config, option);
+        SchedulerInfo {
+            options: class.options().filter(takes).collect(),
+            ..info(class)
+        }
     };
-    CLASSES.iter().map(info).collect()
+    CLASSES.iter().filter(fits).map(info).collect()
+}
+
+/// Whether a checkpoint's file may name this diffusers class.
+pub(super) fn is_class(name: &str) -> bool {
+    classes().any(|class| class == name)
+}
+
+/// The diffusers classes that a checkpoint's file may name.
+pub(super) fn classes() -> impl Iterator<Item = &'static str> {
+    let own = CLASSES.iter().map(|class| class.class);
+    // The stochastic solvers share a class with the plain one.
+    let once = own.enumerate().filter(|(i, class)| {
+        let earlier = CLASSES.iter().take(*i);
+        !earlier.clone().any(|other| other.class == *class)
+    });
+    once.map(|(_, class)| class).chain(edm::CLASSES)
 }
 
 /// The proper names of all schedulers.
 pub fn names() -> impl Iterator<Item = &'static str> {
     CLASSES.iter().map(|class| class.name)
+}
+
+/// The proper names of the schedulers that are so.
+pub(super) fn names_of(is: impl Fn(&Class) -> bool) -> impl Iterator<Item = &'static str> {
+    let fits = CLASSES.iter().filter(move |class| is(class));
+    fits.map(|class| class.name)
 }
 
 /// The scheduler that a name stands for, with a request's options.

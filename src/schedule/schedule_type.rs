@@ -8,7 +8,7 @@
 
 use super::beta::beta_quantile;
 use super::choices::FIELD;
-use super::config::{Config, Prediction, TimestepType};
+use super::config::Config;
 use super::grid::{Grid, interpolate, linspace, ln_f32, timestep_of};
 use super::table::Table;
 use crate::{Error, Result};
@@ -179,9 +179,7 @@ pub(super) fn grid(config: &Config, table: &Table, steps: usize) -> Result<Optio
         return Err(Error::invalid(FIELD, "schedule_type", allowed));
     }
     let logs = table.logs();
-    let continuous =
-        config.timestep_type == TimestepType::Continuous && config.prediction_type == Prediction::V;
-    let timestep = |level: &f64| match continuous {
+    let timestep = |level: &f64| match config.is_continuous() {
         true => 0.25 * ln_f32(*level as f32),
         false => timestep_of(*level, &logs) as f32,
     };

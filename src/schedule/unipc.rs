@@ -34,6 +34,7 @@ pub(super) const CLASS: Class = Class {
     ],
     defaults: Defaults::USUAL,
     predictions: ANY,
+    edm: None,
     takes_levels: false,
     implies: &[],
     make: |config| Ok(Box::new(UniPc::new(config)?)),
@@ -82,10 +83,9 @@ impl UniPc {
     }
 
     fn converted(&self, level: Level, k: usize) -> Store {
-        let prediction = self.config.prediction_type;
         let (value, bound) = match self.of_picture {
-            true => (level.picture(prediction), threshold(&self.config)),
-            false => (level.noise(prediction), None),
+            true => (level.picture(&self.config), threshold(&self.config)),
+            false => (level.noise(&self.config), None),
         };
         Store {
             slot: self.slot(k),
@@ -247,7 +247,7 @@ impl Scheduler for UniPc {
     }
 
     fn steps(&self, grid: &Grid, part: Range<usize>) -> Vec<Step> {
-        variance::steps(grid, part, |levels, k, done| {
+        variance::steps(&self.config, grid, part, |levels, k, done| {
             self.step(grid, levels, k, done)
         })
     }

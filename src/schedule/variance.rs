@@ -1,8 +1,10 @@
-//! What the exponential solvers share: diffusion that keeps the variance, so that
-//! latents are `α·x₀ + σ·n` with `α² + σ² = 1`, and `λ = ln(α/σ)` is the time.
+//! What the exponential solvers share: latents are `α·x₀ + σ·n` and `λ = ln(α/σ)` is
+//! the time. Diffusion keeps the variance, `α² + σ² = 1`, except in models that were
+//! trained over noise levels, where `α = 1`.
 
-use super::config::{Config, FinalSigma, Prediction, SigmaCurve, Spacing};
+use super::config::{Config, FinalSigma, SigmaCurve, Spacing};
 use super::grid::{Grid, curve, interpolate, linspace, listed, ln_f32, timestep_of, whole};
+use super::linear::Linear;
 use super::schedule_type;
 use super::step::{Bound, Combination, NoiseMix, Step};
 use super::table::Table;
@@ -12,7 +14,7 @@ use std::ops::Range;
 /// One noise level `ς = σ/α` in this parametrisation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Level {
-    /// `1/√(ς² + 1)`.
+    /// `1/√(ς² + 1)`, or 1 where latents are not scaled.
     pub alpha: f64,
     /// `ς·α`.
     pub sigma: f64,
@@ -21,9 +23,12 @@ pub(super) struct Level {
 }
 
 impl Level {
-    pub fn new(sigma: f32) -> Self {
+    pub fn new(config: &Config, sigma: f32) -> Self {
         let ratio = f64::from(sigma);
-        let alpha = 1.0 / (ratio * ratio + 1.0).sqrt();
+        let alpha = match config.edm {
+            Some(_) => 1.0,
+            None => 1.0 / (ratio * ratio + 1.0).sqrt(),
+        };
         Level {
             alpha,
             sigma: ratio * alpha,
@@ -32,8 +37,9 @@ impl Level {
     }
 
     /// The levels of a grid, one more than its timesteps.
-    pub fn all(grid: &Grid) -> Vec<Self> {
-        grid.sigmas.iter().map(|s| Level::new(*s)).collect()
+    pub fn all(config: &Config, grid: &Grid) -> Vec<Self> {
+        let levels = grid.sigmas.iter();
+        levels.map(|sigma| Level::new(config, *sigma)).collect()
     }
 
     pub fn is_clean(self) -> bool {
@@ -48,34 +54,23 @@ impl Level {
         }
     }
 
-    /// The picture that the model's output `m` stands for:
-    /// epsilon `(x − σ·m)/α`, v `α·x − σ·m`, sample `m`.
-    pub fn picture(self, prediction: Prediction) -> Combination {
-        let (sample, output) = match prediction {
-            Prediction::Epsilon => (1.0 / self.alpha, -self.sigma / self.alpha),
-            Prediction::V => (self.alpha, -self.sigma),
-            Prediction::Sample => (0.0, 1.0),
-        };
-        Combination {
-            sample,
-            output,
-            ..Combination::default()
-        }
+    /// The picture that the model's output stands for.
+    pub fn picture(self, config: &Config) -> Combination {
+        self.scaled(config.preconditioning().picture(self.ratio()))
     }
 
-    /// The noise that the model's output `m` stands for:
-    /// epsilon `m`, v `α·m + σ·x`, sample `(x − α·m)/σ`.
-    pub fn noise(self, prediction: Prediction) -> Combination {
-        let (sample, output) = match prediction {
-            Prediction::Epsilon => (0.0, 1.0),
-            Prediction::V => (self.sigma, self.alpha),
-            Prediction::Sample => (1.0 / self.sigma, -self.alpha / self.sigma),
-        };
-        Combination {
-            sample,
-            output,
-            ..Combination::default()
-        }
+    /// The noise that the model's output stands for.
+    pub fn noise(self, config: &Config) -> Combination {
+        self.scaled(config.preconditioning().slope(self.ratio()))
+    }
+
+    fn ratio(self) -> f64 {
+        self.sigma / self.alpha
+    }
+
+    /// A sum over latents `x₀ + ς·n` as one over latents `α·x₀ + σ·n`.
+    fn scaled(self, sum: Linear) -> Combination {
+        Linear::new(sum.sample / self.alpha, sum.output).with(&[])
     }
 
     /// The noise in the latents, if `slot` holds the picture: `(x − α·x₀)/σ`.
@@ -120,9 +115,12 @@ pub(super) fn table(config: &Config, kind: Kind) -> Result<Table> {
 /// As the `set_timesteps` of the class builds it: whole timesteps, and latents that
 /// start with variance 1.
 pub(super) fn grid(config: &Config, table: &Table, kind: Kind, steps: usize) -> Result<Grid> {
+    if let Some(edm) = &config.edm {
+        return edm.grid(config, steps);
+    }
     if let Some(grid) = schedule_type::grid(config, table, steps)? {
         // The first level of latents that are `α·x₀ + σ·noise`.
-        let init_noise_sigma = Level::new(grid.sigmas[0]).sigma as f32;
+        let init_noise_sigma = Level::new(config, grid.sigmas[0]).sigma as f32;
         return Ok(Grid {
             init_noise_sigma,
             ..grid
@@ -160,11 +158,12 @@ pub(super) fn grid(config: &Config, table: &Table, kind: Kind, steps: usize) -> 
 /// The steps of the grid's entries `part` of a multistep solver: `step` gets all
 /// levels, the entry, and how many steps the run has done before it.
 pub(super) fn steps(
+    config: &Config,
     grid: &Grid,
     part: Range<usize>,
     step: impl Fn(&[Level], usize, usize) -> Step,
 ) -> Vec<Step> {
-    let levels = Level::all(grid);
+    let levels = Level::all(config, grid);
     let (start, end) = (part.start, part.end.min(grid.timesteps.len()));
     (start..end).map(|k| step(&levels, k, k - start)).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::lenient::shown;
+use crate::error::Field;
 use axum::RequestExt;
 use axum::body::Bytes;
 use axum::extract::multipart::MultipartError;
@@ -161,7 +162,7 @@ fn step<'a>(value: &'a mut Value, segment: &str) -> &'a mut Value {
     }
 }
 
-/// `value` as a `T`; the error names the field.
+/// `value` as a `T`; the error names the field, as the door does.
 pub fn parse<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     if !value.is_object() {
         let message = format!("the body is {}: send a JSON object", shown(&value));
@@ -181,7 +182,7 @@ fn refusal(error: &serde_path_to_error::Error<serde_json::Error>, body: &Value) 
             "." => field.to_owned(),
             path => format!("{path}.{field}"),
         };
-        return Failure::invalid(field, "missing", "this field is required");
+        return Failure::invalid(Field::Named(field), "missing", "this field is required");
     }
     let pointer: String = error
         .path()
@@ -195,7 +196,7 @@ fn refusal(error: &serde_path_to_error::Error<serde_json::Error>, body: &Value) 
         Some((_, wanted)) => format!("must be {wanted}"),
         None => message,
     };
-    Failure::invalid(path, value, allowed)
+    Failure::invalid(Field::Named(path), value, allowed)
 }
 
 #[cfg(test)]

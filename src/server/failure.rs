@@ -1,18 +1,18 @@
 //! Why a request is not served: one type for every front door. A door says how it
-//! looks on the wire; see [`super::doors`].
+//! looks on the wire and what its fields are called; see [`super::doors`].
 
 use crate::Error;
+use crate::error::{Canonical, Code, Field, Remedies, Wording};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 /// Why a request is not served.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Failure {
-    /// A field that is missing, of the wrong type or out of range. `field` is the
-    /// pipeline's name of it; the door puts its own in place.
+    /// A field that is missing, of the wrong type or out of range.
     #[error("{field} is {value}: {allowed}")]
     Invalid {
-        field: String,
+        field: Field,
         value: String,
         allowed: String,
     },
@@ -24,7 +24,9 @@ pub enum Failure {
     )]
     Unauthorized,
     /// A page of another site that CORS does not name.
-    #[error("requests from {0} are not allowed; the operator can allow them with --cors-origin")]
+    #[error(
+        "requests from {0} are not allowed; the operator can allow that origin (cors-origin in the configuration)"
+    )]
     Origin(String),
     #[error("{0}")]
     NotFound(String),
@@ -44,6 +46,13 @@ pub enum Failure {
     TimedOut(u64),
     #[error("cancelled")]
     Cancelled,
+    /// The picture could not be made, and whoever asked for it can do something.
+    #[error("{}", Canonical.told(problem, remedy))]
+    Failed {
+        code: Code,
+        problem: String,
+        remedy: Remedies,
+    },
     /// The details are in the log, under the request's id.
     #[error("the picture could not be made; the log of the service says why")]
     Internal,
@@ -51,7 +60,7 @@ pub enum Failure {
 
 impl Failure {
     pub fn invalid(
-        field: impl Into<String>,
+        field: impl Into<Field>,
         value: impl ToString,
         allowed: impl Into<String>,
     ) -> Self {
@@ -81,7 +90,9 @@ impl Failure {
             Failure::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Failure::Unavailable(_) | Failure::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::TimedOut(_) | Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Failure::TimedOut(_) | Failure::Failed { .. } | Failure::Internal => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -94,28 +105,60 @@ impl Failure {
         }
     }
 
-    /// The field at fault, under the pipeline's name.
-    pub fn field(&self) -> Option<&str> {
+    /// The same about another field.
+    #[must_use]
+    pub fn about(self, field: Field) -> Self {
         match self {
-            Failure::Invalid { field, .. } => Some(field),
-            _ => None,
+            Failure::Invalid { value, allowed, .. } => Failure::Invalid {
+                field,
+                value,
+                allowed,
+            },
+            other => other,
         }
     }
 
-    /// The same with the field's name as `name` has it.
-    #[must_use]
-    pub fn renamed(self, name: impl Fn(&str) -> String) -> Self {
+    /// The message with the door's names of fields.
+    pub fn message(&self, words: &dyn Wording) -> String {
         match self {
             Failure::Invalid {
                 field,
                 value,
                 allowed,
-            } => Failure::Invalid {
-                field: name(&field),
-                value,
-                allowed,
-            },
-            other => other,
+            } => format!("{} is {value}: {allowed}", words.field(field)),
+            Failure::Failed {
+                problem, remedy, ..
+            } => words.told(problem, remedy),
+            other => other.to_string(),
+        }
+    }
+
+    /// The field at fault, by the door's name.
+    pub fn field(&self, words: &dyn Wording) -> Option<String> {
+        match self {
+            Failure::Invalid { field, .. } => Some(words.field(field).into_owned()),
+            _ => None,
+        }
+    }
+
+    /// The kind of the failure, for programs.
+    pub fn code(&self) -> Code {
+        match self {
+            Failure::Invalid { .. } => Code::InvalidValue,
+            Failure::Body(_) => Code::UnreadableBody,
+            Failure::Unauthorized => Code::Unauthorized,
+            Failure::Origin(_) => Code::OriginNotAllowed,
+            Failure::NotFound(_) => Code::NotFound,
+            Failure::Method => Code::MethodNotAllowed,
+            Failure::Credits { .. } => Code::NotEnoughCredits,
+            Failure::TooLarge(_) => Code::BodyTooLarge,
+            Failure::Slow => Code::RequestTooSlow,
+            Failure::QueueFull { .. } => Code::QueueFull,
+            Failure::Unavailable(_) => Code::Unavailable,
+            Failure::TimedOut(_) => Code::TimedOut,
+            Failure::Cancelled => Code::Cancelled,
+            Failure::Failed { code, .. } => *code,
+            Failure::Internal => Code::Internal,
         }
     }
 
@@ -152,6 +195,17 @@ impl From<Error> for Failure {
                 allowed,
             },
             Error::Cancelled => Failure::Cancelled,
+            Error::OutOfMemory { ref remedy, .. } | Error::NotFinite { ref remedy, .. } => {
+                tracing::error!("{error}");
+                Failure::Failed {
+                    code: error.code(),
+                    problem: match &error {
+                        Error::NotFinite { .. } => error.problem(&Canonical),
+                        _ => "the device has no memory left for this picture".into(),
+                    },
+                    remedy: remedy.clone(),
+                }
+            }
             other => Failure::internal(other),
         }
     }
@@ -163,5 +217,99 @@ impl IntoResponse for Failure {
         let mut response = self.status().into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One failure of each kind.
+    fn all() -> Vec<Failure> {
+        let failed = |code| Failure::Failed {
+            code,
+            problem: "a problem".into(),
+            remedy: "a remedy".into(),
+        };
+        vec![
+            Failure::invalid("width", 1, "must be more"),
+            Failure::Body("not JSON".into()),
+            Failure::Unauthorized,
+            Failure::Origin("https://example.org".into()),
+            Failure::NotFound("no such path".into()),
+            Failure::Method,
+            Failure::Credits {
+                cost: 2,
+                remaining: 1,
+            },
+            Failure::TooLarge("too large".into()),
+            Failure::Slow,
+            Failure::QueueFull {
+                why: "the queue is full",
+                seconds: 3,
+            },
+            Failure::Unavailable("not now"),
+            Failure::TimedOut(3),
+            Failure::Cancelled,
+            failed(Code::OutOfMemory),
+            failed(Code::NotFinite),
+            Failure::Internal,
+        ]
+    }
+
+    /// The rows of the first table: code, exit code, status.
+    fn documented() -> Vec<[String; 3]> {
+        let text = include_str!("../../docs/errors.md");
+        let table = text.split("\n\n").find(|part| part.starts_with("| code |"));
+        let rows = table.unwrap().lines().skip(2);
+        rows.map(|row| {
+            let mut cells = row
+                .split('|')
+                .skip(1)
+                .map(|cell| cell.trim().replace('`', ""));
+            std::array::from_fn(|_| cells.next().unwrap())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_document_lists_every_code() {
+        let mut listed: Vec<String> = documented().into_iter().map(|[code, ..]| code).collect();
+        let mut known: Vec<String> = Code::ALL.iter().map(Code::to_string).collect();
+        listed.sort();
+        known.sort();
+        assert_eq!(listed, known);
+    }
+
+    #[test]
+    fn failures_have_the_documented_status() {
+        let rows = documented();
+        for failure in all() {
+            let code = failure.code().as_str();
+            let row = rows.iter().find(|[listed, ..]| listed == code).unwrap();
+            assert_eq!(failure.status().as_u16().to_string(), row[2], "{code}");
+        }
+        // What no failure of the service has is the command line's or its log's.
+        for [code, exit, _] in rows {
+            let served = all().iter().any(|failure| failure.code().as_str() == code);
+            assert!(served || exit != "–", "{code}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_can_mend_is_told_and_the_rest_is_not() {
+        let memory = Error::OutOfMemory {
+            adapter: "llvmpipe".into(),
+            what: "latents".into(),
+            bytes: 1 << 40,
+            remedy: [crate::Remedy::SmallerPicture, crate::Remedy::HALF_PRECISION].into(),
+        };
+        assert_eq!(
+            Failure::from(memory).to_string(),
+            "the device has no memory left for this picture; ask for a smaller width or height, \
+             or set dtype to f16"
+        );
+        let file = Error::file("/secret/model", "is damaged", "download it again");
+        assert_eq!(Failure::from(file), Failure::Internal);
     }
 }

@@ -4,6 +4,7 @@
 use super::config::Limits;
 use super::failure::Failure;
 use super::media::Sources;
+use crate::error::Field;
 use crate::picture::{Fit, Format, Mask, Picture};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Context, RawRequest, Request};
@@ -116,7 +117,7 @@ impl Order {
 
 /// Refuses what is outside of `least..=most`.
 pub fn within<T: PartialOrd + std::fmt::Display>(
-    field: &str,
+    field: impl Into<Field>,
     value: Option<T>,
     least: T,
     most: T,
@@ -136,7 +137,11 @@ fn loras(raw: &mut RawRequest, folder: Option<&Path>) -> Result<(), Failure> {
         return Ok(());
     };
     raw.take_lora_tags(folder).map_err(|error| match error {
-        crate::Error::File { problem, .. } => Failure::invalid("lora", "unknown", problem),
+        // The folder's path is the operator's matter.
+        crate::Error::File { problem, .. } => {
+            let allowed = format!("the service's folder of LoRAs {problem}");
+            Failure::invalid(Field::LoraTag, "unknown", allowed)
+        }
         other => other.into(),
     })
 }
@@ -182,14 +187,20 @@ impl Size {
         };
         match fits(width, height) {
             true => Ok((width, height)),
-            false => Err(Failure::invalid(
-                "size",
-                format!("{width}x{height}"),
-                format!(
-                    "must be at most {most} pixels in all, as {}x{}",
+            false => {
+                // As it was sent, and what was made of it.
+                let value = match self {
+                    Size::Scaled(w, h) if (w, h) != (width, height) => {
+                        format!("{w}x{h} ({width}x{height} on this model)")
+                    }
+                    _ => format!("{width}x{height}"),
+                };
+                let allowed = format!(
+                    "must be at most {most} pixels in all, such as {}x{}",
                     native.0, native.1
-                ),
-            )),
+                );
+                Err(Failure::invalid(Field::Size, value, allowed))
+            }
         }
     }
 }
@@ -273,6 +284,10 @@ mod tests {
         assert_eq!(pixels(Size::Scaled(256, 256), 128, None), Ok((256, 256)));
         assert!(pixels(Size::Exact(1024, 1024), 128, None).is_err());
         assert!(pixels(Size::Scaled(4096, 4096), 1024, None).is_err());
+        assert_eq!(
+            pixels(Size::Scaled(8192, 8192), 128, None).unwrap_err(),
+            "size is 8192x8192 (1024x1024 on this model): must be at most 65536 pixels in all, such as 128x128"
+        );
         assert!(pixels(Size::Exact(i64::MAX, i64::MAX), 1024, None).is_err());
     }
 

@@ -1,7 +1,7 @@
 //! `<lora:NAME:WEIGHT>` in a prompt: which adapters to add, in
 //! AUTOMATIC1111's form.
 
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 
 /// Largest magnitude of an adapter's weight.
 pub const LORA_WEIGHT_MOST: f64 = 100.0;
@@ -99,7 +99,11 @@ fn weight(tag: &str, number: &str) -> Result<f64> {
 }
 
 fn broken(tag: &str, problem: &str) -> Error {
-    Error::invalid("LoRA tag", format!("{tag:?}"), format!("{problem}; {FORM}"))
+    Error::invalid(
+        Field::LoraTag,
+        format!("{tag:?}"),
+        format!("{problem}; {FORM}"),
+    )
 }
 
 /// The beginning of a tag that has no end.

@@ -25,7 +25,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<Entry>> {
         let remedy = "check the path of the styles' file and the right to read it";
         Error::file(path, e, remedy)
     })?;
-    let text = String::from_utf8(bytes).map_err(|e| broken(path, e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to() + 1;
+        Error::file(path, format!("is not UTF-8: byte {at}"), "save it as UTF-8")
+    })?;
     let text = text.trim_start_matches('\u{feff}');
     let is_table = path
         .extension()

@@ -1,7 +1,7 @@
 //! What weights do to a text encoder's hidden states.
 
 use super::prompt::{self, Piece};
-use crate::{Error, Result};
+use crate::{Error, Field, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -86,7 +86,7 @@ impl FromStr for Weighting {
             .find(|mode| mode.name().eq_ignore_ascii_case(text))
             .ok_or_else(|| {
                 let allowed = "choose one of default, no-norm, comfy, off";
-                Error::invalid("weighting", format!("{text:?}"), allowed)
+                Error::invalid(Field::PromptWeighting, format!("{text:?}"), allowed)
             })
     }
 }

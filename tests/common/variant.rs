@@ -1,6 +1,9 @@
 //! Models of other kinds, made of the demonstration base: `tools/make_inpaint_model.py`
 //! and `tools/record_embedded_guidance.py` in Rust.
 
+// Not every test binary uses all of it.
+#![allow(dead_code)]
+
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::fs;
@@ -23,6 +26,22 @@ pub fn embedded_guidance(folder: &Path) {
     make(folder, "cond-proj.safetensors", &told);
     let scheduler = [("_class_name", json!("LCMScheduler"))];
     set(folder, "scheduler/scheduler_config.json", &scheduler);
+}
+
+/// Makes `folder` a model that was trained over noise levels: another scheduler's file,
+/// and keys of the VAE's changed.
+pub fn edm(folder: &Path, scheduler: &Value, vae: &Value) {
+    copy(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/base"),
+        folder,
+    );
+    let file = folder.join("scheduler/scheduler_config.json");
+    fs::write(file, scheduler.to_string()).unwrap();
+    let keys = vae.as_object().unwrap().iter();
+    let keys: Vec<_> = keys
+        .map(|(key, value)| (key.as_str(), value.clone()))
+        .collect();
+    set(folder, "vae/config.json", &keys);
 }
 
 /// The base with the tensors of a fixture over its UNet's, and keys of its

@@ -56,7 +56,7 @@ impl Shape {
         let rows = q.chunks(c).zip(k.chunks(c)).zip(v.chunks(c));
         let panel: Vec<f32> = rows.flat_map(|((q, k), v)| [q, k, v].concat()).collect();
         let panel = device.tensor(storage, [n, self.keys, 1, 3 * c], &panel, EVEN);
-        [0, 1, 2].map(|i| panel.columns(i * c, c))
+        [0, 1, 2].map(|i| panel.columns(i * c, c).unwrap())
     }
 
     /// The result and the number of dispatches.
@@ -250,7 +250,7 @@ fn keys_are_turned() {
             let k = device().tensor(storage, [n, keys, 1, heads * d], &values, margin(i));
             let shape = [n * heads, d, 1, keys.next_multiple_of(8)];
             let turned = device().blank(storage, shape, BELOW);
-            device().run(vec![transpose(&k, heads, &turned.view)]);
+            device().run(vec![transpose(&k, heads, &turned.view).unwrap()]);
             let twin = twin_transpose(&rounded(storage, &values), [n, keys], [heads, d]);
             let out = device().read(&turned);
             report.compare(tuning, storage, &out, &twin, &(shape, heads));

@@ -1,8 +1,8 @@
 //! Devices, random numbers, guarded tensors and the comparison.
 
-use calotype::gpu::{AdapterChoice, Buffer, Gpu};
-use calotype::kernel::{Dispatch, Program, Storage, Tensor, Tuning, View};
-use std::collections::BTreeMap;
+use calotype::gpu::{AdapterChoice, Buffer, Gpu, PipelineKey};
+use calotype::kernel::{Dispatch, Program, Storage, Tensor, Tuning, View, permutations};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
@@ -29,7 +29,13 @@ impl Device {
         Self { gpu, none }
     }
 
+    /// Runs them; each must be one of the kernels' permutations.
     pub fn run(&self, dispatches: Vec<Dispatch>) {
+        static KNOWN: OnceLock<HashSet<PipelineKey>> = OnceLock::new();
+        let known = KNOWN.get_or_init(|| permutations().into_iter().collect());
+        for key in dispatches.iter().map(Dispatch::key) {
+            assert!(known.contains(key), "{} is no permutation", key.label());
+        }
         let program = Program::new(&self.gpu, dispatches).unwrap();
         program.run(&self.gpu).unwrap();
     }

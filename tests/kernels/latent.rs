@@ -18,7 +18,6 @@ const STEP: StepValues = StepValues {
     stores: 0.0,
     threshold_ratio: 0.97,
     threshold_most: 1.5,
-    unused: [0.0; 3],
     update: NOTHING,
     store: [NOTHING; STORES],
 };
@@ -78,7 +77,9 @@ fn inputs() {
                 place(&extra)
             };
             let y = device().blank(storage, [copies * n, pixels, 1, c + wide], BELOW);
-            device().run(vec![input(tuning, &latents, &more, &view(&STEP), &y)]);
+            device().run(vec![
+                input(tuning, &latents, &more, &view(&STEP), &y).unwrap(),
+            ]);
             let out = device().read(&y);
             // What comes beside the latents is only stored, the latents are rounded too.
             let twin = rounded(storage, &twin);
@@ -105,7 +106,8 @@ fn guided_predictions() {
                 let u = guided.then_some((&both, from));
                 let y = device().room(pictures * count);
                 let step = view(&STEP);
-                device().run(vec![guidance(tuning, u, (&both, to), pictures, &step, &y)]);
+                let all = guidance(tuning, u, (&both, to), pictures, &step, &y);
+                device().run(vec![all.unwrap()]);
                 let twin = if guided {
                     twin_guidance(half(from), half(to), STEP.guidance_scale)
                 } else {
@@ -140,7 +142,7 @@ fn rescaled_predictions() {
                     ..STEP
                 };
                 let y = place(&e);
-                device().run(vec![rescale((&both, 1), n, &view(&step), &y)]);
+                device().run(vec![rescale((&both, 1), n, &view(&step), &y).unwrap()]);
                 let twin: Vec<f32> = e
                     .chunks(count)
                     .zip(seen[count..].chunks(count))
@@ -202,7 +204,7 @@ fn updates() {
                     history: &slots_view,
                 };
                 let view = view(&step);
-                let run = |share: &Share| update(tuning, &state, &view, count / 4, *share);
+                let run = |share: &Share| update(tuning, &state, &view, count / 4, *share).unwrap();
                 device().run(shares.iter().map(run).collect());
                 let out = device().read_floats(&sample, count);
                 report.compare(tuning, Storage::F32, &out, &twin, &[n, pixels, c, slots]);
@@ -245,7 +247,7 @@ fn thresholds() {
         for (tuning, _) in kinds() {
             // The second of two slots.
             let both = place(&[vec![9.0; n * count], x.clone()].concat());
-            device().run(vec![threshold(&both, &view(&step), n, count / 4)]);
+            device().run(vec![threshold(&both, &view(&step), n, count / 4).unwrap()]);
             let out = device().read_floats(&both, 2 * n * count);
             assert!(out[..n * count].iter().all(|x| *x == 9.0));
             report.compare(
@@ -275,12 +277,8 @@ fn masks() {
         for (tuning, _) in kinds() {
             let latents = Tensor::new(place(&x), Storage::F32, [n, pixels, 1, c]);
             let [original, noise, m] = [&original, &noise, &m].map(|values| place(values));
-            device().run(vec![mask(
-                tuning,
-                &latents,
-                [&original, &noise, &m],
-                &view(&STEP),
-            )]);
+            let kept = [&original, &noise, &m];
+            device().run(vec![mask(tuning, &latents, kept, &view(&STEP)).unwrap()]);
             let out = device().read_floats(&latents.view, count);
             report.compare(tuning, Storage::F32, &out, &twin, &[n, pixels, c]);
         }

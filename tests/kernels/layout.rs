@@ -32,14 +32,14 @@ fn layouts() {
         for (tuning, storage) in kinds() {
             let pixels = device().blank(storage, shape, BELOW);
             let planes = device().floats(&values, 1);
-            device().run(vec![to_pixels(tuning, &planes, &pixels, affine)]);
+            device().run(vec![to_pixels(tuning, &planes, &pixels, affine).unwrap()]);
             let twin = twin_to_pixels(&values, sizes, affine);
             let out = device().read(&pixels);
             there.compare(tuning, storage, &out, &twin, &shape);
 
             let pixels = device().tensor(storage, shape, &values, BELOW);
             let planes = device().room(values.len());
-            device().run(vec![to_planes(tuning, &pixels, &planes, affine)]);
+            device().run(vec![to_planes(tuning, &pixels, &planes, affine).unwrap()]);
             let twin = twin_to_planes(&rounded(storage, &values), sizes, affine);
             let out = device().read_floats(&planes, values.len());
             back.compare(tuning, storage, &out, &twin, &shape);

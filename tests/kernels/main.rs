@@ -7,6 +7,7 @@
 
 mod attention;
 mod banding;
+mod checks;
 mod common;
 mod latent;
 mod layout;

@@ -56,7 +56,7 @@ impl Map {
         let b = (self.added != Added::Nothing).then_some(&b);
         let y = device.blank(storage, self.shape, margin(turn + 2));
         let (gpu, none) = (&device.gpu, &device.none);
-        let all = dispatches(gpu, tuning, none, &x, self.activation, b, &y);
+        let all = dispatches(gpu, tuning, none, &x, self.activation, b, &y).unwrap();
         let count = all.len();
         device.run(all);
         (device.read(&y), count)

@@ -150,7 +150,7 @@ fn layer_norms() {
             let y = device().blank(storage, shape, margin(i + 1));
             let (g, b) = (device().floats(&gamma, 4), device().floats(&beta, 4));
             let gpu = &device().gpu;
-            device().run(layer_norm(gpu, tuning, &tensor, [&g, &b], &y, EPS));
+            device().run(layer_norm(gpu, tuning, &tensor, [&g, &b], &y, EPS).unwrap());
             let twin = twin_layer_norm(&rounded(storage, &x), c, &gamma, &beta, EPS);
             report.compare(tuning, storage, &device().read(&y), &twin, &[rows, c]);
         }
@@ -190,7 +190,7 @@ fn softmaxes() {
         };
         for (tuning, storage) in kinds() {
             let tensor = device().tensor(storage, [1, rows, 1, c], &x, margin(i));
-            device().run(vec![softmax(tuning, &tensor, mask)]);
+            device().run(vec![softmax(tuning, &tensor, mask).unwrap()]);
             let twin = twin_softmax(&rounded(storage, &x), c, mask);
             let out = device().read(&tensor);
             report.compare(tuning, storage, &out, &twin, &([rows, c], mask));

@@ -483,7 +483,7 @@ fn activations_as_the_right_operand() {
             let uploaded = Uploaded {
                 device,
                 a: device.tensor(storage, [1, m, 1, k], &x, margin(i)),
-                weight: Weight::of(&right),
+                weight: Weight::of(&right).unwrap(),
                 out: device.blank(storage, [1, m, 1, n], margin(i + 1)),
                 conv: None,
                 epilogue: Epilogue::default(),

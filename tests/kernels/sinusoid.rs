@@ -49,13 +49,8 @@ fn sinusoids() {
         for storage in storages() {
             let y = device().blank(storage, [1, rows, 1, per_row * dim], margin);
             let given = device().floats(&values, 1);
-            device().run(vec![dispatch(
-                &given,
-                &y,
-                sinusoid,
-                values.len(),
-                broadcast,
-            )]);
+            let one = dispatch(&given, &y, sinusoid, values.len(), broadcast);
+            device().run(vec![one.unwrap()]);
             let twin = rounded(storage, &twin(&seen, sinusoid));
             let out = device().read(&y);
             report.compare("", storage, &out, &twin, &(sinusoid, rows, per_row));

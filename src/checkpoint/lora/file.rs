@@ -4,13 +4,17 @@ use super::alphas::{self, Alphas};
 use super::keys::{self, Role};
 use crate::checkpoint::file::SafeFile;
 use crate::checkpoint::tensor::TensorView;
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-const USE_LORA: &str = "point --lora at a LoRA adapter for SDXL";
+/// What to give in place of another file.
+const USE_LORA: Remedy = Remedy::Give {
+    field: Field::Loras,
+    what: Cow::Borrowed("a LoRA adapter for SDXL"),
+};
 
 /// A LoRA file, its header checked. Values are read when they are merged.
 #[derive(Debug)]
@@ -207,7 +211,7 @@ impl LoraFile {
     }
 }
 
-/// Errors of opening a file speak of `--model`; here it is an adapter.
+/// Errors of opening a file ask for another model; here it is an adapter.
 fn about_lora(error: Error) -> Error {
     match error {
         Error::File {
@@ -215,8 +219,17 @@ fn about_lora(error: Error) -> Error {
             problem,
             remedy,
         } => {
-            let remedy = match remedy.contains("--model") {
-                true => "point --lora at the adapter's .safetensors file".to_string(),
+            let wants_model = |one: &Remedy| {
+                matches!(
+                    one,
+                    Remedy::Give {
+                        field: Field::Model,
+                        ..
+                    }
+                )
+            };
+            let remedy = match remedy.iter().any(wants_model) {
+                true => Remedy::give(Field::Loras, "the adapter's .safetensors file").into(),
                 false => remedy,
             };
             Error::File {

@@ -1,6 +1,6 @@
 //! Adapters by name, as in the tags `<lora:NAME:WEIGHT>` of a prompt.
 
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use std::path::{Path, PathBuf};
 
 const ENDING: &str = "safetensors";
@@ -25,7 +25,7 @@ pub fn find(name: &str, folder: &Path) -> Result<PathBuf> {
         return Err(Error::file(folder, problem, "put adapters there"));
     }
     let names = files.iter().map(|(known, _)| known.as_str());
-    Err(Error::unknown("lora", name, names))
+    Err(Error::unknown(Field::LoraTag, name, names))
 }
 
 /// Names of the adapters in `folder`, sorted.
@@ -36,7 +36,10 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
 
 /// Names and paths of the adapters in a folder, sorted.
 fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let unreadable = |e| Error::file(folder, e, "point --lora-dir at a folder of adapters");
+    let unreadable = |e| {
+        let remedy = Remedy::give(Field::LoraDir, "a folder of adapters");
+        Error::file(folder, format!("cannot be read ({e})"), remedy)
+    };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();

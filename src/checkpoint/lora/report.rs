@@ -2,8 +2,8 @@
 
 use super::names::Target;
 use super::{LoraFile, LoraUse};
-use crate::Error;
 use crate::checkpoint::Part;
+use crate::{Error, Field, Remedy};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -91,7 +91,13 @@ pub(super) fn unmatched_error(file: &LoraFile, unmatched: &[String]) -> Error {
         "{} of its keys name nothing in this checkpoint, the first is {first}",
         unmatched.len()
     );
-    let remedy =
-        "use an adapter made for this model, or leave them out with --lora-allow-unmatched";
+    let leave_out = Remedy::Set {
+        field: Field::LoraAllowUnmatched,
+        value: "true".into(),
+    };
+    let remedy = [
+        Remedy::Plain("use an adapter made for this model".into()),
+        leave_out,
+    ];
     Error::file(file.path(), problem, remedy)
 }

@@ -1,6 +1,7 @@
 //! A single `.safetensors` file in the layout of the original SDXL release:
 //! `model.diffusion_model.*`, `first_stage_model.*`, `conditioner.embedders.*`.
 
+mod diffusion;
 mod names;
 mod shapes;
 mod source;
@@ -13,9 +14,9 @@ use super::fields::Fields;
 use super::file::SafeFile;
 use super::tensor::TensorSource;
 use super::{Checkpoint, Layout, Sources};
-use crate::schedule::{self, Prediction};
+use crate::schedule;
 use crate::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use names::Names;
 use serde_json::{Map, Value, json};
 use source::Single;
@@ -55,8 +56,9 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
     let pooled = text_encoder_2.projection_dim.unwrap_or(0);
     let unet = shapes::unet(&file, pooled, if base { 6 } else { 5 })?;
     let unet = architecture::unet(&known.fields("unet", unet))?;
-    let vae = known.fields("vae", vae::config(&file, vae::PREFIX, false)?);
-    let vae = architecture::vae(&vae)?;
+    let mut vae = vae::config(&file, vae::PREFIX, false)?;
+    diffusion::latents(&file, &mut vae)?;
+    let vae = architecture::vae(&known.fields("vae", vae))?;
     let index = known.fields("model_index", Map::new());
     let part = |names: Names| -> Arc<dyn TensorSource> {
         let file = file.clone();
@@ -81,7 +83,7 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
     let checkpoint = Checkpoint {
         name,
         layout: Layout::SingleFile,
-        scheduler: scheduler(&file, &known)?,
+        scheduler: scheduler(&file, &known, &unet)?,
         force_zeros_for_empty_prompt: index.flag("force_zeros_for_empty_prompt", base)?,
         requires_aesthetics_score: index.flag("requires_aesthetics_score", !base)?,
         tokenizer: match &text_encoder {
@@ -128,15 +130,15 @@ fn is_base(file: &SafeFile) -> Result<bool> {
             .iter()
             .any(|n| starts.iter().any(|s| n.starts_with(s)))
     };
-    let sdxl = "point --model at an SDXL checkpoint";
-    let (problem, remedy) = if any(&["cond_stage_model."]) {
+    let sdxl = "an SDXL checkpoint";
+    let (problem, wanted) = if any(&["cond_stage_model."]) {
         ("a Stable Diffusion 1 or 2 checkpoint, not SDXL", sdxl)
     } else if any(&["lora_", "unet.", "text_encoder."]) {
         ("an adapter (LoRA), not a checkpoint", sdxl)
     } else if any(&["down_blocks.", "text_model.", "encoder.down_blocks."]) {
         (
             "one part of a diffusers checkpoint",
-            "point --model at the folder that holds model_index.json",
+            "the folder that holds model_index.json",
         )
     } else {
         (
@@ -144,17 +146,16 @@ fn is_base(file: &SafeFile) -> Result<bool> {
             sdxl,
         )
     };
-    Err(Error::file(file.path(), problem, remedy))
+    Err(Error::file(
+        file.path(),
+        problem,
+        Remedy::give(Field::Model, wanted),
+    ))
 }
 
-/// SDXL's schedule, what the header's metadata says, and the two marks that
-/// v-prediction checkpoints carry as empty tensors.
-fn scheduler(file: &SafeFile, known: &Known) -> Result<schedule::Config> {
-    let mut config = schedule::Config::sdxl();
-    if file.entry("v_pred").is_some() {
-        config.prediction_type = Prediction::V;
-        config.rescale_betas_zero_snr = file.entry("ztsnr").is_some();
-    }
+/// What the file's marks say, and over it what a converter kept in the header.
+fn scheduler(file: &SafeFile, known: &Known, unet: &UNetConfig) -> Result<schedule::Config> {
+    let config = diffusion::scheduler(file, unet.time_cond_proj_dim.is_some())?;
     let said = known.fields("scheduler", Map::new());
     config.overlaid(said.path(), &said.value())
 }

@@ -2,6 +2,7 @@
 //! numbers the UNet's blocks through, so that a number follows from the blocks
 //! before it.
 
+use super::shapes::COND_PROJ;
 use crate::checkpoint::config::UNetConfig;
 
 /// How one part's tensors are called in a single file.
@@ -100,6 +101,7 @@ impl UNetNumbers {
         let (head, rest) = name.split_once('.')?;
         match head {
             "conv_in" => Some(format!("input_blocks.0.0.{rest}")),
+            "time_embedding" if rest == "cond_proj.weight" => Some(COND_PROJ[0].to_string()),
             "time_embedding" => Some(format!("time_embed.{}", two_layers(rest)?)),
             "add_embedding" => Some(format!("label_emb.0.{}", two_layers(rest)?)),
             "conv_norm_out" => Some(format!("out.0.{rest}")),

@@ -10,7 +10,14 @@ use serde_json::{Map, Value, json};
 /// Channels of one attention head, in every SDXL part but the VAE.
 const HEAD: usize = 64;
 
-const UNET: &str = "model.diffusion_model.";
+pub(super) const UNET: &str = "model.diffusion_model.";
+
+/// Names of a consistency model's projection of the guidance scale: by the original
+/// numbering, and diffusers', which its converter leaves as it is.
+pub(super) const COND_PROJ: [&str; 2] = [
+    "time_embed.cond_proj.weight",
+    "time_embedding.cond_proj.weight",
+];
 
 pub(super) type Object = Map<String, Value>;
 
@@ -58,6 +65,8 @@ pub(super) fn unet(file: &SafeFile, pooled: usize, numbers: usize) -> Result<Obj
     let depths = common_depths(file, &levels, &up, middle)?;
     let attention = first_attention(file)?;
     let projections = dim(file, &key("label_emb.0.0.weight"), 1)?;
+    let guidance = COND_PROJ.map(key).into_iter().find(|key| has(file, key));
+    let guidance = guidance.map(|key| dim(file, &key, 1)).transpose()?;
     let heads: Vec<usize> = levels.iter().map(|l| (l.channels / HEAD).max(1)).collect();
     let name = |attends: bool, way: &str| match attends {
         true => format!("CrossAttn{way}Block2D"),
@@ -80,6 +89,7 @@ pub(super) fn unet(file: &SafeFile, pooled: usize, numbers: usize) -> Result<Obj
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": projections.saturating_sub(pooled) / numbers,
         "projection_class_embeddings_input_dim": projections,
+        "time_cond_proj_dim": guidance,
     })))
 }
 

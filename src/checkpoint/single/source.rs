@@ -1,6 +1,7 @@
 //! One part of a single file as a [`TensorSource`] under diffusers' names.
 
 use super::names::{Change, Names, Original};
+use super::shapes::{COND_PROJ, UNET};
 use crate::Result;
 use crate::checkpoint::file::{Entry, SafeFile};
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
@@ -20,6 +21,11 @@ impl Single {
         let original = self.names.original(name)?;
         if let Some(entry) = self.file.entry(&original.key) {
             return Some((original, entry));
+        }
+        if original.key.strip_prefix(UNET) == Some(COND_PROJ[0]) {
+            let key = format!("{UNET}{}", COND_PROJ[1]);
+            let entry = self.file.entry(&key)?;
+            return Some((Original { key, ..original }, entry));
         }
         // Some programs write the projection as a linear layer.
         let key = format!("{}.weight", original.key);

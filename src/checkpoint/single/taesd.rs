@@ -9,7 +9,7 @@ use crate::checkpoint::config::{Autoencoder, TinyConfig};
 use crate::checkpoint::file::SafeFile;
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
 use crate::checkpoint::weights::missing;
-use crate::{Error, Result};
+use crate::{Error, Field, Remedy, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -203,26 +203,23 @@ fn no_vae(file: &SafeFile, is_encoder: bool) -> Error {
             .iter()
             .any(|n| starts.iter().any(|s| n.starts_with(s)))
     };
-    let (problem, remedy) = if is_encoder {
+    let (problem, wanted) = if is_encoder {
         (
             "TAESD's encoder alone",
-            "point --vae at its decoder's file; the encoder is found beside it",
+            "its decoder's file; the encoder is found beside it",
         )
     } else if any(&["lora_", "unet.", "text_encoder."]) {
-        (
-            "an adapter (LoRA), not a VAE",
-            "point --vae at an SDXL VAE or TAESD",
-        )
+        ("an adapter (LoRA), not a VAE", "an SDXL VAE or TAESD")
     } else if any(&["down_blocks.", "model.diffusion_model.", "text_model."]) {
         (
             "another part of a checkpoint, without a VAE",
-            "point --vae at an SDXL VAE or TAESD",
+            "an SDXL VAE or TAESD",
         )
     } else {
         (
             "no VAE of SDXL's kind: it has neither decoder.up_blocks.*, nor decoder.up.*, nor TAESD's layers",
-            "point --vae at an SDXL VAE or TAESD",
+            "an SDXL VAE or TAESD",
         )
     };
-    Error::file(file.path(), problem, remedy)
+    Error::file(file.path(), problem, Remedy::give(Field::Vae, wanted))
 }

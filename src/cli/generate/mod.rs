@@ -2,10 +2,13 @@
 
 mod args;
 mod like;
+mod origin;
 mod report;
 
 pub use args::{Args, whole};
+pub use origin::Setting;
 
+use super::error::worded;
 use super::interrupt;
 use super::output;
 use super::progress::Progress;
@@ -24,6 +27,10 @@ use std::time::Instant;
 
 /// Checks everything that can be checked, loads the model, draws, writes.
 pub fn run(args: &Args) -> Result<()> {
+    carry_out(args).map_err(|error| origin::traced(error, args))
+}
+
+fn carry_out(args: &Args) -> Result<()> {
     let cancel = interrupt::install();
     interrupt::file_limit_is_an_error();
     let mut job = Job::new(args)?;
@@ -73,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.output.show
         && let Err(error) = show(&output)
     {
-        progress.warn(&error.to_string());
+        progress.warn(&worded(&error));
     }
     Ok(())
 }
@@ -162,7 +169,7 @@ fn draw(
         events: &mut |event| match event {
             Event::Preview { picture, .. } => {
                 if let Err(error) = previews.write(&picture) {
-                    progress.warn(&format!("no preview: {error}"));
+                    progress.warn(&format!("no preview: {}", worded(&error)));
                 }
             }
             event => progress.event(event),

@@ -3,7 +3,7 @@
 use super::{Conv, Product, Weight};
 use crate::gpu::Gpu;
 use crate::kernel::Tensor;
-use crate::{Error, Result};
+use crate::{Error, Remedy, Result};
 use std::ops::Range;
 
 /// Ranges of groups of 8 columns whose weights fit into a binding.
@@ -12,7 +12,7 @@ pub(super) fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize
     if weight.view.size <= limit {
         return Ok(std::iter::once(0..weight.n8).collect());
     }
-    let panel = weight.panel as u64 * weight.storage.bytes8();
+    let panel = (weight.panel as u64).saturating_mul(weight.storage.bytes8());
     let panels = (limit / panel.max(1)) as usize;
     if panels == 0 || weight.pitch != 8 {
         return Err(gpu.error(
@@ -20,7 +20,7 @@ pub(super) fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize
                 "a weight of {} bytes exceeds its binding limit of {limit} bytes",
                 weight.view.size
             ),
-            "use --dtype f16 or a smaller picture",
+            [Remedy::HALF_PRECISION, Remedy::SmallerPicture],
         ));
     }
     Ok((0..weight.n8)
@@ -66,7 +66,7 @@ fn out_row_bytes(product: &Product<'_>) -> u64 {
 fn too_wide(gpu: &Gpu, what: &str, bytes: u64) -> Error {
     gpu.error(
         format!("{what} takes {bytes} bytes, more than its binding limit allows"),
-        "use a smaller --width, or --dtype f16",
+        [Remedy::SmallerPicture, Remedy::HALF_PRECISION],
     )
 }
 

@@ -1,9 +1,10 @@
 //! Matrix product and convolution: one shader body, two variants
 //! (`product_direct.wgsl`, `product_tiled.wgsl`), all epilogues.
 
-use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, key};
+use super::program::Operand;
+use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, Work, key, require};
 use crate::Result;
-use crate::gpu::{Access, Buffer, Gpu, PipelineKey};
+use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,6 +23,64 @@ const BINDINGS: &[Access] = &[
     Access::Read,
     Access::Read,
     Access::Uniform,
+];
+
+host_shareable! {
+    /// `Params` of `product.wgsl`.
+    struct Params {
+        m: u32,
+        n8: u32,
+        k4: u32,
+        taps: u32,
+        k_rows: u32,
+        a_offset: u32,
+        a_pitch: u32,
+        w_offset: u32,
+        w_pitch: u32,
+        w_panel: u32,
+        o_offset: u32,
+        o_pitch: u32,
+        n4: u32,
+        r_offset: u32,
+        c_offset: u32,
+        c_pitch: u32,
+        flags: u32,
+        activation: u32,
+        first_row: u32,
+        rows_per_batch: u32,
+        heads: u32,
+        a_batch: u32,
+        a_head: u32,
+        w_batch: u32,
+        w_head: u32,
+        o_batch: u32,
+        o_head: u32,
+        scale: f32,
+        in_h: u32,
+        in_w: u32,
+        out_w: u32,
+        stride: u32,
+        pad: u32,
+        up: u32,
+        a_first: u32,
+        seen_h: u32,
+        seen_w: u32,
+        r_pitch: u32,
+    }
+}
+
+// Which parts of an [`Epilogue`] there are; as in `product.wgsl`.
+const BIAS: u32 = 1;
+const CHANNEL: u32 = 2;
+const RESIDUAL: u32 = 4;
+const GEGLU: u32 = 8;
+
+/// The shader's flags by their names, for the test that compares them.
+pub const EPILOGUE_FLAGS: [(&str, u32); 4] = [
+    ("BIAS", BIAS),
+    ("CHANNEL", CHANNEL),
+    ("RESIDUAL", RESIDUAL),
+    ("GEGLU", GEGLU),
 ];
 
 /// How weights are stored on the device.
@@ -88,9 +147,16 @@ impl Weight {
 
     /// Activations `[n, rows, 1, c]` as a right operand; their columns must lie
     /// in groups of 8.
-    pub fn of(tensor: &Tensor) -> Self {
-        debug_assert!(tensor.pitch.is_multiple_of(2) && tensor.offset.is_multiple_of(2));
-        Self {
+    ///
+    /// # Errors
+    /// [`crate::Error::Internal`] where they do not.
+    pub fn of(tensor: &Tensor) -> Result<Self> {
+        let (pitch, offset) = (tensor.pitch, tensor.offset);
+        let grouped = pitch.is_multiple_of(2) && offset.is_multiple_of(2);
+        require("a right operand", grouped, || {
+            format!("columns from vec4 {offset} of {pitch} on")
+        })?;
+        Ok(Self {
             view: tensor.view.clone(),
             storage: WeightStorage::of(tensor.storage),
             taps: 1,
@@ -99,7 +165,7 @@ impl Weight {
             pitch: tensor.pitch / 2,
             panel: 8,
             offset: tensor.offset / 2,
-        }
+        })
     }
 }
 
@@ -253,9 +319,9 @@ impl Variant {
         }
         match self {
             Variant::Direct | Variant::DirectNarrow => {
-                key("product_direct", defines, vec![], BINDINGS)
+                key::<Params>("product_direct", defines, vec![], BINDINGS)
             }
-            Variant::Tiled([x, y]) => key(
+            Variant::Tiled([x, y]) => key::<Params>(
                 "product_tiled",
                 defines,
                 vec![("WX", x), ("WY", y)],
@@ -269,20 +335,181 @@ impl Variant {
 /// adapter's binding limit asks for. Bands are exact: nothing is computed apart.
 ///
 /// # Errors
-/// Where not even a single row of a picture fits into a binding.
+/// Where not even a single row of a picture fits into a binding;
+/// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn dispatches(
     gpu: &Gpu,
     tuning: Tuning,
     none: &Arc<Buffer>,
     product: &Product<'_>,
 ) -> Result<Vec<Dispatch>> {
+    check(product)?;
     let mut all = Vec::new();
     for columns in column_bands(gpu, product.weight)? {
         for band in row_bands(gpu, product)? {
-            all.push(dispatch(gpu, tuning, none, product, &band, columns.clone()));
+            all.push(dispatch(
+                gpu,
+                tuning,
+                none,
+                product,
+                &band,
+                columns.clone(),
+            )?);
         }
     }
     Ok(all)
+}
+
+/// Fails where the operands do not fit together. What each holds is seen where they
+/// are bound.
+fn check(product: &Product<'_>) -> Result<()> {
+    let Product {
+        a,
+        weight,
+        out,
+        conv,
+        blocks,
+        epilogue,
+        rows,
+    } = product;
+    let need = |holds: bool, problem: &str| {
+        require("product", holds, || {
+            format!(
+                "{problem}: {:?} by {} rows in {} taps and {} groups of columns to {:?}",
+                a.shape(),
+                weight.k_rows,
+                weight.taps,
+                weight.n8,
+                out.shape()
+            )
+        })
+    };
+    need(a.storage == out.storage, "storages differ")?;
+    need(
+        ![a.c, out.c, weight.k_rows, weight.n8].contains(&0),
+        "nothing",
+    )?;
+    let inputs = weight.k_rows..weight.k_rows.saturating_add(8);
+    need(inputs.contains(&(4 * a.c4())), "other inputs")?;
+    let groups = if epilogue.geglu {
+        out.c4()
+    } else {
+        out.c4().div_ceil(2)
+    };
+    need(groups == weight.n8, "other outputs")?;
+    if epilogue.geglu {
+        let alone = epilogue.channel.is_none() && epilogue.residual.is_none();
+        let plain = epilogue.activation == Activation::None;
+        need(alone && plain, "geglu goes with a scale and a bias only")?;
+    }
+    if let Some(channel) = &epilogue.channel {
+        channel.expect("channel", [out.n, 1, 1, out.c], out.storage)?;
+    }
+    if let Some(residual) = &epilogue.residual {
+        residual.expect("residual", out.shape(), out.storage)?;
+    }
+    if let Some(blocks) = blocks {
+        let alone = epilogue.channel.is_none() && epilogue.residual.is_none();
+        need(
+            alone && conv.is_none() && rows.is_some(),
+            "blocks go with rows only",
+        )?;
+        let counts = [blocks.batches, blocks.heads].map(|x| (1..65536).contains(&x));
+        return need(counts == [true; 2] && weight.taps == 1, "blocks");
+    }
+    a.check("a")?;
+    out.check("out")?;
+    match conv {
+        None => {
+            need(weight.taps == 1 && a.rows() == out.rows(), "other rows")?;
+            let end = rows.as_ref().map_or(0, |rows| rows.end);
+            need(end <= out.rows(), "a range of rows beyond the last")
+        }
+        Some(conv) => {
+            need(rows.is_none() && a.n == out.n, "other pictures")?;
+            let side = match weight.taps {
+                9 => 3,
+                taps => taps,
+            };
+            let known = [1, 3].contains(&side) && [1, 2].contains(&conv.stride);
+            need(known && conv.pad < side, "no convolution of these")
+        }
+    }
+}
+
+impl Blocks {
+    /// Steps from the first block to the last, given those of a batch and of a head.
+    fn span(&self, [batch, head]: [usize; 2]) -> u64 {
+        let steps = |count: usize, step: usize| (count as u64 - 1).saturating_mul(step as u64);
+        steps(self.batches, batch).saturating_add(steps(self.heads, head))
+    }
+
+    /// The operand of `m` rows of every block of `t`, from row `first` of a block on, and
+    /// where it begins, in vec4s.
+    fn operand(
+        &self,
+        name: &'static str,
+        t: &Tensor,
+        strides: [usize; 2],
+        first: usize,
+        m: usize,
+    ) -> Result<(Operand, u32)> {
+        let pitch = t.pitch as u64;
+        let offset = (first as u64).saturating_mul(pitch);
+        let offset = offset.saturating_add(t.offset as u64);
+        let last = (m as u64 - 1).saturating_mul(pitch);
+        let vec4s = [offset, self.span(strides), last, t.c4() as u64]
+            .into_iter()
+            .fold(0, u64::saturating_add);
+        let operand = t
+            .view
+            .operand(name, vec4s.saturating_mul(t.storage.bytes4()))?;
+        Ok((operand, offset as u32))
+    }
+}
+
+impl Weight {
+    /// The operand of the groups of 8 columns `columns`, for blocks `w` apart.
+    fn operand(&self, columns: &Range<usize>, blocks: &Blocks) -> Result<Operand> {
+        let view = if columns.len() == self.n8 {
+            self.view.clone()
+        } else {
+            let panel = (self.panel as u64).saturating_mul(self.storage.bytes8());
+            let place = |n8: usize| panel.saturating_mul(n8.div_ceil(8) as u64);
+            self.view.part(place(columns.start)..place(columns.end))?
+        };
+        // The last group lies furthest, or the last one of the panel before.
+        let last = columns.len() - 1;
+        let place = |n8: usize| ((n8 / 8) as u64).saturating_mul(self.panel as u64) + n8 as u64 % 8;
+        let furthest = place(last).max(place((last / 8 * 8).saturating_sub(1)));
+        let rows = (self.taps as u64).saturating_mul(self.k_rows as u64) - 1;
+        let groups = [
+            self.offset as u64,
+            blocks.span(blocks.w),
+            rows.saturating_mul(self.pitch as u64),
+            furthest,
+            1,
+        ];
+        let groups = groups.into_iter().fold(0, u64::saturating_add);
+        view.operand("weights", groups.saturating_mul(self.storage.bytes8()))
+    }
+}
+
+/// What an epilogue reads, with its offset and pitch in vec4s.
+struct Extra {
+    operand: Operand,
+    offset: u32,
+    pitch: u32,
+}
+
+impl Extra {
+    fn none(none: &Arc<Buffer>) -> Result<Self> {
+        Ok(Self {
+            operand: View::whole(none).operand("nothing", 0)?,
+            offset: 0,
+            pitch: 0,
+        })
+    }
 }
 
 fn dispatch(
@@ -292,147 +519,144 @@ fn dispatch(
     product: &Product<'_>,
     band: &Band,
     columns: Range<usize>,
-) -> Dispatch {
+) -> Result<Dispatch> {
     let Product {
         a,
         weight,
         out,
         conv,
-        blocks,
         epilogue,
         ..
     } = product;
     let alignment = gpu.capabilities().alignment;
     let m = band.out.len();
     let n8 = columns.len();
-    // Blocks carry strides of their own over the whole tensors.
-    let (a_view, a_offset, o_view, o_offset) = if blocks.is_some() {
-        let skip = |t: &Tensor, first: usize| (t.offset + first * t.pitch) as u32;
-        (
-            a.view.clone(),
-            skip(a, band.input.start),
-            out.view.clone(),
-            skip(out, band.out.start),
-        )
-    } else {
-        let (a_view, a_offset) = a.row_window(band.input.start, band.input.len(), alignment);
-        let (o_view, o_offset) = out.row_window(band.out.start, m, alignment);
-        (a_view, a_offset, o_view, o_offset)
-    };
-    // Columns before this band, in panels: a window on weights and bias, an
-    // offset in what runs along the output.
-    let panels = (columns.start / 8) as u64;
-    let per_panel = if epilogue.geglu { 8 } else { 16 };
-    let skip4 = panels as usize * per_panel;
-    let w_view = if columns.len() == weight.n8 {
-        weight.view.clone()
-    } else {
-        let panel = weight.panel as u64 * weight.storage.bytes8();
-        View {
-            buffer: weight.view.buffer.clone(),
-            offset: weight.view.offset + panels * panel,
-            size: columns.len().div_ceil(8) as u64 * panel,
-        }
-    };
-    let dummy = || View::whole(none);
-    let mut flags = (epilogue.activation as u32) << 8;
-    let bias = match &epilogue.bias {
-        Some(view) => {
-            flags |= 1;
-            View {
-                offset: view.offset + panels * 256,
-                size: view.size - panels * 256,
-                ..view.clone()
-            }
-        }
-        None => dummy(),
-    };
-    let (channel, c_offset, c_pitch) = match &epilogue.channel {
-        Some(t) => {
-            flags |= 2;
-            (t.view.clone(), (t.offset + skip4) as u32, t.pitch as u32)
-        }
-        None => (dummy(), 0, 0),
-    };
-    let (residual, r_offset, r_pitch) = match &epilogue.residual {
-        Some(t) => {
-            flags |= 4;
-            let (view, offset) = t.row_window(band.out.start, m, alignment);
-            (view, offset, t.pitch as u32)
-        }
-        None => (dummy(), 0, 0),
-    };
-    if epilogue.geglu {
-        debug_assert_eq!(flags & !1, 0, "geglu goes with a bias only");
-        flags |= 8;
-    }
-    let blocks = blocks.unwrap_or(Blocks {
+    let one = Blocks {
         batches: 1,
         heads: 1,
         ..Default::default()
-    });
+    };
+    // Blocks carry strides of their own over the whole tensors.
+    let blocks = product.blocks.unwrap_or(one);
+    let ((a_operand, a_offset), (o_operand, o_offset)) = if product.blocks.is_some() {
+        (
+            blocks.operand("a", a, blocks.a, band.input.start, m)?,
+            blocks.operand("out", out, blocks.out, band.out.start, m)?,
+        )
+    } else {
+        (
+            a.row_operand("a", band.input.clone(), alignment)?,
+            out.row_operand("out", band.out.clone(), alignment)?,
+        )
+    };
+    // Columns before this band, in panels: a window on weights and bias, an
+    // offset in what runs along the output.
+    let panels = columns.start / 8;
+    let per_panel = if epilogue.geglu { 8 } else { 16 };
+    let skip4 = panels * per_panel;
+    let mut flags = 0;
+    let bias = match &epilogue.bias {
+        Some(view) => {
+            flags |= BIAS;
+            let start = 256 * panels as u64;
+            let bytes = 32 * n8 as u64;
+            let view = view.part(start..view.size.max(start))?;
+            view.operand("bias", bytes)?
+        }
+        None => Extra::none(none)?.operand,
+    };
+    let channel = match &epilogue.channel {
+        Some(t) => {
+            flags |= CHANNEL;
+            Extra {
+                operand: t.operand("channel")?,
+                offset: (t.offset + skip4) as u32,
+                pitch: t.pitch as u32,
+            }
+        }
+        None => Extra::none(none)?,
+    };
+    let residual = match &epilogue.residual {
+        Some(t) => {
+            flags |= RESIDUAL;
+            let (operand, offset) = t.row_operand("residual", band.out.clone(), alignment)?;
+            Extra {
+                operand,
+                offset: offset + skip4 as u32,
+                pitch: t.pitch as u32,
+            }
+        }
+        None => Extra::none(none)?,
+    };
+    if epilogue.geglu {
+        flags |= GEGLU;
+    }
     let geometry = conv.unwrap_or(Conv {
         stride: 1,
         pad: 0,
         upsample: false,
     });
-    let params = vec![
-        m as u32,
-        n8 as u32,
-        a.c4() as u32,
-        weight.taps as u32,
-        weight.k_rows as u32,
-        a_offset,
-        a.pitch as u32,
-        weight.offset as u32,
-        weight.pitch as u32,
-        weight.panel as u32,
-        o_offset + skip4 as u32,
-        out.pitch as u32,
-        (out.c4() - skip4) as u32,
-        r_offset + skip4 as u32,
-        c_offset,
-        c_pitch,
-        flags,
-        band.out.start as u32,
-        out.rows_per_batch() as u32,
-        blocks.heads as u32,
-        blocks.a[0] as u32,
-        blocks.a[1] as u32,
-        blocks.w[0] as u32,
-        blocks.w[1] as u32,
-        blocks.out[0] as u32,
-        blocks.out[1] as u32,
-        epilogue.scale.unwrap_or(1.0).to_bits(),
-        a.h as u32,
-        a.w as u32,
-        out.w as u32,
-        geometry.stride as u32,
-        geometry.pad as u32,
-        u32::from(geometry.upsample),
-        if conv.is_some() {
-            band.input.start as u32
-        } else {
-            0
-        },
-        geometry.seen(a.h, out.h) as u32,
-        geometry.seen(a.w, out.w) as u32,
-        r_pitch,
-        0,
-        0,
-        0,
-    ];
     let z = blocks.batches * blocks.heads;
     let variant = Variant::choose(gpu, tuning, m, n8);
-    let flops = 2 * (z * m * n8 * 8) as u64 * (weight.taps * a.c) as u64;
-    let bytes = z as u64 * (band.input.len() as u64 * a.row_bytes() + m as u64 * out.row_bytes())
-        + weight.view.size;
-    Dispatch {
-        key: variant.key(a.storage, weight.storage, conv.is_some()),
-        views: vec![a_view, w_view, o_view, bias, channel, residual],
-        params,
-        grid: variant.grid(m, n8, z),
-        flops,
-        bytes,
-    }
+    let moved = band.input.len() * a.row_bytes() as usize + m * out.row_bytes() as usize;
+    Dispatch::new(
+        variant.key(a.storage, weight.storage, conv.is_some()),
+        [
+            a_operand,
+            weight.operand(&columns, &blocks)?,
+            o_operand,
+            bias,
+            channel.operand,
+            residual.operand,
+        ],
+        Params {
+            m: m as u32,
+            n8: n8 as u32,
+            k4: a.c4() as u32,
+            taps: weight.taps as u32,
+            k_rows: weight.k_rows as u32,
+            a_offset,
+            a_pitch: a.pitch as u32,
+            w_offset: weight.offset as u32,
+            w_pitch: weight.pitch as u32,
+            w_panel: weight.panel as u32,
+            o_offset: o_offset + skip4 as u32,
+            o_pitch: out.pitch as u32,
+            n4: (out.c4() - skip4) as u32,
+            r_offset: residual.offset,
+            c_offset: channel.offset,
+            c_pitch: channel.pitch,
+            flags,
+            activation: epilogue.activation as u32,
+            first_row: band.out.start as u32,
+            rows_per_batch: out.rows_per_batch() as u32,
+            heads: blocks.heads as u32,
+            a_batch: blocks.a[0] as u32,
+            a_head: blocks.a[1] as u32,
+            w_batch: blocks.w[0] as u32,
+            w_head: blocks.w[1] as u32,
+            o_batch: blocks.out[0] as u32,
+            o_head: blocks.out[1] as u32,
+            scale: epilogue.scale.unwrap_or(1.0),
+            in_h: a.h as u32,
+            in_w: a.w as u32,
+            out_w: out.w as u32,
+            stride: geometry.stride as u32,
+            pad: geometry.pad as u32,
+            up: u32::from(geometry.upsample),
+            a_first: if conv.is_some() {
+                band.input.start as u32
+            } else {
+                0
+            },
+            seen_h: geometry.seen(a.h, out.h) as u32,
+            seen_w: geometry.seen(a.w, out.w) as u32,
+            r_pitch: residual.pitch,
+        },
+        variant.grid(m, n8, z),
+        Work {
+            flops: 2 * z * m * n8 * 8 * weight.taps * a.c,
+            bytes: z * moved + weight.view.size as usize,
+        },
+    )
 }

@@ -29,6 +29,8 @@ use tensors::{Guidance, Planes, Read, Tensors};
 
 /// Bytes from one step's numbers to the next in the table.
 const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
+// The UNet's embedding of the timestep reads the first of the step's numbers.
+const _: () = assert!(std::mem::offset_of!(StepValues, timestep) == 0);
 
 /// One picture on its way. Tensors are planes `[c, h, w]`, as PyTorch has them.
 pub(super) struct Sample {
@@ -140,7 +142,7 @@ impl<'a> Denoiser<'a> {
         let sample = sample.ok_or_else(|| gpu.error("the UNet has no input", "report this bug"))?;
         let tuning = pipeline.tuning;
         let (latents, step) = (&tensors.latents, &tensors.step);
-        let input = latent::input(tuning, latents, &tensors.beside.view, step, &sample);
+        let input = latent::input(tuning, latents, &tensors.beside.view, step, &sample)?;
         let out = unet.output(0).clone();
         let kept = match calls.len() {
             1 => None,
@@ -166,6 +168,9 @@ impl<'a> Denoiser<'a> {
         let rows: Vec<StepValues> = (0..steps.len())
             .map(|k| step_values(setup.leg, k, setup.request))
             .collect();
+        let draws = steps.iter().any(|step| step.draws_noise);
+        rows.iter()
+            .try_for_each(|row| row.check(setup.leg.slots(), draws))?;
         let table = Arc::new(gpu.buffer("steps", STEP_BYTES * steps.len() as u64)?);
         gpu.upload(&table, bytemuck::cast_slice(&rows))?;
         Ok(Self {

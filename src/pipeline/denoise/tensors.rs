@@ -86,9 +86,9 @@ impl Tensors {
         let output = &self.prediction.view;
         let mut all = vec![latent::guidance(
             tuning, negative, positive, pictures, step, output,
-        )];
+        )?];
         if negative.is_some() && guidance.rescaled {
-            all.push(latent::rescale(positive, pictures, step, output));
+            all.push(latent::rescale(positive, pictures, step, output)?);
         }
         let state = State {
             sample: &self.latents.view,
@@ -99,12 +99,12 @@ impl Tensors {
         let each = self.latents.rows_per_batch() * self.latents.pitch;
         let update = |share| latent::update(tuning, &state, step, pictures * each, share);
         if thresholded {
-            all.push(update(Share::First));
-            let levels = latent::threshold(&self.history, step, pictures, each);
+            all.push(update(Share::First)?);
+            let levels = latent::threshold(&self.history, step, pictures, each)?;
             all.push(levels);
-            all.push(update(Share::Rest));
+            all.push(update(Share::Rest)?);
         } else {
-            all.push(update(Share::Whole));
+            all.push(update(Share::Whole)?);
         }
         Program::new(gpu, all)
     }
@@ -115,7 +115,7 @@ impl Tensors {
             return Program::new(gpu, vec![]);
         };
         let kept = [&original.view, &noise.view, mask];
-        let dispatch = latent::mask(tuning, &self.latents, kept, &self.step);
+        let dispatch = latent::mask(tuning, &self.latents, kept, &self.step)?;
         Program::new(gpu, vec![dispatch])
     }
 }
@@ -149,11 +149,11 @@ impl Planes {
         let planes = buffer("planes", &tensors.latents)?;
         let noise = buffer("noise planes", &tensors.noise)?;
         let import = |planes: &Arc<Buffer>, to: &Tensor| {
-            let dispatch = layout::to_pixels(tuning, &View::whole(planes), to, [1.0, 0.0]);
+            let dispatch = layout::to_pixels(tuning, &View::whole(planes), to, [1.0, 0.0])?;
             Program::new(gpu, vec![dispatch])
         };
         let export = |from: &Tensor| {
-            let dispatch = layout::to_planes(tuning, from, &View::whole(&planes), [1.0, 0.0]);
+            let dispatch = layout::to_planes(tuning, from, &View::whole(&planes), [1.0, 0.0])?;
             Program::new(gpu, vec![dispatch])
         };
         let has_beside = tensors.beside.rows() == tensors.latents.rows();

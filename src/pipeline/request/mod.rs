@@ -158,7 +158,10 @@ impl Request {
             )
         })?;
         let preset = match &raw.preset {
-            Some(name) => Preset::named(name)?,
+            Some(name) => Preset {
+                training: context.preset.training.clone(),
+                ..Preset::named(name)?
+            },
             None => context.preset.clone(),
         };
         let width = side("width", raw.width, context.native.0)?;
@@ -171,10 +174,14 @@ impl Request {
             options.remove("timestep_spacing");
         }
         options.extend(raw.scheduler_options.clone());
+        let choice = schedule::choose(name, &options)?;
+        if let Some(training) = &preset.training {
+            choice.create(training)?;
+        }
         let Choice {
             name: scheduler,
             options: scheduler_options,
-        } = schedule::choose(name, &options)?;
+        } = choice;
         let (micro, negative_micro) = micro(&raw, [height, width])?;
         let fit: Fit = match raw.fit.as_deref() {
             Some(name) => name.parse()?,

@@ -2,7 +2,9 @@
 //! asks an endpoint for them.
 
 use super::accept::accepted;
+use super::names::Names;
 use super::sdxl_torch::put_headers;
+use crate::error::Field;
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
@@ -121,6 +123,9 @@ struct TaskPicture {
 pub struct TaskError {
     /// Names the field, its value and what is allowed.
     error: String,
+    /// The kind of the error, a stable word; see docs/errors.md.
+    #[schema(value_type = String)]
+    code: &'static str,
     /// Seconds until the model is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
@@ -157,6 +162,27 @@ enum Refusals {
     TimedOut(TaskError),
 }
 
+/// What this API calls fields.
+pub const NAMES: Names = Names(&[
+    (Field::Prompt, "inputs"),
+    (Field::Image, "inputs"),
+    (Field::Mask, "parameters.mask_image"),
+    (Field::Steps, "parameters.num_inference_steps"),
+    (Field::Width, "parameters.width"),
+    (Field::Height, "parameters.height"),
+    (Field::Size, "parameters.width x parameters.height"),
+    (Field::NegativePrompt, "parameters.negative_prompt"),
+    (Field::GuidanceScale, "parameters.guidance_scale"),
+    (Field::Scheduler, "parameters.scheduler"),
+    (Field::Seed, "parameters.seed"),
+    (Field::Strength, "parameters.strength"),
+    (Field::Style, "parameters.style"),
+    (Field::HighNoiseFraction, "parameters.high_noise_fraction"),
+    (Field::ClipSkip, "parameters.clip_skip"),
+    (Field::LoraTag, "a LoRA tag of inputs"),
+    (Field::Loras, "the LoRA tags of inputs"),
+]);
+
 /// A failure as this API words it.
 pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
     let status = match failure {
@@ -168,29 +194,11 @@ pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
         Failure::Unavailable(_) => failure.retry_after().map(|seconds| seconds as f64),
         _ => None,
     };
-    let failure = failure.renamed(|field| match field {
-        "image" => "inputs".into(),
-        "mask" => "parameters.mask_image".into(),
-        "steps" => "parameters.num_inference_steps".into(),
-        "width"
-        | "height"
-        | "negative_prompt"
-        | "guidance_scale"
-        | "scheduler"
-        | "seed"
-        | "strength"
-        | "style"
-        | "high_noise_fraction"
-        | "clip_skip" => {
-            format!("parameters.{field}")
-        }
-        other => other.into(),
-    });
-    let error = failure.to_string();
     (
         status,
         json!(TaskError {
-            error,
+            error: failure.message(&NAMES),
+            code: failure.code().as_str(),
             estimated_time
         }),
     )

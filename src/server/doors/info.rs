@@ -94,7 +94,7 @@ async fn info(State(service): State<Service>) -> Result<Json<Info>, Failure> {
         native: native.map(|(width, height)| Pixels { width, height }),
         refiner: model.is_some_and(|model| model.refiner),
         requires_key: service.ledger.is_some(),
-        schedulers: schedule::list()
+        schedulers: fitting(preset.training.as_ref())
             .into_iter()
             .map(|s| SchedulerName {
                 name: s.name,
@@ -129,6 +129,11 @@ async fn info(State(service): State<Service>) -> Result<Json<Info>, Failure> {
             style: "base",
         },
     }))
+}
+
+/// The schedulers that go with the model, or all before it is known.
+fn fitting(training: Option<&schedule::Config>) -> Vec<schedule::SchedulerInfo> {
+    training.map_or_else(schedule::list, schedule::list_for)
 }
 
 /// SDXL's training buckets, for a model of `native` pixels: about its area each.

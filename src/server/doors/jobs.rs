@@ -1,6 +1,6 @@
 //! Jobs: the service's own API, for those who do not want to wait on one request.
 
-use super::sdxl_torch::Refused;
+use super::sdxl_torch::{NAMES, Refused};
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
@@ -230,6 +230,10 @@ pub struct JobView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     error: Option<String>,
+    /// The kind of the error, a stable word; see docs/errors.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, value_type = String)]
+    code: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -279,6 +283,7 @@ impl JobView {
             settings: None,
             warnings: Vec::new(),
             error: None,
+            code: None,
         };
         match &snapshot.state {
             JobState::Done(drawn) => {
@@ -296,7 +301,10 @@ impl JobView {
                 view.settings = Some(drawn.settings.clone());
                 view.warnings = drawn.warnings.clone();
             }
-            JobState::Failed(failure) => view.error = Some(failure.to_string()),
+            JobState::Failed(failure) => {
+                view.error = Some(failure.message(&NAMES));
+                view.code = Some(failure.code().as_str());
+            }
             _ => {}
         }
         view

@@ -6,6 +6,7 @@ pub mod automatic1111;
 pub mod hugging_face;
 pub mod info;
 pub mod jobs;
+mod names;
 pub mod openai;
 pub mod sdxl_torch;
 pub mod stability;

@@ -1,5 +1,7 @@
 //! The `sdxl-torch` API and its siblings.
 
+use super::names::Names;
+use crate::error::Field;
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
@@ -187,6 +189,9 @@ struct Reply {
 pub struct Refused {
     /// Names the field, its value and what is allowed.
     pub error: String,
+    /// The kind of the error, a stable word; see docs/errors.md.
+    #[schema(value_type = String)]
+    pub code: &'static str,
     /// For the service's log; with status 500.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
@@ -200,18 +205,23 @@ struct Credits {
     credits: Option<i64>,
 }
 
+/// What this API and that of the jobs call fields.
+pub const NAMES: Names = Names(&[
+    (Field::Steps, "num_inference_steps"),
+    (Field::Width, "img_width"),
+    (Field::Height, "img_height"),
+    (Field::Size, "img_width x img_height"),
+    (Field::LoraTag, "a LoRA tag of prompt"),
+    (Field::Loras, "the LoRA tags of prompt"),
+]);
+
 /// A failure as this API words it.
 pub fn refusal(failure: Failure, request_id: &str) -> (StatusCode, Value) {
     let status = failure.status();
     let internal = status.is_server_error() && failure.retry_after().is_none();
-    let failure = failure.renamed(|field| match field {
-        "steps" => "num_inference_steps".into(),
-        "width" => "img_width".into(),
-        "height" => "img_height".into(),
-        other => other.into(),
-    });
     let refused = Refused {
-        error: failure.to_string(),
+        error: failure.message(&NAMES),
+        code: failure.code().as_str(),
         request_id: internal.then(|| request_id.to_owned()),
     };
     (status, json!(refused))

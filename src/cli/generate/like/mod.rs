@@ -6,10 +6,27 @@ mod fooocus;
 use super::args::Args;
 use anyhow::Result;
 use calotype::Error;
+use calotype::error::Field;
 use calotype::picture::Parameters;
 use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Recipe, model_name};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+
+/// What AUTOMATIC1111's program calls fields in a picture.
+const NAMES: &[(Field, &str)] = &[
+    (Field::Steps, "Steps"),
+    (Field::Scheduler, "Sampler"),
+    (Field::SchedulerOptions, "Schedule type"),
+    (Field::GuidanceScale, "CFG scale"),
+    (Field::GuidanceRescale, "CFG Rescale phi"),
+    (Field::Seed, "Seed"),
+    (Field::Rng, "RNG"),
+    (Field::Width, "width in the Size"),
+    (Field::Height, "height in the Size"),
+    (Field::Strength, "Denoising strength"),
+    (Field::ClipSkip, "Clip skip (less 2)"),
+    (Field::PromptWeighting, "Emphasis"),
+];
 
 /// What made a picture.
 pub struct Like {
@@ -157,6 +174,17 @@ impl Like {
         }
     }
 
+    /// What it asks for.
+    pub fn request(&self) -> &RawRequest {
+        &self.recipe.request
+    }
+
+    /// What the picture's metadata calls a field.
+    pub fn name_of<'a>(&self, field: &'a Field) -> &'a str {
+        let found = NAMES.iter().find(|(known, _)| known == field && !self.own);
+        found.map_or(field.name(), |(_, name)| name)
+    }
+
     fn model(
         &self,
         options: &mut LoadOptions,
@@ -201,16 +229,20 @@ fn object(parameters: &Parameters) -> Option<Map<String, Value>> {
     serde_json::from_str(text.trim()).ok()
 }
 
-/// `under` with every field of `over` that says something.
-fn overlaid(under: &RawRequest, over: &RawRequest) -> Result<RawRequest> {
-    let fields = |request: &RawRequest| serde_json::to_value(request);
-    let (mut all, over) = (fields(under)?, fields(over)?);
-    let says = |value: &Value| match value {
+/// Whether a field's value says something.
+pub fn says(value: &Value) -> bool {
+    match value {
         Value::Null => false,
         Value::Object(map) => !map.is_empty(),
         Value::Array(list) => !list.is_empty(),
         _ => true,
-    };
+    }
+}
+
+/// `under` with every field of `over` that says something.
+fn overlaid(under: &RawRequest, over: &RawRequest) -> Result<RawRequest> {
+    let fields = |request: &RawRequest| serde_json::to_value(request);
+    let (mut all, over) = (fields(under)?, fields(over)?);
     if let (Some(all), Some(over)) = (all.as_object_mut(), over.as_object()) {
         // Another scheduler has other options, another size other conditioning.
         let given = |key: &str| over.get(key).is_some_and(says);

@@ -5,7 +5,7 @@ use super::answer::{Asked, FIRST_LAYER, SdapiAnswer, answer};
 use super::names::{Loaded, same};
 use super::types::SdapiRequest;
 use crate::picture::Format;
-use crate::pipeline::request::SIZE_STEP;
+use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Preset, RawRequest};
 use crate::schedule::automatic1111;
 use crate::server::auth::Caller;
@@ -324,7 +324,14 @@ impl<'a> Work<'a> {
     /// Width and height; of one that is silent, the other's.
     fn size(&self) -> Result<Option<(i64, i64)>, Failure> {
         let step = SIZE_STEP as i64;
-        let side = |value: Option<Integer>| whole(value).map(|n| n.div_euclid(step) * step);
+        // What is too small is refused as it was sent, not as rounded.
+        let least = *SIZES.start() as i64;
+        let side = |value: Option<Integer>| {
+            whole(value).map(|n| match n >= least {
+                true => n / step * step,
+                false => n,
+            })
+        };
         let (width, height) = (side(self.request.width), side(self.request.height));
         Ok(width.or(height).zip(height.or(width)))
     }

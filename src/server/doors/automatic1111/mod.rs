@@ -15,6 +15,8 @@ mod png_info;
 mod progress;
 mod types;
 
+use super::names::Names;
+use crate::error::Field;
 use crate::server::failure::Failure;
 use crate::server::service::Service;
 use axum::http::StatusCode;
@@ -30,6 +32,9 @@ pub struct SdapiError {
     pub error: String,
     /// The same: some clients show one, some the other.
     pub detail: String,
+    /// The kind of the error, a stable word; see docs/errors.md.
+    #[schema(value_type = String)]
+    pub code: &'static str,
     /// Empty.
     pub body: String,
     /// Empty.
@@ -42,32 +47,34 @@ pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
     if let Failure::NotFound(_) = failure {
         return (status, json!({ "detail": "Not Found" }));
     }
-    let message = failure.renamed(|field| own_name(field).to_owned());
-    let message = message.to_string();
+    let message = failure.message(&NAMES);
     let body = SdapiError {
         error: message.clone(),
         detail: message,
+        code: failure.code().as_str(),
         body: String::new(),
         errors: String::new(),
     };
     (status, json!(body))
 }
 
-/// What this API calls a field.
-fn own_name(field: &str) -> &str {
-    match field {
-        "samples" => "batch_size times n_iter",
-        "guidance_scale" => "cfg_scale",
-        "scheduler" => "sampler_name",
-        "scheduler-option" => "scheduler",
-        "strength" => "denoising_strength",
-        "high_noise_fraction" => "refiner_switch_at",
-        "style" => "styles",
-        "image" => "init_images",
-        "clip_skip" => "override_settings.CLIP_stop_at_last_layers",
-        other => other,
-    }
-}
+/// What this API calls fields.
+pub const NAMES: Names = Names(&[
+    (Field::Samples, "batch_size times n_iter"),
+    (Field::GuidanceScale, "cfg_scale"),
+    (Field::Scheduler, "sampler_name"),
+    (Field::SchedulerOptions, "scheduler"),
+    (Field::Strength, "denoising_strength"),
+    (Field::HighNoiseFraction, "refiner_switch_at"),
+    (Field::Style, "styles"),
+    (Field::Image, "init_images"),
+    (Field::ClipSkip, "CLIP_stop_at_last_layers less 2"),
+    (Field::PromptWeighting, "override_settings.emphasis"),
+    (Field::Rng, "override_settings.randn_source"),
+    (Field::Size, "width x height"),
+    (Field::LoraTag, "a LoRA tag of prompt"),
+    (Field::Loras, "the LoRA tags of prompt"),
+]);
 
 pub fn routes() -> OpenApiRouter<Service> {
     OpenApiRouter::new()

@@ -1,6 +1,7 @@
 //! The settings inside a picture.
 
 use super::Refusals;
+use crate::error::Field;
 use crate::picture::Parameters;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
@@ -48,7 +49,7 @@ pub async fn png_info(
         Parameters::read("png", &bytes)
     };
     let found = blocking(read).await?.map_err(Failure::from);
-    let found = found.map_err(|failure| failure.renamed(|_| "image".into()))?;
+    let found = found.map_err(|failure| failure.about(Field::Named("image".into())))?;
     Ok(Json(found.map_or_else(PngInfo::default, PngInfo::of)))
 }
 

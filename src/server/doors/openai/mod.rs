@@ -4,6 +4,8 @@ mod draw;
 mod stream;
 mod types;
 
+use super::names::Names;
+use crate::error::Field;
 use crate::server::auth::Caller;
 use crate::server::failure::Failure;
 use crate::server::service::Service;
@@ -37,27 +39,26 @@ pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
             status => (status, "invalid_request_error", None),
         },
     };
-    let failure = failure.renamed(|field| own_name(field).to_owned());
     let body = ErrorBody {
         error: ErrorDetail {
-            message: failure.to_string(),
+            message: failure.message(&NAMES),
             kind,
-            param: failure.field().map(str::to_owned),
-            code,
+            param: failure.field(&NAMES),
+            code: code.unwrap_or(failure.code().as_str()),
         },
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, json!(body))
 }
 
-/// What this API calls a field.
-fn own_name(field: &str) -> &str {
-    match field {
-        "samples" => "n",
-        "width" | "height" => "size",
-        other => other,
-    }
-}
+/// What this API calls fields.
+pub const NAMES: Names = Names(&[
+    (Field::Samples, "n"),
+    (Field::Width, "size"),
+    (Field::Height, "size"),
+    (Field::LoraTag, "a LoRA tag of prompt"),
+    (Field::Loras, "the LoRA tags of prompt"),
+]);
 
 /// The one model that is loaded.
 fn loaded(service: &Service) -> Result<Model, Failure> {
@@ -131,40 +132,52 @@ mod tests {
         };
         let request = "invalid_request_error";
         for (failure, status, kind, param, code) in [
-            (invalid("samples"), 400, request, Some("n"), None),
-            (invalid("width"), 400, request, Some("size"), None),
-            (invalid("steps"), 400, request, Some("steps"), None),
-            (Failure::Body("no".into()), 400, request, None, None),
+            (invalid("samples"), 400, request, Some("n"), "invalid_value"),
             (
-                Failure::Unauthorized,
-                401,
+                invalid("width"),
+                400,
+                request,
+                Some("size"),
+                "invalid_value",
+            ),
+            (
+                invalid("steps"),
+                400,
+                request,
+                Some("steps"),
+                "invalid_value",
+            ),
+            (
+                Failure::Body("no".into()),
+                400,
                 request,
                 None,
-                Some("invalid_api_key"),
+                "unreadable_body",
             ),
-            (Failure::NotFound("no".into()), 404, request, None, None),
+            (Failure::Unauthorized, 401, request, None, "invalid_api_key"),
+            (
+                Failure::NotFound("no".into()),
+                404,
+                request,
+                None,
+                "not_found",
+            ),
             (
                 credits,
                 429,
                 "insufficient_quota",
                 None,
-                Some("insufficient_quota"),
+                "insufficient_quota",
             ),
-            (
-                full,
-                429,
-                "rate_limit_error",
-                None,
-                Some("rate_limit_exceeded"),
-            ),
+            (full, 429, "rate_limit_error", None, "rate_limit_exceeded"),
             (
                 Failure::Unavailable("not now"),
                 503,
                 "server_error",
                 None,
-                None,
+                "unavailable",
             ),
-            (Failure::Internal, 500, "server_error", None, None),
+            (Failure::Internal, 500, "server_error", None, "internal"),
         ] {
             let said = format!("{failure:?}");
             let (answered, body) = refusal(failure, "id");

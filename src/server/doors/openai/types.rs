@@ -226,5 +226,7 @@ pub struct ErrorDetail {
     pub kind: &'static str,
     /// The field at fault.
     pub param: Option<String>,
-    pub code: Option<&'static str>,
+    /// The kind of the error, a stable word: that API's own invalid_api_key,
+    /// insufficient_quota and rate_limit_exceeded, else one of docs/errors.md.
+    pub code: &'static str,
 }

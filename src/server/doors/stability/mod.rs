@@ -5,7 +5,9 @@ mod types;
 
 use super::accept::accepted;
 use super::hugging_face::size;
+use super::names::Names;
 use super::sdxl_torch::put_headers;
+use crate::error::Field;
 use crate::picture::Format;
 use crate::pipeline::Preset;
 use crate::server::auth::Caller;
@@ -60,6 +62,21 @@ enum Refusals {
     Unavailable(StabilityError),
 }
 
+/// What this API calls fields.
+pub const NAMES: Names = Names(&[
+    (Field::GuidanceScale, "cfg_scale"),
+    (Field::Scheduler, "sampler"),
+    (Field::Style, "style_preset"),
+    (Field::Image, "init_image"),
+    (Field::Mask, "mask_image"),
+    (Field::Strength, "image_strength"),
+    (Field::Prompt, "text_prompts"),
+    (Field::NegativePrompt, "text_prompts"),
+    (Field::Size, "width x height"),
+    (Field::LoraTag, "a LoRA tag of text_prompts"),
+    (Field::Loras, "the LoRA tags of text_prompts"),
+]);
+
 /// A failure as this API words it.
 pub fn refusal(failure: Failure, request_id: &str) -> (StatusCode, Value) {
     let status = match failure {
@@ -77,22 +94,13 @@ pub fn refusal(failure: Failure, request_id: &str) -> (StatusCode, Value) {
         Failure::Slow => "request_timeout",
         Failure::QueueFull { .. } => "rate_limit_exceeded",
         Failure::Unavailable(_) | Failure::Cancelled => "service_unavailable",
-        Failure::TimedOut(_) | Failure::Internal => "server_error",
+        Failure::TimedOut(_) | Failure::Failed { .. } | Failure::Internal => "server_error",
     };
-    let failure = failure.renamed(|field| match field {
-        "guidance_scale" => "cfg_scale".into(),
-        "scheduler" => "sampler".into(),
-        "style" => "style_preset".into(),
-        "image" => "init_image".into(),
-        "mask" => "mask_image".into(),
-        "strength" => "image_strength".into(),
-        "prompt" | "negative_prompt" => "text_prompts".into(),
-        other => other.into(),
-    });
     let error = StabilityError {
         id: request_id.to_owned(),
         name,
-        message: failure.to_string(),
+        message: failure.message(&NAMES),
+        code: failure.code().as_str(),
     };
     (status, json!(error))
 }

@@ -262,6 +262,9 @@ pub struct StabilityError {
     pub name: &'static str,
     /// Names the field, its value and what is allowed.
     pub message: String,
+    /// The kind of the error, a stable word; see docs/errors.md.
+    #[schema(value_type = String)]
+    pub code: &'static str,
 }
 
 /// What draws.
