@@ -1,8 +1,10 @@
-// Classifier-free guidance (Ho and Salimans, 2022): y = u + s (t - u), where the
-// batch holds the negative prompt's prediction u first; without it y = t.
+// Classifier-free guidance (Ho and Salimans, 2022): y = u + s w (t - u), where the
+// batch holds the negative prompt's prediction u first; without it y = t. Of a
+// prompt of several parts (Liu et al. 2022), each with its weight w, every further
+// one is added: y += s w (t - u).
 //
-// Bindings: u, t predictions, activations [pixels, C/4], bound to the halves of
-// the batch (or to two calls' outputs); y f32; step the step's numbers,
+// Bindings: u, t predictions, activations [pixels, C/4], bound to parts of the
+// batch (or to several calls' outputs); y f32; step the step's numbers,
 // whose guidance_scale is s.
 
 #import storage
@@ -12,9 +14,13 @@ override WG: u32 = 64u;
 
 struct Params {
     count: u32,
-    guided: u32,
+    guided: u32, // 0 without u, 1 for the first part, 2 for further ones
     u_offset: u32, // vec4s
     t_offset: u32,
+    weight: f32,
+    unused: u32,
+    unused_2: u32,
+    unused_3: u32,
 }
 
 @group(0) @binding(0) var<storage, read> u: array<Act>;
@@ -32,7 +38,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     var value = widen(t[p.t_offset + at]);
     if p.guided != 0u {
         let negative = widen(u[p.u_offset + at]);
-        value = negative + step.guidance_scale * (value - negative);
+        var start = negative;
+        if p.guided == 2u {
+            start = y[at];
+        }
+        value = start + step.guidance_scale * p.weight * (value - negative);
     }
     y[at] = value;
 }

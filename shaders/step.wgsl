@@ -25,6 +25,7 @@ struct Step {
     stores: f32,             // how many of `store` there are; a whole number
     threshold_ratio: f32,    // dynamic thresholding's quantile
     threshold_most: f32,     // and its largest level
+    number: f32,             // of the step, counted from 1; a whole number
     update: Row,
     store: array<Row, STORES>,
 }

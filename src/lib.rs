@@ -18,6 +18,7 @@
 //! | [`gpu`] | adapter, buffers, pipelines, timestamps |
 
 pub mod checkpoint;
+pub mod encoding;
 pub mod error;
 pub mod gpu;
 pub mod graph;

@@ -5,6 +5,7 @@
 mod case;
 
 use calotype::pipeline::{Dtype, LoadOptions, Lora, Pipeline, RawRequest, Trace};
+use calotype::text::Styles;
 use case::{fixtures, generate, load, relative};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -48,7 +49,7 @@ impl Recorded {
             height: self.meta["height"].as_i64(),
             steps: self.meta["steps"].as_i64(),
             guidance_scale: self.meta["guidance_scale"].as_f64(),
-            seed: self.meta["seed"].as_i64(),
+            seed: self.meta["seed"].as_i64().map(i128::from),
             scheduler: Some("Euler".into()),
             loras: self.loras(),
             ..Default::default()
@@ -107,7 +108,8 @@ fn tags_in_the_prompt_name_adapters() {
         prompt_2: Some("<lora:one:0.8>a circle <lora:two>".into()),
         ..Default::default()
     };
-    raw.take_lora_tags(&fixtures().join("lora")).unwrap();
+    raw.take_lora_tags(Some(&fixtures().join("lora")), &Styles::builtin())
+        .unwrap();
     assert_eq!(raw.prompt.as_deref(), Some("a red  circle"));
     assert_eq!(raw.prompt_2.as_deref(), Some("a circle "));
     let found: Vec<_> = raw.loras.iter().map(|lora| lora.unet_weight).collect();
@@ -116,7 +118,7 @@ fn tags_in_the_prompt_name_adapters() {
 
     raw.prompt = Some("a <lora:tow:1> circle".into());
     let message = raw
-        .take_lora_tags(&fixtures().join("lora"))
+        .take_lora_tags(Some(&fixtures().join("lora")), &Styles::builtin())
         .unwrap_err()
         .to_string();
     assert!(message.contains("two"), "{message}");

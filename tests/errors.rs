@@ -255,7 +255,7 @@ fn each_door_answers_with_its_own_fields_and_what_was_sent() {
     for (path, body, message, wanted) in [
         (
             "/v1/jobs",
-            json!({"prompt": "a cat", "scheduler_options": {"eta": 2}}),
+            json!({"prompt": "a cat", "scheduler": "DDIM", "scheduler_options": {"eta": 2}}),
             "/error",
             "scheduler_options is eta=2: allowed is a number from 0 to 1",
         ),

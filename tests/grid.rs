@@ -67,7 +67,7 @@ impl Case {
                 false => Map::new(),
             },
             guidance_scale: Some(self.guidance_scale),
-            seed: Some(self.seed),
+            seed: Some(self.seed.into()),
             refiner: Some(self.refiner),
             high_noise_fraction: Some(0.8),
             image: self.image.as_ref().map(picture),

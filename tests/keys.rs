@@ -124,7 +124,7 @@ fn usage_shows_the_latest_charges() {
             refiner: false,
         };
         let charge = ledger.reserve(key.id, 7, &purpose).unwrap().unwrap();
-        ledger.settle(&charge).unwrap();
+        ledger.settle(&charge, charge.amount).unwrap();
     }
     let charges = json(folder, &["usage", "ada", "--json"]);
     assert_eq!(charges["charges"][1]["request_id"], "one");

@@ -122,7 +122,7 @@ fn keys_that_match_nothing_are_errors_unless_allowed() {
     let expected = [
         "4 of its keys name nothing in this checkpoint",
         "the first is bundle_emb.x",
-        "--lora-allow-unmatched",
+        "lora_allow_unmatched",
     ];
     bad.error(&tensors, &expected);
     let warnings = bad.set("demo", true, &tensors).unwrap();
@@ -325,7 +325,7 @@ fn files_that_are_no_adapters_are_errors() {
     let metadata = bad.merge("demo", false).unwrap_err();
     assert!(metadata.contains("lora_adapter_metadata"), "{metadata}");
     let gone = LoraFile::open(bad.temp.path().join("gone.safetensors")).unwrap_err();
-    assert!(gone.to_string().contains("point --lora at"), "{gone}");
+    assert!(gone.to_string().contains("point loras at"), "{gone}");
 }
 
 #[test]
@@ -356,5 +356,5 @@ fn adapters_are_found_by_name() {
     let gone = lora::find("a", &folder.join("gone"))
         .unwrap_err()
         .to_string();
-    assert!(gone.contains("--lora-dir"), "{gone}");
+    assert!(gone.contains("point lora_dir at"), "{gone}");
 }

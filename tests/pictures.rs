@@ -155,6 +155,104 @@ fn what_is_cut_short_is_an_error() {
     }
 }
 
+/// A picture from a damaged file, and what is said of it.
+fn repaired(bytes: &[u8]) -> (Picture, String) {
+    let mut notes = Vec::new();
+    let picture = Picture::from_bytes_noting("image", bytes, &mut notes).unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    (picture, notes.remove(0))
+}
+
+/// `bytes` with `more` before `at`.
+fn with(bytes: &[u8], at: usize, more: &[u8]) -> Vec<u8> {
+    [&bytes[..at], more, &bytes[at..]].concat()
+}
+
+#[test]
+fn damage_that_costs_no_pixel_is_read_and_said() {
+    for name in ["baseline.jpg", "progressive.jpg", "turned.jpg"] {
+        let whole = bytes(name);
+        let mut notes = Vec::new();
+        let decoded = Picture::from_bytes_noting("image", &whole, &mut notes).unwrap();
+        assert_eq!(notes, [""; 0], "{name}");
+        let scan = whole
+            .windows(2)
+            .position(|pair| pair == [0xff, 0xda])
+            .unwrap();
+        let tables = whole
+            .windows(2)
+            .position(|pair| pair == [0xff, 0xdb])
+            .unwrap();
+        let end = whole.len() - 2;
+        for (damaged, what) in [
+            (
+                with(&whole, scan, &[0, 0]),
+                "2 stray bytes between its parts",
+            ),
+            (with(&whole, tables, b"stray bytes"), "11 stray bytes"),
+            (with(&whole, tables, &[0, 0xff, 0xd0, 7]), "4 stray bytes"),
+            (whole[..end].to_vec(), "its end mark is missing"),
+            (whole[..end + 1].to_vec(), "its end mark is missing"),
+            (with(&whole, end + 2, b"a letter"), "8 bytes after its end"),
+        ] {
+            let (picture, note) = repaired(&damaged);
+            assert_eq!(picture, decoded, "{name}: {what}");
+            assert!(note.contains(what), "{name}: {note}");
+            assert!(
+                note.starts_with("image is damaged, but no pixel is lost"),
+                "{note}"
+            );
+            let size = Picture::size_of("image", &damaged).unwrap();
+            let turned = [
+                (decoded.width, decoded.height),
+                (decoded.height, decoded.width),
+            ];
+            assert!(turned.contains(&size), "{name}: {size:?}");
+        }
+        // What cameras put there is no damage.
+        for trailer in [&[0; 16][..], &whole, b"\0\0\0\x18ftypmp42"] {
+            notes.clear();
+            let with = with(&whole, end + 2, trailer);
+            let picture = Picture::from_bytes_noting("image", &with, &mut notes).unwrap();
+            assert_eq!((picture, notes.len()), (decoded.clone(), 0), "{name}");
+        }
+    }
+
+    let picture = noise(24, 20);
+    let settings = Parameters::new("a", None).with("Steps", 1);
+    let whole = Format::Png.encode(&picture, Some(&settings)).unwrap();
+    let chunk = |name: &[u8]| whole.windows(4).position(|part| part == name).unwrap();
+    let text = chunk(b"tEXt");
+    let pixels = chunk(b"IDAT");
+    let length = u32::from_be_bytes(whole[pixels - 4..pixels].try_into().unwrap()) as usize;
+    let changed = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    let end = whole.len() - 12;
+    for (damaged, what) in [
+        (changed(text + 6), "a damaged part tEXt"),
+        // The check sum of the pixels' part, not the one over all of them.
+        (changed(pixels + 4 + length), "a wrong check sum"),
+        (whole[..end].to_vec(), "its end is missing"),
+        (whole[..end + 6].to_vec(), "its end is missing"),
+        (whole[..end - 3].to_vec(), "its end is missing"),
+        (
+            with(&whole, whole.len(), b"a letter"),
+            "8 bytes after its end",
+        ),
+    ] {
+        let (found, note) = repaired(&damaged);
+        assert_eq!(found, picture, "{what}");
+        assert!(note.contains(what), "{what}: {note}");
+    }
+    for lost in [pixels + 4 + length / 2, chunk(b"IHDR") + 6] {
+        let error = message(&changed(lost));
+        assert!(error.starts_with("image is a damaged "), "{error}");
+    }
+}
+
 #[test]
 fn damaged_files_never_panic() {
     let mut rng = StdRng::seed_from_u64(2);

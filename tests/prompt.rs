@@ -27,7 +27,9 @@ fn demo() -> [Tokenizer; 2] {
 
 /// The chunks of one tokenizer.
 fn split(prompt: &str, tokenizer: &Tokenizer) -> Vec<Chunk> {
-    chunks(&parse(prompt), &[tokenizer]).unwrap().remove(0)
+    chunks(&parse(prompt), &[tokenizer], false)
+        .unwrap()
+        .remove(0)
 }
 
 /// Tokens of each chunk, without start, end and padding.
@@ -156,7 +158,7 @@ fn no_prompt_panics_and_plain_ones_stay() {
         }
         let _ = calotype::text::extract_loras(&prompt);
         if i % 20 == 0 {
-            let found = chunks(&pieces, &[&tokenizers[0], &tokenizers[1]]).unwrap();
+            let found = chunks(&pieces, &[&tokenizers[0], &tokenizers[1]], false).unwrap();
             assert_eq!(found[0].len(), found[1].len(), "{prompt:?}");
             let all = found.iter().flatten();
             assert!(
@@ -212,7 +214,7 @@ fn plain_prompts_that_fit_are_encoded_as_before() {
                     true => Weighting::Off.parse(prompt),
                     false => parse(prompt),
                 };
-            let found = chunks(&pieces, &[tokenizer]).unwrap().remove(0);
+            let found = chunks(&pieces, &[tokenizer], false).unwrap().remove(0);
             if encoded.truncated.is_none() {
                 assert_eq!(found.len(), 1, "{prompt:?}");
                 assert_eq!(found[0].ids, encoded.ids, "{prompt:?}");
@@ -281,7 +283,7 @@ fn tokenizers_that_split_differently_stay_level() {
     let tokenizers = clip();
     let prompt = format!("{} BREAK a cat", "!".repeat(80));
     let both = [&tokenizers[0], &tokenizers[1]];
-    let found = chunks(&parse(&prompt), &both).unwrap();
+    let found = chunks(&parse(&prompt), &both, false).unwrap();
     assert_eq!((found[0].len(), found[1].len()), (3, 3));
     assert_eq!(found[0][1], Chunk::empty(&tokenizers[0]));
     let cat = tokenizers[0].tokens("a cat").unwrap();

@@ -128,7 +128,7 @@ fn what_a_scheduler_has_not_is_refused() {
         (
             "Euler a",
             json!({"eta": 0.5}),
-            "scheduler-option is eta=0.5: Euler a takes only prediction_type",
+            "scheduler_options is eta=0.5: Euler a takes only prediction_type",
         ),
         ("Euler", json!({"nonsense": "x"}), "nonsense=x"),
         ("Euler a", json!({"sigmas": "karras"}), "Euler a takes only"),

@@ -195,10 +195,10 @@ fn what_is_no_vae_for_sdxl_is_named() {
             assert!(message.contains(part), "{what} lacks {part}: {message}");
         }
     };
-    message("nothing", &["--vae"]);
+    message("nothing", &["point vae at"]);
     let conv = |name: &str, shape: &[usize]| (name.to_string(), "F16", shape.to_vec());
     write_sparse(&path, &[conv("lora_unet_x.lora_up.weight", &[4, 4])]);
-    message("an adapter", &["LoRA", "--vae"]);
+    message("an adapter", &["LoRA", "point vae at"]);
     write_sparse(
         &path,
         &[conv("down_blocks.0.resnets.0.conv1.weight", &[4, 4, 3, 3])],

@@ -40,6 +40,10 @@ pub enum Op {
     },
     Guidance,
     Update,
+    /// Looks for values that are not finite.
+    Watch {
+        c: usize,
+    },
     Sinusoid {
         dim: usize,
     },
@@ -156,6 +160,7 @@ pub fn cases() -> Vec<Case> {
         case("unet silu + b", Op::Map { c: 320 }, 128),
         case("unet guidance", Op::Guidance, 128),
         case("unet update", Op::Update, 128),
+        case("unet watch", Op::Watch { c: 4 }, 128),
         case("unet sinusoid", Op::Sinusoid { dim: 320 }, 1),
         conv3("vae conv", 128, 512, 512),
         case("vae attention", middle, 128),
@@ -169,6 +174,7 @@ pub fn cases() -> Vec<Case> {
         case("vae group norm", Op::GroupNorm { c: 512 }, 256),
         case("vae group norm", Op::GroupNorm { c: 256 }, 512),
         case("vae group norm", Op::GroupNorm { c: 128 }, 1024),
+        case("vae watch", Op::Watch { c: 3 }, 1024),
         case("vae to planes", Op::ToPlanes { c: 3 }, 1024),
     ]
 }
@@ -225,6 +231,7 @@ impl Case {
             Op::LayerNorm { c } | Op::Map { c } => format!("{rows}x{c}"),
             Op::Softmax { columns } => format!("{rows}x{columns}"),
             Op::ToPlanes { c } => format!("{n}x{c}x{s}x{s}"),
+            Op::Watch { c } => format!("{s}x{s}x{c}"),
             Op::Guidance | Op::Update => format!("{s}x{s}x4"),
             Op::Sinusoid { dim } => format!("{rows}x{dim}"),
         }
@@ -258,6 +265,7 @@ impl Case {
             Op::ToPlanes { c } => Work::Bytes(rows * c as u64 * (bytes + 4)),
             Op::Guidance => Work::Bytes(rows / self.n as u64 * 4 * (2 * bytes + 4)),
             Op::Update => Work::Bytes(rows / self.n as u64 * 48),
+            Op::Watch { c } => Work::Bytes(rows / self.n as u64 * 4 * c as u64),
             Op::Sinusoid { dim } => through(dim, 1),
         }
     }

@@ -15,13 +15,19 @@ pub struct Variant {
     pub kb: u32,
     /// How far, in powers of two, a row's maximum may grow before sums are rescaled.
     pub slack: f32,
+    /// Sums start from zeros in memory, not from a constant.
+    pub loaded: bool,
 }
 
 impl Variant {
     pub fn label(&self) -> String {
         format!(
-            "{} subgroups x {} queries, {} keys, slack {}",
-            self.sg, self.qr, self.kb, self.slack
+            "{} subgroups x {} queries, {} keys, slack {}{}",
+            self.sg,
+            self.qr,
+            self.kb,
+            self.slack,
+            if self.loaded { ", loaded" } else { "" }
         )
     }
 
@@ -61,6 +67,7 @@ impl Variant {
         let flags = [
             ("F16", true),
             ("PAIR", per_row == 2),
+            ("LOADED", self.loaded),
             ("MASK", tokens % self.kb != 0),
         ];
         defines.extend(
@@ -84,6 +91,7 @@ pub fn variants(device: &Device) -> Vec<Variant> {
         qr,
         kb,
         slack,
+        loaded: false,
     };
     let mut all = vec![
         v(4, 16, 32, 8.0),
@@ -103,9 +111,12 @@ pub fn variants(device: &Device) -> Vec<Variant> {
                 qr,
                 kb,
                 slack: 8.0,
+                loaded: false,
             })
             .to_vec();
     }
+    let loaded: Vec<_> = all.iter().map(|v| Variant { loaded: true, ..*v }).collect();
+    all.extend(loaded);
     all.retain(|v| v.shared_bytes() <= device.shared);
     all
 }

@@ -34,7 +34,13 @@ const SCALE = 0.18033688011112042;        // log2(e) / sqrt(64)
 var<workgroup> kv: array<vec4<f16>, ${KV}>;    // [KB] keys, [KB] values; first the queries
 var<workgroup> ss: array<vec4<f32>, ${SS}>;    // [SG][QR][KB + 4]
 var<workgroup> sp: array<vec4<f16>, ${SP}>;    // [SG][QR][KB + 8]
-var<workgroup> grown: u32;
+// A vec4, since NVIDIA's driver (580.159) lays workgroup variables side by side: four
+// bytes here put the next array 8 bytes off the 16 that matrix loads need, and they
+// read 4 values too early (seen on an H200).
+var<workgroup> grown: vec4<u32>;
+#ifdef LOADED
+var<workgroup> zeros: array<vec4<f32>, 4>;     // where sums start from
+#endif
 
 @compute @workgroup_size(${T})
 fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) sg: u32, @builtin(subgroup_invocation_id) lane: u32) {
@@ -42,6 +48,11 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
     let head = g.y % p.heads;
     let pitch = 3u * p.heads * 8u;
     let base = batch * p.tokens * pitch + head * 8u;
+#ifdef LOADED
+    if t < 4u {
+        zeros[t] = vec4(0.0);
+    }
+#endif
     let q0 = g.x * ${QB}u;
     // Queries on their way to matrices.
 #repeat i ${QU}
@@ -64,7 +75,11 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
 #repeat i ${QF}
 #repeat c ${OC}
 #repeat d ${OD}
+#ifdef LOADED
+    var o${i}_${c}_${d} = coopLoadT<coop_mat${F}x${F}<f32, C>>(&zeros[0], 0u);
+#else
     var o${i}_${c}_${d} = coop_mat${F}x${F}<f32, C>();
+#endif
 #end
 #end
 #end
@@ -89,7 +104,7 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
         kv[V0 + kd${i}] = v${i}.a; kv[V0 + kd${i} + 1u] = v${i}.b;
 #end
         if t == 0u {
-            grown = 0u;
+            grown = vec4(0u);
         }
         workgroupBarrier();
 #repeat i ${KU}
@@ -102,7 +117,11 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
 #repeat j ${KF}
         {
 #repeat i ${QF}
+#ifdef LOADED
+            var s${i} = coopLoadT<coop_mat${F}x${F}<f32, C>>(&zeros[0], 0u);
+#else
             var s${i} = coop_mat${F}x${F}<f32, C>();
+#endif
 #end
 #repeat c ${DF}
             let ka${c} = ${j}u * ${F}u * P + ${c}u * ${F}u / 4u;
@@ -134,9 +153,9 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
 #endif
         let grows = top > anchor + ${SLACK};
         if grows {
-            grown = 1u;
+            grown.x = 1u;
         }
-        if workgroupUniformLoad(&grown) != 0u {
+        if workgroupUniformLoad(&grown).x != 0u {
             let now = select(anchor, top, grows);
             let factor = exp2(clamp(anchor - now, -120.0, 0.0));
             anchor = now;

@@ -1,5 +1,6 @@
 //! A device with cooperative matrices, and how a kernel is timed on it.
 
+use crate::spirv::Module;
 use anyhow::{Context, Result, anyhow};
 use calotype::gpu::{AdapterChoice, adapters};
 use wgpu::Features;
@@ -12,6 +13,7 @@ pub struct Device {
     pub f16: bool,
     pub shared: u32,
     checked: bool,
+    ordered: bool,
 }
 
 /// A compute pipeline whose only group is numbered as in the shader.
@@ -28,8 +30,8 @@ pub struct Job {
 
 impl Device {
     /// Opens an adapter with everything it has; `checked` keeps naga's run-time
-    /// checks in the shaders.
-    pub fn open(adapter: Option<String>, checked: bool) -> Result<Self> {
+    /// checks in the shaders; `ordered` hands the driver SPIR-V as spirv.rs writes it.
+    pub fn open(adapter: Option<String>, checked: bool, ordered: bool) -> Result<Self> {
         let choice = AdapterChoice {
             adapter: adapter.clone(),
             ..Default::default()
@@ -44,6 +46,7 @@ impl Device {
             & (Features::SHADER_F16
                 | Features::SUBGROUP
                 | Features::TIMESTAMP_QUERY
+                | Features::PASSTHROUGH_SHADERS
                 | Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         let descriptor = wgpu::DeviceDescriptor {
             required_features: features,
@@ -67,6 +70,7 @@ impl Device {
             f16: features.contains(Features::SHADER_F16),
             shared: adapter.limits().max_compute_workgroup_storage_size,
             checked,
+            ordered,
         })
     }
 
@@ -112,21 +116,45 @@ impl Device {
             true => wgpu::ShaderRuntimeChecks::checked(),
             false => wgpu::ShaderRuntimeChecks::unchecked(),
         };
-        // SAFETY: the shaders clamp every index to what the host binds.
-        let module = unsafe {
-            self.device.create_shader_module_trusted(
-                wgpu::ShaderModuleDescriptor {
-                    label: None,
-                    source: wgpu::ShaderSource::Wgsl(wgsl.into()),
-                },
-                checks,
-            )
+        let parsed = Module::parse(&wgsl)?;
+        let module = if self.ordered {
+            let entry = &parsed.module.entry_points[0];
+            let descriptor = wgpu::ShaderModuleDescriptorPassthrough {
+                entry_points: vec![wgpu::PassthroughShaderEntryPoint {
+                    name: entry.name.as_str().into(),
+                    workgroup_size: entry.workgroup_size.into(),
+                }]
+                .into(),
+                spirv: Some(parsed.ordered()?.into()),
+                ..Default::default()
+            };
+            // SAFETY: naga wrote it, from a module that it validated.
+            unsafe { self.device.create_shader_module_passthrough(descriptor) }
+        } else {
+            // SAFETY: the shaders clamp every index to what the host binds.
+            unsafe {
+                self.device.create_shader_module_trusted(
+                    wgpu::ShaderModuleDescriptor {
+                        label: None,
+                        source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+                    },
+                    checks,
+                )
+            }
         };
+        let layout = self.layout(&parsed.module);
+        let pipeline_layout = self
+            .device
+            .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: None,
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
         let raw = self
             .device
             .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: None,
-                layout: None,
+                layout: Some(&pipeline_layout),
                 module: &module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
@@ -139,8 +167,39 @@ impl Device {
         if let Some(e) = inner.or(pollster::block_on(scope.pop())) {
             return Err(anyhow!("{e}"));
         }
-        let layout = raw.get_bind_group_layout(0);
         Ok(Kernel { raw, layout })
+    }
+
+    /// The layout of group 0 as the shader declares it.
+    fn layout(&self, module: &naga::Module) -> wgpu::BindGroupLayout {
+        let mut entries: Vec<_> = module
+            .global_variables
+            .iter()
+            .filter_map(|(_, v)| Some((v.binding?.binding, v.space)))
+            .map(|(binding, space)| wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: match space {
+                        naga::AddressSpace::Storage { access } => {
+                            wgpu::BufferBindingType::Storage {
+                                read_only: !access.contains(naga::StorageAccess::STORE),
+                            }
+                        }
+                        _ => wgpu::BufferBindingType::Uniform,
+                    },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        entries.sort_by_key(|e| e.binding);
+        self.device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: None,
+                entries: &entries,
+            })
     }
 
     pub fn job(&self, kernel: &Kernel, buffers: &[&wgpu::Buffer], grid: [u32; 2]) -> Job {

@@ -9,6 +9,8 @@
 mod attention;
 mod device;
 mod product;
+mod semantics;
+mod spirv;
 
 use anyhow::Result;
 use clap::Parser;
@@ -17,7 +19,7 @@ use product::{Operands, Shape, Variant, wrong};
 
 #[derive(Parser)]
 struct Options {
-    /// devices, peaks, gap, check, tiles, race, attention.
+    /// devices, peaks, gap, check, tiles, race, attention, semantics.
     what: Vec<String>,
     /// A part of an adapter's name.
     #[arg(long)]
@@ -25,6 +27,9 @@ struct Options {
     /// Keeps naga's run-time checks in the shaders.
     #[arg(long)]
     checked: bool,
+    /// Hands the driver SPIR-V whose barriers order workgroup memory (Vulkan).
+    #[arg(long)]
+    ordered: bool,
     /// Only shapes or variants that contain this.
     #[arg(long)]
     filter: Option<String>,
@@ -109,7 +114,7 @@ fn variants(device: &Device, few: bool) -> Vec<Variant> {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let device = Device::open(options.adapter.clone(), options.checked)?;
+    let device = Device::open(options.adapter.clone(), options.checked, options.ordered)?;
     println!(
         "{} ({}), {} {}",
         device.info.name, device.info.backend, device.info.driver, device.info.driver_info
@@ -123,6 +128,7 @@ fn main() -> Result<()> {
             "race" => race(&device, &options),
             "tiles" => tiles(&device, &options),
             "attention" => attend(&device),
+            "semantics" => semantics::run(&device),
             _ => Err(anyhow::anyhow!("no such part")),
         };
         if let Err(e) = result {

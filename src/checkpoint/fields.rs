@@ -2,7 +2,7 @@
 //! where a key is absent or null, an error naming file, key and value where a
 //! value cannot be.
 
-use crate::{Error, Field, Remedy, Result};
+use crate::{Error, Field, Remedy, Result, encoding};
 use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,7 @@ impl Fields {
     /// Reads a file.
     pub fn open(path: &Path) -> Result<Self> {
         let wanted = "a complete diffusers folder, a .safetensors file or `demo`";
-        let remedy = Remedy::give(Field::Model, wanted);
-        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e, remedy))?;
+        let text = encoding::read(path, Remedy::give(Field::Model, wanted))?;
         Self::parse(&text, path)
     }
 

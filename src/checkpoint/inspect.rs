@@ -1,9 +1,11 @@
-//! What a checkpoint is, from its configuration and headers alone.
+//! What a checkpoint is, from its configuration and headers; and whether its values
+//! are sound.
 
 use super::tensor::Part;
 use super::{Checkpoint, Layout, expected};
 use crate::Result;
 use crate::schedule::{self, Prediction};
+use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,9 +30,11 @@ pub struct Report {
     pub diffusion: Diffusion,
     /// Width and height of the pictures it was trained for, in pixels.
     pub native_size: usize,
-    /// Tensors that are missing or not as the configuration says; none in a
-    /// checkpoint that can be used.
+    /// Tensors that are missing, not as the configuration says or not finite; none in
+    /// a checkpoint that can be used.
     pub problems: Vec<String>,
+    /// What is worth knowing of its values, where they were read.
+    pub notes: Vec<String>,
 }
 
 /// What kind of diffusion the UNet was trained for.
@@ -124,20 +128,31 @@ pub struct UNetReport {
 }
 
 impl Checkpoint {
-    /// Says what a checkpoint is: opens it as [`Checkpoint::open`] does and
-    /// checks the presence, shape and type of every tensor. Reads no values.
+    /// Says what a checkpoint is: opens it as [`Checkpoint::open`] does and checks the
+    /// presence, shape, type and values of every tensor. All values are read, but for
+    /// those of a random checkpoint.
     pub fn inspect(spec: &str) -> Result<Report> {
-        Ok(Self::open(spec)?.report())
+        let checkpoint = Self::open(spec)?;
+        Ok(checkpoint.described(checkpoint.layout != Layout::Random))
     }
 
-    /// The same for a checkpoint that is open.
+    /// The same for a checkpoint that is open. Reads no values.
     pub fn report(&self) -> Report {
+        self.described(false)
+    }
+
+    fn described(&self, with_values: bool) -> Report {
         let mut problems = Vec::new();
-        let parts: Vec<PartReport> = Part::ALL
-            .into_iter()
-            .filter(|part| !(self.is_refiner() && *part == Part::TextEncoder))
+        let mut notes = Vec::new();
+        let parts: Vec<PartReport> = self
+            .own_parts()
             .map(|part| self.part_report(part, &mut problems))
             .collect();
+        if with_values {
+            for part in self.own_parts() {
+                self.read_values(part, &mut problems, &mut notes);
+            }
+        }
         if problems.len() > MOST_PROBLEMS {
             let more = problems.len() - MOST_PROBLEMS;
             problems.truncate(MOST_PROBLEMS);
@@ -165,6 +180,46 @@ impl Checkpoint {
             diffusion: Diffusion::of(&self.scheduler),
             native_size: self.native_size(),
             problems,
+            notes,
+        }
+    }
+
+    fn own_parts(&self) -> impl Iterator<Item = Part> {
+        let absent = self.is_refiner().then_some(Part::TextEncoder);
+        let all = Part::ALL.into_iter();
+        all.filter(move |part| Some(*part) != absent)
+    }
+
+    /// Looks at all values of a part, at as many tensors at a time as there are
+    /// processors. Tensors that cannot be read are a matter of [`Self::part_report`].
+    fn read_values(&self, part: Part, problems: &mut Vec<String>, notes: &mut Vec<String>) {
+        let source = self.source(part);
+        let expected = self.expected(part);
+        let extents = expected.par_iter().filter_map(|(name, shape)| {
+            let view = source.read(name, shape).ok()?;
+            Some((name, shape, view.extent()))
+        });
+        let extents: Vec<_> = extents.collect();
+        for (name, shape, extent) in &extents {
+            if extent.not_finite > 0 {
+                let (count, all) = (extent.not_finite, shape.iter().product::<usize>());
+                problems.push(format!(
+                    "{}: tensor {name}: {count} of {all} values are not finite (NaN or infinity); use a sound copy of the checkpoint",
+                    part.folder()
+                ));
+            }
+        }
+        let wide = extents.iter().filter(|(_, _, extent)| extent.exceeds_f16());
+        let most = wide
+            .clone()
+            .max_by(|a, b| a.2.largest.total_cmp(&b.2.largest));
+        if let Some((name, _, extent)) = most {
+            notes.push(format!(
+                "{}: tensors with values beyond f16's range, which stay f32: {} (up to {:.1e}, in {name})",
+                part.folder(),
+                wide.count(),
+                extent.largest
+            ));
         }
     }
 
@@ -283,6 +338,9 @@ impl fmt::Display for Report {
         }
         for problem in &self.problems {
             writeln!(f, "  problem: {problem}")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
         }
         Ok(())
     }

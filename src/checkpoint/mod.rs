@@ -21,7 +21,7 @@ pub use autoencoder::{VaeFile, open_vae};
 pub use config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
 pub use inspect::Report;
 pub use lora::{LoraFile, LoraReport, LoraUse};
-pub use tensor::{DType, Part, TensorSource, TensorView};
+pub use tensor::{DType, Extent, Part, TensorSource, TensorView};
 
 use crate::schedule;
 use crate::text::Tokenizer;

@@ -2,7 +2,7 @@
 
 use super::file::{Entry, SafeFile};
 use super::tensor::{DType, TensorSource, TensorView};
-use crate::{Error, Result};
+use crate::{Error, Result, encoding};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -155,9 +155,9 @@ impl TensorSource for Weights {
 /// `weight_map` of an index, sorted by tensor so that errors do not change from run to run.
 fn weight_map(index: &Path) -> Result<Vec<(String, String)>> {
     let remedy = "download the index again";
-    let text = std::fs::read(index).map_err(|e| Error::file(index, e, remedy))?;
+    let text = encoding::read(index, remedy)?;
     let broken = |problem: String| Error::file(index, problem, remedy);
-    let value: Value = serde_json::from_slice(&text).map_err(|e| broken(e.to_string()))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| broken("`weight_map` is no object".to_string()))?;
     if map.is_empty() {

@@ -161,7 +161,6 @@ impl Wording for Flags {
             // `inspect` takes it as its argument.
             (None, Field::Model) => "checkpoint".into(),
             (None, Field::Size) => "--width x --height".into(),
-            (None, Field::LoraTag) => "LoRA tag".into(),
             (None, other) => other.name().into(),
         }
     }
@@ -197,7 +196,8 @@ mod tests {
             ("inspect", Field::Vae, "vae"),
             ("keys", "credits".into(), "--credits"),
             ("serve", "queue_per_key".into(), "--queue-per-key"),
-            ("", Field::Dtype, "dtype"),
+            ("", Field::Dtype, "--dtype"),
+            ("styles", Field::Dtype, "dtype"),
         ] {
             assert_eq!(Flags::of(command).field(&field), flag, "{command} {field}");
         }

@@ -1,11 +1,11 @@
 //! `calotype inspect`.
 
 use super::output;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use calotype::checkpoint::Checkpoint;
 use calotype::model;
 
-/// Say what a checkpoint is: its parts, parameters and precision
+/// Say what a checkpoint is: its parts, parameters, precision, and problems
 #[derive(clap::Args)]
 pub struct Args {
     /// A diffusers folder, a .safetensors file, demo, or random:sdxl-base
@@ -23,6 +23,9 @@ pub struct Args {
 }
 
 /// Describes a checkpoint without loading it onto a device.
+///
+/// # Errors
+/// Where it cannot be opened, or has problems, which are printed first.
 pub fn run(args: &Args) -> Result<()> {
     if let Some(part) = &args.graph {
         let checkpoint = Checkpoint::open(super::checked_model(&args.checkpoint)?)?;
@@ -34,5 +37,9 @@ pub fn run(args: &Args) -> Result<()> {
     match args.json {
         true => output::json(&report),
         false => output::line(report.to_string().trim_end()),
+    }?;
+    match report.problems.is_empty() {
+        true => Ok(()),
+        false => bail!("the checkpoint has problems; they are listed on stdout"),
     }
 }

@@ -2,9 +2,9 @@
 
 use super::device::DeviceArgs;
 use anyhow::Result;
-use calotype::Error;
 use calotype::pipeline::LoadOptions;
 use calotype::server::{Config, LogFormat, Setup, serve};
+use calotype::{Error, encoding};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;
@@ -179,7 +179,8 @@ impl Args {
                 let remedy = "name a TOML file that is there";
                 return Err(Error::file(path, "is no file", remedy).into());
             }
-            figment = figment.merge(Toml::file_exact(path));
+            let text = encoding::read(path, "name a TOML file that can be read")?;
+            figment = figment.merge(Toml::string(&text));
         }
         let config: Config = figment
             .merge(Serialized::defaults(&self.values))

@@ -70,10 +70,13 @@ fields! {
     Image = "image",
     Mask = "mask",
     MaskBlur = "mask_blur",
+    MaskedContent = "masked_content",
+    KeepUnmasked = "keep_unmasked",
+    PaddingMaskCrop = "padding_mask_crop",
     // Adapters, by file.
     Loras = "loras",
     // A tag `<lora:name:weight>` in a prompt.
-    LoraTag = "lora tag",
+    LoraTag = "LoRA tag",
     LoraDir = "lora_dir",
     LoraAllowUnmatched = "lora_allow_unmatched",
     Model = "model",

@@ -80,6 +80,8 @@ host_shareable! {
         /// Dynamic thresholding's quantile and largest level.
         threshold_ratio: f32,
         threshold_most: f32,
+        /// Of the step, counted from 1; a whole number.
+        number: f32,
         update: Row,
         store: [Row; STORES],
     }
@@ -132,6 +134,10 @@ host_shareable! {
         guided: u32,
         u_offset: u32,
         t_offset: u32,
+        weight: f32,
+        unused: u32,
+        unused_2: u32,
+        unused_3: u32,
     }
 }
 
@@ -274,8 +280,25 @@ fn pictures_of(
     Ok((t.operand(name)?, t.rows_per_batch() * t.c4()))
 }
 
-/// `y = u + s (t - u)`, or `y = t` without `u`, for `pictures` pictures. `u` and
-/// `t` are a tensor and the place of the first picture in its batch; `y` is f32.
+/// A part of a prompt, for [`guidance`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weighed {
+    pub weight: f32,
+    /// It is the first; the others are added to it.
+    pub first: bool,
+}
+
+impl Weighed {
+    /// A prompt of one part.
+    pub const ALONE: Self = Self {
+        weight: 1.0,
+        first: true,
+    };
+}
+
+/// `y = u + s w (t - u)`, or `y = t` without `u`, for `pictures` pictures; further
+/// parts of the prompt are added, `y += s w (t - u)`. `u` and `t` are a tensor and
+/// the place of the first picture in its batch; `y` is f32.
 ///
 /// # Errors
 /// [`crate::Error::Internal`] where the shapes do not fit together.
@@ -283,6 +306,7 @@ pub fn guidance(
     tuning: Tuning,
     u: Option<(&Tensor, usize)>,
     (t, place): (&Tensor, usize),
+    part: Weighed,
     pictures: usize,
     step: &View,
     y: &View,
@@ -303,9 +327,17 @@ pub fn guidance(
         operands,
         GuidanceParams {
             count: count as u32,
-            guided: u32::from(u.is_some()),
+            guided: match (u.is_some(), part.first) {
+                (false, _) => 0,
+                (true, true) => 1,
+                (true, false) => 2,
+            },
             u_offset: (u_place * each) as u32,
             t_offset: (place * each) as u32,
+            weight: part.weight,
+            unused: 0,
+            unused_2: 0,
+            unused_3: 0,
         },
         tuning.item_grid(count),
         Work {
@@ -500,12 +532,19 @@ pub fn twin_input(x: &[f32], c: usize, extra: &[f32], scale: f32, copies: usize)
     one.repeat(copies)
 }
 
-/// The CPU twin of [`guidance`].
-pub fn twin_guidance(u: &[f32], t: &[f32], s: f32) -> Vec<f32> {
-    u.iter().zip(t).map(|(u, t)| u + s * (t - u)).collect()
+/// The CPU twin of [`guidance`] for the parts `t` of a prompt and their weights.
+pub fn twin_guidance(u: &[f32], t: &[(&[f32], f32)], s: f32) -> Vec<f32> {
+    let mut y = u.to_vec();
+    for (t, w) in t {
+        let pairs = u.iter().zip(*t);
+        let parts = y.iter_mut().zip(pairs);
+        parts.for_each(|(y, (u, t))| *y += s * w * (t - u));
+    }
+    y
 }
 
-/// The CPU twin of [`rescale`], for one picture.
+/// The CPU twin of [`rescale`], for one picture. Without any spread there is nothing to
+/// rescale.
 pub fn twin_rescale(t: &[f32], e: &[f32], phi: f32) -> Vec<f32> {
     let spread = |values: &[f32]| {
         let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
@@ -513,7 +552,11 @@ pub fn twin_rescale(t: &[f32], e: &[f32], phi: f32) -> Vec<f32> {
         squares.sum::<f64>().sqrt()
     };
     let phi = f64::from(phi);
-    let factor = phi * spread(t) / spread(e) + 1.0 - phi;
+    let ratio = match spread(e) {
+        0.0 => 1.0,
+        own => spread(t) / own,
+    };
+    let factor = phi * ratio + 1.0 - phi;
     e.iter().map(|e| (f64::from(*e) * factor) as f32).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Every pipeline that the kernels can ask for.
 
-use super::{Storage, Tuning, attention, latent, layout, map, norm, product, sinusoid};
+use super::{Storage, Tuning, attention, finite, latent, layout, map, norm, product, sinusoid};
 use crate::gpu::PipelineKey;
 use product::{Variant, WeightStorage};
 
@@ -10,6 +10,7 @@ pub fn permutations() -> Vec<PipelineKey> {
     for direct in [false, true] {
         let tuning = Tuning { direct };
         all.push(norm::finish_key(tuning));
+        all.push(finite::pipeline_key(tuning));
         all.push(latent::update_key(tuning));
         all.push(latent::threshold_key());
         all.push(latent::mask_key(tuning));

@@ -1,9 +1,9 @@
 //! CLIP's text encoders (`CLIPTextModel`, `CLIPTextModelWithProjection`).
 
-use crate::Result;
 use crate::checkpoint::{self, ClipConfig, TensorSource};
 use crate::graph::{Graph, Norm, Product};
-use crate::kernel::Activation;
+use crate::kernel::{Activation, finite};
+use crate::{Error, Result};
 
 /// The graph over `tokens` embedded tokens: input `embeddings` `[1, tokens, 1,
 /// hidden]`. Output 0 is the hidden state before the last `1 + skip` layers
@@ -81,6 +81,11 @@ pub fn embed(config: &ClipConfig, source: &dyn TensorSource, ids: &[u32]) -> Res
         let row = (*id as usize).min(config.vocab_size - 1);
         let token = tokens.values(row * c..(row + 1) * c);
         let position = positions.values(place * c..(place + 1) * c);
+        for (name, values) in [(TOKEN_EMBEDDING, &token), (POSITION_EMBEDDING, &position)] {
+            if !finite::twin(values) {
+                return Err(Error::not_finite_tensor(name));
+            }
+        }
         all.extend(token.iter().zip(&position).map(|(a, b)| a + b));
     }
     Ok(all)

@@ -1,6 +1,6 @@
 //! Pictures that others made, from a file or from bytes.
 
-use super::Picture;
+use super::{Picture, repair};
 use crate::{Error, Result};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
@@ -70,16 +70,29 @@ impl Picture {
     /// short or damaged, or has a side of more than [`MOST_SIDE`]; that is found
     /// before its pixels are decoded.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_noting(path, &mut Vec::new())
+    }
+
+    /// [`Picture::open`]; what is wrong with the file but cost no pixel joins `notes`.
+    pub fn open_noting(path: impl AsRef<Path>, notes: &mut Vec<String>) -> Result<Self> {
         let path = path.as_ref();
         let decoded = decode(&read(path)?).map_err(|refusal| refusal.of_file(path))?;
-        Ok(flatten(decoded, 255).into())
+        notes.extend(decoded.note(&path.display()));
+        Ok(flatten(decoded.image, 255).into())
     }
 
     /// As [`Picture::open`] from the bytes of such a file, which a request's `field`
     /// brought; what is wrong with them is [`Error::Invalid`].
     pub fn from_bytes(field: &str, bytes: &[u8]) -> Result<Self> {
+        Self::from_bytes_noting(field, bytes, &mut Vec::new())
+    }
+
+    /// [`Picture::from_bytes`]; what is wrong with the file but cost no pixel joins
+    /// `notes`.
+    pub fn from_bytes_noting(field: &str, bytes: &[u8], notes: &mut Vec<String>) -> Result<Self> {
         let decoded = decode(bytes).map_err(|refusal| refusal.of_field(field))?;
-        Ok(flatten(decoded, 255).into())
+        notes.extend(decoded.note(&field));
+        Ok(flatten(decoded.image, 255).into())
     }
 
     /// Width and height in pixels as the file's header says, before it is turned;
@@ -148,25 +161,68 @@ pub(super) fn format_of(bytes: &[u8]) -> Result<ImageFormat, Refusal> {
     }
 }
 
+/// A picture, turned, and what is wrong with its file but cost no pixel.
+pub(super) struct Decoded {
+    pub image: DynamicImage,
+    damage: Vec<String>,
+}
+
+impl Decoded {
+    /// A sentence for the user about what is wrong, of a file or field of this name.
+    pub fn note(&self, name: &impl std::fmt::Display) -> Option<String> {
+        let damage = self.damage.join(", ");
+        (!damage.is_empty()).then(|| format!("{name} is damaged, but no pixel is lost: {damage}"))
+    }
+}
+
 /// Decodes and turns a picture.
-pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, Refusal> {
-    let (mut image, orientation) = match format_of(bytes)? {
+pub(super) fn decode(bytes: &[u8]) -> Result<Decoded, Refusal> {
+    let (mut image, orientation, damage) = match format_of(bytes)? {
         ImageFormat::Jpeg => jpeg(bytes)?,
-        other => with_decoder(bytes, other, |mut decoder, name| {
-            let damaged = |error| Refusal::damaged(name, error);
-            let orientation = decoder.orientation().map_err(damaged)?;
-            let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-            Ok((image, orientation))
-        })?,
+        ImageFormat::Png => png(bytes)?,
+        other => {
+            let (image, orientation) = plainly(bytes, other)?;
+            (image, orientation, Vec::new())
+        }
     };
     image.apply_orientation(orientation);
-    Ok(image)
+    Ok(Decoded { image, damage })
+}
+
+fn plainly(bytes: &[u8], format: ImageFormat) -> Result<(DynamicImage, Orientation), Refusal> {
+    with_decoder(bytes, format, |mut decoder, name| {
+        let damaged = |error| Refusal::damaged(name, error);
+        let orientation = decoder.orientation().map_err(damaged)?;
+        let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+        Ok((image, orientation))
+    })
+}
+
+/// A picture, how it is to be turned, and what is wrong with its file.
+type Noted = (DynamicImage, Orientation, Vec<String>);
+
+/// A PNG; where its container is damaged, from a new one.
+fn png(bytes: &[u8]) -> Result<Noted, Refusal> {
+    let plain = plainly(bytes, ImageFormat::Png);
+    // A size that is too large is no damage.
+    if plain.is_err() {
+        header_size(bytes)?;
+    }
+    let parts = repair::png(bytes).map_err(|why| Refusal::damaged("PNG", why))?;
+    let (image, orientation) = plain.or_else(|refusal| match parts.repaired() {
+        Some(repaired) => plainly(repaired, ImageFormat::Png),
+        None => Err(refusal),
+    })?;
+    Ok((image, orientation, parts.damage))
 }
 
 /// Width and height as the header says.
 fn header_size(bytes: &[u8]) -> Result<(usize, usize), Refusal> {
     match format_of(bytes)? {
-        ImageFormat::Jpeg => Ok(jpeg_header(bytes)?.1),
+        ImageFormat::Jpeg => {
+            let read = repair::Jpeg::read(bytes).map_err(|why| Refusal::damaged("JPEG", why))?;
+            Ok(jpeg_header(&read.repaired.bytes)?.1)
+        }
         other => with_decoder(bytes, other, |decoder, _| {
             let (width, height) = decoder.dimensions();
             Ok((width as usize, height as usize))
@@ -229,16 +285,35 @@ fn jpeg_header(bytes: &[u8]) -> Result<(Jpeg<'_>, (usize, usize)), Refusal> {
     Ok((decoder, (width, height)))
 }
 
-/// A JPEG, decoded strictly: the `image` crate's own way fills what is missing or
-/// damaged with grey and reports nothing.
-fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
+/// A JPEG. Its pixels are decoded strictly, because the `image` crate's own way fills
+/// what is missing or damaged with grey and reports nothing; its container is not.
+fn jpeg(bytes: &[u8]) -> Result<Noted, Refusal> {
+    let read = repair::Jpeg::read(bytes).map_err(|why| Refusal::damaged("JPEG", why))?;
+    let (image, orientation) = match read.ended {
+        true => strict_jpeg(&read.repaired.bytes)?,
+        false => endless_jpeg(&read)?,
+    };
+    Ok((image, orientation, read.repaired.damage))
+}
+
+/// A JPEG whose end is missing. The decoder does not notice that bits are missing from
+/// the last row of blocks, so they are tried: pixels that depend on them differ.
+fn endless_jpeg(read: &repair::Jpeg<'_>) -> Result<(DynamicImage, Orientation), Refusal> {
+    let cut = || Refusal::damaged("JPEG", "its end is missing");
+    let continued = read.continued();
+    let mut all = continued.iter().map(|bytes| strict_jpeg(bytes));
+    let first = all.next().ok_or_else(cut)??;
+    match all.all(|other| other.is_ok_and(|other| other.0 == first.0)) {
+        true => Ok(first),
+        false => Err(cut()),
+    }
+}
+
+fn strict_jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
     let (mut decoder, (width, height)) = jpeg_header(bytes)?;
     let rgb = decoder
         .decode()
         .map_err(|error| Refusal::damaged("JPEG", error))?;
-    if !has_end(bytes) {
-        return Err(Refusal::damaged("JPEG", "its end is missing"));
-    }
     let orientation = decoder
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif))
@@ -246,25 +321,6 @@ fn jpeg(bytes: &[u8]) -> Result<(DynamicImage, Orientation), Refusal> {
     let image = RgbImage::from_raw(width as u32, height as u32, rgb)
         .ok_or_else(|| Refusal::damaged("JPEG", "pixels are missing"))?;
     Ok((DynamicImage::ImageRgb8(image), orientation))
-}
-
-/// Whether a JPEG's end mark follows its pixels. The decoder does not notice that
-/// bits are missing from the last row of blocks.
-fn has_end(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
-    const END_OF_IMAGE: u8 = 0xd9;
-    // A thumbnail among the headers has marks of its own: step over each whole.
-    let mut rest = bytes.get(2..).unwrap_or_default();
-    while let [0xff, kind, high, low, ..] = rest {
-        let length = match kind {
-            0xff => 1,
-            _ if *kind == START_OF_SCAN => break,
-            _ => 2 + usize::from(u16::from_be_bytes([*high, *low])),
-        };
-        rest = rest.get(length..).unwrap_or_default();
-    }
-    // Among the pixels 255 is always followed by 0 or by a mark.
-    rest.windows(2).any(|pair| pair == [0xff, END_OF_IMAGE])
 }
 
 /// 8-bit red green blue; what is transparent is laid over a grey of `background`.

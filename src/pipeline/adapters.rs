@@ -3,6 +3,7 @@
 use super::{Lora, Pipeline};
 use crate::Result;
 use crate::checkpoint::lora::{LoraFile, LoraUse};
+use crate::model::Loaded;
 
 /// What is merged at the moment.
 #[derive(Default)]
@@ -27,7 +28,7 @@ impl Pipeline {
             let uses = loras.iter().map(open).collect::<Result<Vec<_>>>()?;
             let allow = self.options.lora_allow_unmatched;
             let report = self.base.checkpoint.set_loras(&uses, allow)?;
-            self.base.unet.clear();
+            self.base.unet = Loaded::default();
             self.merged = Merged {
                 loras: loras.to_vec(),
                 warnings: report.warnings(),

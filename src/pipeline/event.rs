@@ -24,19 +24,48 @@ pub enum Event {
     Warning(String),
 }
 
-/// A flag that stops a run at its next step; clones share it.
+/// Stops a run at its next step, with or without its pictures; clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<Wishes>);
+
+#[derive(Debug, Default)]
+struct Wishes {
+    cancelled: AtomicBool,
+    finish: AtomicBool,
+    skip: AtomicBool,
+}
 
 impl Cancel {
-    /// Asks the run to stop.
+    /// Asks the run to stop, and to give nothing.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.cancelled.store(true, Ordering::Relaxed);
     }
 
     /// Whether it was asked to.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Asks the run to stop after its step, the first one if none is done, and to give
+    /// what has been drawn of its pictures; those that have not begun are left out.
+    pub fn finish(&self) {
+        self.0.finish.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to.
+    pub fn is_finishing(&self) -> bool {
+        self.0.finish.load(Ordering::Relaxed)
+    }
+
+    /// Asks the run to stop drawing those pictures that it draws at the moment, as
+    /// [`Cancel::finish`], and to go on with the others.
+    pub fn skip(&self) {
+        self.0.skip.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the pictures at hand are to end; a wish to skip is used up.
+    pub(super) fn ends_pictures(&self) -> bool {
+        self.is_finishing() | self.0.skip.swap(false, Ordering::Relaxed)
     }
 
     /// [`Error::Cancelled`] if it was asked to.

@@ -1,7 +1,8 @@
 //! A request carried out: text, the first latents, the loop of each model, the VAE.
 
 use super::condition;
-use super::denoise::{Sample, Shape};
+use super::denoise::{Sample, Shape, Stand};
+use super::finite::{Owner, wide_weights};
 use super::route::Route;
 use super::run::{Run, Stage};
 use super::start::depart;
@@ -20,6 +21,7 @@ impl Pipeline {
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
         self.check(request)?;
         let mut warnings = self.merge(&request.loras)?;
+        warnings.extend(condition::warnings(request));
         if request.image.is_none() && request.negative_micro.is_half_said() {
             warnings.push(
                 "the base model heeds the negative prompt's sizes and crop only where both \
@@ -27,6 +29,7 @@ impl Pipeline {
                     .into(),
             );
         }
+        warnings.extend(paints_nothing(request, self.latent_shape(request)));
         // Before anything goes to the device.
         let refiner = self
             .refiner
@@ -41,7 +44,8 @@ impl Pipeline {
         (observer.events)(Event::Encoding);
         let conditionings = condition::encode(self, request, &route, observer)?;
         seconds.encode = watch.lap();
-        let mut departure = depart(self, request, route.start, observer)?;
+        warnings.extend(conditionings.warnings);
+        let mut departure = depart(self, request, route.start, observer, &mut warnings)?;
         seconds.encode_picture = watch.lap();
 
         let mut run = Run::new(self, request, route.calls());
@@ -57,11 +61,12 @@ impl Pipeline {
             run.stage(&stage, &mut departure, observer)?;
         }
         run.hand_over(&departure.samples, observer);
-        if let Some(mix) = route.renoise {
+        let goes_on = !observer.cancel.is_finishing();
+        if let (Some(mix), true) = (route.renoise, goes_on) {
             renoise(&mut departure.samples, mix);
         }
-        if let (Some(leg), Some(conditioning), Some(model)) =
-            (&route.refiner, &conditionings.refiner, refiner)
+        if let (Some(leg), Some(conditioning), Some(model), true) =
+            (&route.refiner, &conditionings.refiner, refiner, goes_on)
         {
             // The refiner knows of no mask.
             departure.mask = None;
@@ -75,24 +80,40 @@ impl Pipeline {
             run.stage(&stage, &mut departure, observer)?;
         }
         let (load, stats) = (run.load, run.tally.stats());
+        warnings.append(&mut run.warnings);
         seconds.load += load;
         seconds.denoise = watch.lap() - load;
 
+        let interrupted = departure.samples.iter().any(|s| s.progress != Stand::Done);
+        let (samples, seeds) = drawn(departure.samples, request.seeds());
         (observer.events)(Event::Loading { part: "vae".into() });
-        let pictures = self.decode(
+        let decoded = self.decode(
             request,
-            &departure.samples,
+            &samples,
             observer,
             &mut watch,
             &mut seconds,
+            &mut warnings,
         )?;
+        let decoded = decoded.iter();
+        let pictures = decoded.map(|planes| {
+            let picture = self.picture(request, planes)?;
+            match &request.overlay {
+                Some(overlay) => overlay.laid_over(&picture),
+                None => Ok(picture),
+            }
+        });
+        let pictures = pictures.collect::<Result<_>>()?;
+        seconds.decode = watch.lap();
+        warnings.extend(self.wide_weights(&route));
         self.gpu.save_pipeline_cache();
         let info = self.gpu.info();
         let solver = request.solver();
         let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
         Ok(Output {
             pictures,
-            seeds: request.seeds(),
+            seeds,
+            interrupted,
             seconds,
             adapter: info.name.clone(),
             backend: info.backend.to_string(),
@@ -148,6 +169,7 @@ impl Pipeline {
         }
     }
 
+    /// Planes of every picture, -1 to 1.
     fn decode(
         &self,
         request: &Request,
@@ -155,29 +177,34 @@ impl Pipeline {
         observer: &mut Observer<'_>,
         watch: &mut Stopwatch,
         seconds: &mut Seconds,
-    ) -> Result<Vec<Picture>> {
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Vec<f32>>> {
         let vae = self.vae(self.options.vae_tiling);
         let shape = self.latent_shape(request);
         let decoder = vae.decoder([shape.h, shape.w])?;
         seconds.load += watch.lap();
         let total = samples.len();
-        let mut pictures = Vec::new();
-        let mut decoded = Vec::new();
-        for (index, sample) in samples.iter().enumerate() {
-            (observer.events)(Event::Decoding { index, total });
-            let pixels = decoder.decode(&sample.latents, observer.cancel)?;
-            if observer.trace.is_some() {
-                decoded.extend_from_slice(&pixels);
-            }
-            pictures.push(self.picture(request, &pixels)?);
-        }
+        let latents: Vec<&[f32]> = samples.iter().map(|s| &s.latents[..]).collect();
+        let mut next = |index| (observer.events)(Event::Decoding { index, total });
+        let decoded = vae.decode_all(decoder, &latents, observer.cancel, &mut next, warnings)?;
         if let Some(trace) = &mut observer.trace {
             let c = self.base.checkpoint.vae.picture_channels();
             let shape = [total, c, request.height, request.width];
-            trace.put_f32("decoded", &shape, &decoded);
+            trace.put_f32("decoded", &shape, &decoded.concat());
         }
-        seconds.decode = watch.lap();
-        Ok(pictures)
+        Ok(decoded)
+    }
+
+    /// Which weights in use are not in the precision that was asked for.
+    fn wide_weights(&self, route: &Route) -> Vec<String> {
+        let refiner = self.refiner.as_ref().map(|refiner| &refiner.model);
+        let unets = [(&route.base, Some(&self.base)), (&route.refiner, refiner)];
+        let unets = unets.into_iter().filter_map(|(leg, model)| {
+            let model = model.filter(|_| leg.is_some())?;
+            let owner = Owner::of(&model.checkpoint);
+            wide_weights(format!("the {owner}'s UNet"), &model.unet)
+        });
+        unets.chain(wide_weights("the VAE", &self.vae)).collect()
     }
 
     /// RGB from the VAE's planes; a model of one channel is grey.
@@ -193,10 +220,43 @@ impl Pipeline {
     }
 }
 
+/// Whether a mask leaves no latent to paint, and what to say then.
+fn paints_nothing(request: &Request, shape: Shape) -> Option<String> {
+    let mask = request.mask.as_ref()?;
+    if mask.to_latent(shape.w, shape.h).contains(&1.0) {
+        return None;
+    }
+    let why = match mask.painted() {
+        0 => "no pixel of it is lighter than the middle grey once it is inverted and blurred",
+        _ => "what it paints is smaller than a latent's 8x8 pixels",
+    };
+    Some(format!(
+        "the mask paints nothing: {why}; the picture is not drawn over"
+    ))
+}
+
+/// What there is to decode, each with its seed: without what has not begun, and what
+/// was begun as far as it is.
+fn drawn(samples: Vec<Sample>, seeds: Vec<u64>) -> (Vec<Sample>, Vec<u64>) {
+    let pairs = samples.into_iter().zip(seeds);
+    pairs
+        .filter_map(|(mut sample, seed)| match sample.progress {
+            Stand::Waiting => None,
+            Stand::Begun(latents) => {
+                sample.latents = latents;
+                sample.progress = Stand::Ended;
+                Some((sample, seed))
+            }
+            Stand::Done | Stand::Ended => Some((sample, seed)),
+        })
+        .unzip()
+}
+
 /// Noise over finished latents, for a pass of the refiner's own.
 fn renoise(samples: &mut [Sample], mix: NoiseMix) {
     let (a, b) = (mix.original as f32, mix.noise as f32);
-    for sample in samples {
+    for sample in samples.iter_mut().filter(|s| s.progress != Stand::Ended) {
+        sample.progress = Stand::Begun(sample.latents.clone());
         let noise = sample.generator.randn(sample.latents.len());
         for (x, n) in sample.latents.iter_mut().zip(noise) {
             *x = a * *x + b * n;

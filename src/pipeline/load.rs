@@ -161,7 +161,7 @@ pub struct Pipeline {
     pub(super) options: LoadOptions,
     pub(super) previews: Previews,
     pub(super) merged: Merged,
-    vae: Loaded,
+    pub(super) vae: Loaded,
     pub(super) load_seconds: f64,
 }
 

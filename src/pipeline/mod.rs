@@ -6,6 +6,7 @@ mod condition;
 mod denoise;
 mod devices;
 pub mod event;
+mod finite;
 mod generate;
 mod load;
 mod output;

@@ -46,6 +46,9 @@ pub struct Output {
     /// In the order of `seeds`.
     pub pictures: Vec<Picture>,
     pub seeds: Vec<u64>,
+    /// Pictures were ended early, see [`Cancel::finish`] and [`Cancel::skip`]: there
+    /// may be fewer than asked for.
+    pub interrupted: bool,
     pub seconds: Seconds,
     pub adapter: String,
     pub backend: String,

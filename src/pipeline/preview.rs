@@ -110,11 +110,17 @@ impl Previewer<'_> {
             Way::Linear(linear) => linear.picture(latents, [h, w], self.scale),
             Way::Decoder { vae, coder } => {
                 let mut coder = coder.lock().unwrap_or_else(|e| e.into_inner());
-                let ready = match coder.take() {
+                let mut ready = match coder.take() {
                     Some((size, ready)) if size == [h, w] => ready,
                     _ => Box::new(vae.decoder([h, w])?),
                 };
-                let decoded = ready.decode(latents, cancel);
+                let decoded = match (ready.decode(latents, cancel), vae.in_f32()) {
+                    (Err(e), Some(wide)) if e.is_not_finite() => {
+                        ready = Box::new(wide.decoder([h, w])?);
+                        ready.decode(latents, cancel)
+                    }
+                    (decoded, _) => decoded,
+                };
                 *coder = Some(([h, w], ready));
                 Picture::from_planar(width, height, &decoded?)
             }
@@ -134,9 +140,12 @@ impl Linear {
         let config = &pipeline.base.checkpoint.vae;
         let (channels, scale) = (config.latent_channels(), config.scale());
         let latents = probe(channels);
-        let decoder = pipeline.vae(Tiling::Auto).decoder([PROBE; 2])?;
-        let decoded = decoder.decode(&latents, cancel)?;
-        let means = means(&decoded, PROBE, scale);
+        let vae = pipeline.vae(Tiling::Auto);
+        let decoder = vae.decoder([PROBE; 2])?;
+        // What is said of the VAE is said of the picture itself.
+        let mut said = Vec::new();
+        let decoded = vae.decode_all(decoder, &[&latents], cancel, &mut |_| {}, &mut said)?;
+        let means = means(&decoded.concat(), PROBE, scale);
         let plane = PROBE * PROBE;
         let mut sums = Normal::new(channels + 1);
         for i in 0..plane {

@@ -2,7 +2,7 @@
 //! part of it (image-to-image), or base and refiner one after the other.
 
 use super::Request;
-use super::request::Refinement;
+use super::request::{Refinement, StrengthSteps};
 use crate::checkpoint::Checkpoint;
 use crate::schedule::{
     self, Bound, Grid, MOST_SLOTS, MOST_STORES, NoiseGenerator, NoiseMix, Preconditioning,
@@ -20,6 +20,12 @@ pub(super) struct Leg {
     pub first: usize,
     /// One entry a call of the UNet.
     pub steps: Vec<Step>,
+    /// What the latents keep of a picture, and how much noise there is, after the last
+    /// step: something only where another model goes on from there.
+    end: NoiseMix,
+    /// Calls of the whole way as a prompt's edits count them: the steps asked for,
+    /// times the solver's order.
+    pub asked: usize,
     model: Preconditioning,
     scheduler: Arc<dyn Scheduler>,
 }
@@ -38,14 +44,14 @@ impl Leg {
         &all[self.first.min(all.len())..(self.first + self.steps.len()).min(all.len())]
     }
 
-    /// What the latents keep of a picture, and how much noise there is, after step
-    /// `k`; after the last step, the picture alone.
+    /// What the latents keep of a picture, and how much noise there is, after step `k`.
     pub fn reached(&self, k: usize) -> NoiseMix {
-        let clean = NoiseMix {
-            original: 1.0,
-            noise: 0.0,
-        };
-        self.steps.get(k + 1).map_or(clean, |step| step.mix)
+        self.steps.get(k + 1).map_or(self.end, |step| step.mix)
+    }
+
+    /// Whether its last latents are a finished picture's.
+    pub fn finishes(&self) -> bool {
+        self.end.noise == 0.0
     }
 
     /// The clean picture that latents at the level `mix` and the model's output
@@ -98,13 +104,17 @@ impl Route {
     pub fn new(request: &Request, base: &Checkpoint, refiner: Option<&Checkpoint>) -> Result<Self> {
         let whole = Way::new(request, base)?;
         let first = match request.image {
-            Some(_) => whole.first_of(request.strength, "strength")?,
+            Some(_) => whole.first_of(request.strength, request.strength_steps, "strength")?,
             None => 0,
         };
         let mut leg = whole.from(first)?;
         let start = match (&request.image, leg.steps.first()) {
             // Inpainting at full strength keeps nothing of what it paints over.
-            (Some(_), Some(step)) if !(request.mask.is_some() && request.strength >= 1.0) => {
+            (Some(_), Some(step))
+                if request.mask.is_none()
+                    || request.strength < 1.0
+                    || request.strength_steps == StrengthSteps::Webui =>
+            {
                 Start::Picture(step.mix)
             }
             _ => Start::Noise(leg.grid.init_noise_sigma),
@@ -122,7 +132,11 @@ impl Route {
             Refinement::None => Ok(alone(leg)),
             Refinement::SecondPass { strength } => {
                 let way = Way::new(request, refiner)?;
-                let second = way.from(way.first_of(strength, "refiner_strength")?)?;
+                let second = way.from(way.first_of(
+                    strength,
+                    StrengthSteps::Diffusers,
+                    "refiner_strength",
+                )?)?;
                 Ok(Route {
                     renoise: second.steps.first().map(|step| step.mix),
                     refiner: Some(second),
@@ -158,7 +172,10 @@ impl Route {
                 let cutoff = whole.cutoff(high_noise_fraction);
                 let kept = leg.timesteps().iter().filter(|t| f64::from(**t) >= cutoff);
                 let kept = kept.count();
-                leg.steps.truncate(kept);
+                if let Some(next) = leg.steps.get(kept) {
+                    leg.end = next.mix;
+                    leg.steps.truncate(kept);
+                }
                 let begin = rest.begin_below(rest.cutoff(high_noise_fraction));
                 let second = rest.from(begin)?;
                 Ok(Route {
@@ -201,9 +218,9 @@ impl Way {
 
     /// The entry from which `strength` of the way is left, as diffusers'
     /// `get_timesteps`.
-    fn first_of(&self, strength: f64, field: &str) -> Result<usize> {
+    fn first_of(&self, strength: f64, rule: StrengthSteps, field: &str) -> Result<usize> {
         let steps = self.steps;
-        let kept = ((steps as f64 * strength) as usize).min(steps);
+        let kept = rule.kept(steps, strength, self.scheduler.name());
         if kept == 0 {
             let least = (1.0 / steps as f64 * 1000.0).ceil() / 1000.0;
             let allowed =
@@ -249,6 +266,11 @@ impl Way {
             grid: self.grid.clone(),
             first,
             steps,
+            end: NoiseMix {
+                original: 1.0,
+                noise: 0.0,
+            },
+            asked: self.steps * self.scheduler.order(),
             model: self.model,
             scheduler: self.scheduler.clone(),
         })

@@ -2,13 +2,14 @@
 //! allows. Each is the same whatever its company.
 
 use super::condition::Conditioning;
-use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Tally};
+use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Stand, Tally};
 use super::load::Model;
 use super::preview::Previewer;
 use super::route::Leg;
 use super::start::Departure;
 use super::{Event, Observer, Pipeline, Request};
 use crate::Result;
+use crate::kernel::finite;
 use crate::model::unet;
 use std::time::Instant;
 
@@ -17,6 +18,9 @@ use std::time::Instant;
 /// crawl, that there are too many.
 const MOST_PICTURES: usize = 4;
 const BATCH_BYTES: u64 = 2 << 30;
+
+const NO_PREVIEW: &str =
+    "no previews: the VAE that they are made with gives numbers that are not finite";
 
 /// A request under way.
 pub(super) struct Run<'a> {
@@ -28,6 +32,7 @@ pub(super) struct Run<'a> {
     done: usize,
     /// Seconds spent on loading UNets.
     pub load: f64,
+    pub warnings: Vec<String>,
 }
 
 /// One model's part.
@@ -51,6 +56,7 @@ impl<'a> Run<'a> {
             total: calls * request.samples,
             done: 0,
             load: 0.0,
+            warnings: Vec::new(),
         }
     }
 
@@ -66,17 +72,22 @@ impl<'a> Run<'a> {
         });
         let shape = self.pipeline.latent_shape(self.request);
         let mut gathered = Gathered::default();
-        let previewer = match observer.preview_every {
+        let mut previewer = match observer.preview_every {
             0 => None,
-            _ => Some(self.pipeline.previewer(observer.cancel)?),
+            _ => match self.pipeline.previewer(observer.cancel) {
+                Err(e) if e.is_not_finite() => {
+                    self.warnings.push(NO_PREVIEW.into());
+                    None
+                }
+                made => Some(made?),
+            },
         };
         let mut batch = Batch::new(self.pipeline, self.request.samples);
         if self.pipeline.options.batch.is_none() {
-            batch.keep_below(BATCH_BYTES, &|pictures| {
-                let halves = 1 + usize::from(stage.conditioning.guided);
+            let bytes = |pictures| {
                 let tokens = stage.conditioning.tokens;
                 let size = unet::Size {
-                    batch: halves * pictures,
+                    batch: stage.conditioning.predictions() * pictures,
                     height: shape.h,
                     width: shape.w,
                     tokens,
@@ -86,39 +97,65 @@ impl<'a> Run<'a> {
                 let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
                 let storage = self.pipeline.precision.activations;
                 graph.planned_bytes(self.pipeline.tuning, storage).0
-            });
+            };
+            batch.keep_below(BATCH_BYTES, &bytes);
+            // The parts of a prompt may be many.
+            if stage.conditioning.weights.len() > 1 && bytes(batch.pictures) > BATCH_BYTES {
+                batch.batched = false;
+            }
         }
         let mask = departure.mask.as_deref();
-        let mut rest = &mut departure.samples[..];
+        let samples = &mut departure.samples;
         let mut made: Option<Denoiser<'_>> = None;
-        while !rest.is_empty() {
-            let place = self.request.samples - rest.len();
+        let mut place = 0;
+        while place < samples.len() {
+            let rest = samples[place..].iter();
+            let rest = rest.take_while(|s| s.progress != Stand::Ended).count();
+            if rest == 0 {
+                place += 1;
+                continue;
+            }
             let denoiser = match made.take() {
-                Some(denoiser) if denoiser.pictures() <= rest.len() => denoiser,
+                Some(denoiser) if denoiser.pictures() <= rest => denoiser,
                 // The old one's memory first.
                 old => {
                     drop(old);
-                    self.denoiser(stage, mask, &mut batch, rest.len(), observer)?
+                    self.denoiser(stage, mask, &mut batch, rest, observer)?
                 }
             };
             let count = denoiser.pictures();
-            let (now, later) = rest.split_at_mut(count);
-            rest = later;
+            let now = &mut samples[place..place + count];
             let (before, total) = (self.done, self.total);
+            let warnings = &mut self.warnings;
             let mut progress = |observer: &mut Observer<'_>, mut at: Progress<'_, '_>| {
                 let index = before + at.done * count;
                 (observer.events)(Event::Step { index, total });
-                match &previewer {
-                    Some(previewer) if at.done.is_multiple_of(observer.preview_every) => {
-                        preview(previewer, &at.expected()?, place, shape, observer)
+                let Some(made) = &previewer else {
+                    return Ok(());
+                };
+                if !at.done.is_multiple_of(observer.preview_every) {
+                    return Ok(());
+                }
+                match preview(made, &at.expected()?, place, shape, observer) {
+                    // The run may be sound all the same.
+                    Err(e) if e.is_not_finite() => {
+                        warnings.push(NO_PREVIEW.into());
+                        previewer = None;
+                        Ok(())
                     }
-                    _ => Ok(()),
+                    sent => sent,
                 }
             };
             let tally = &mut self.tally;
-            denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
-            self.done += stage.leg.steps.len() * count;
+            let done = denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
+            now.iter_mut()
+                .for_each(|sample| keep_unpainted(sample, mask));
+            self.done += done * count;
             made = Some(denoiser);
+            if observer.cancel.is_finishing() {
+                break;
+            }
+            place += count;
         }
         if let Some(trace) = &mut observer.trace {
             gathered.record(stage.prefix, stage.leg, shape, trace);
@@ -160,7 +197,10 @@ impl<'a> Run<'a> {
                     other.inspect(|other| other.clear());
                     held = false;
                 }
-                Err(e) if e.is_out_of_memory() && batch.shrink(stage.conditioning.guided) => {
+                Err(e)
+                    if e.is_out_of_memory()
+                        && batch.shrink(stage.conditioning.predictions() > 1) =>
+                {
                     tracing::warn!("{e}: trying {batch:?}");
                 }
                 made => break made?,
@@ -186,11 +226,22 @@ impl<'a> Run<'a> {
     }
 }
 
+/// The picture's own latents where the mask keeps them, in one that was ended early.
+fn keep_unpainted(sample: &mut Sample, mask: Option<&[f32]>) {
+    if let (Stand::Ended, Some(mask), Some([picture, _])) = (&sample.progress, mask, &sample.kept) {
+        for (at, (latent, kept)) in sample.latents.iter_mut().zip(picture).enumerate() {
+            if mask[at % mask.len()] < 0.5 {
+                *latent = *kept;
+            }
+        }
+    }
+}
+
 /// How many pictures go through the UNet at a time.
 #[derive(Debug)]
 struct Batch {
     pictures: usize,
-    /// Both prompts of a guided step in one call.
+    /// All prompts of a step in one call.
     batched: bool,
 }
 
@@ -215,14 +266,14 @@ impl Batch {
         }
     }
 
-    /// Takes half the pictures, or else two UNet calls of half the batch; whether
-    /// there was anything left to give up.
-    fn shrink(&mut self, guided: bool) -> bool {
+    /// Takes half the pictures, or else a UNet call for each prompt of a step, where
+    /// there are `several`; whether there was anything left to give up.
+    fn shrink(&mut self, several: bool) -> bool {
         if self.pictures > 1 {
             self.pictures /= 2;
             return true;
         }
-        std::mem::replace(&mut self.batched, false) && guided
+        std::mem::replace(&mut self.batched, false) && several
     }
 }
 
@@ -235,6 +286,10 @@ fn preview(
     observer: &mut Observer<'_>,
 ) -> Result<()> {
     for (i, latents) in latents.chunks(shape.count()).enumerate() {
+        // The loop says at its end that these are not finite.
+        if !finite::twin(latents) {
+            continue;
+        }
         let picture = previewer.picture(latents, shape.h, shape.w, observer.cancel)?;
         let index = place + i;
         (observer.events)(Event::Preview { index, picture });

@@ -1,5 +1,6 @@
 //! A run's settings, as pictures carry them and reports print them.
 
+use super::request::{MaskedContent, Masking};
 use super::{LoadOptions, Output, RawRequest, Refinement, Request, Rng};
 use crate::picture::Parameters;
 use crate::text::Weighting;
@@ -159,6 +160,9 @@ impl<'a> Settings<'a> {
         if r.image.is_some() {
             p = p.with("Denoising strength", r.strength);
         }
+        if r.mask.is_some() {
+            p = masking(p, &r.masking);
+        }
         if r.guidance_rescale > 0.0 {
             p = p.with("CFG Rescale phi", r.guidance_rescale);
         }
@@ -202,6 +206,25 @@ const SAID_BY_NAMES: [&str; 7] = [
     "solver_type",
     "skip_prk_steps",
 ];
+
+/// What was done with the mask, in AUTOMATIC1111's words.
+fn masking(mut p: Parameters, masking: &Masking) -> Parameters {
+    if masking.blur[0] == masking.blur[1] && masking.blur[0] > 0.0 {
+        p = p.with("Mask blur", masking.blur[0]);
+    }
+    if masking.invert {
+        p = p.with("Mask mode", "Inpaint not masked");
+    }
+    if let Some(padding) = masking.padding_crop {
+        p = p
+            .with("Inpaint area", "Only masked")
+            .with("Masked area padding", padding);
+    }
+    match masking.content {
+        MaskedContent::Original => p,
+        other => p.with("Masked content", other.name().replace('_', " ")),
+    }
+}
 
 /// Fields that say nothing are left out.
 fn without_nulls(recipe: &Recipe) -> Value {

@@ -1,6 +1,7 @@
 //! What the loop starts from: noise, or a picture and noise.
 
-use super::denoise::{Sample, Shape};
+use super::denoise::{Sample, Shape, Stand};
+use super::request::MaskedContent;
 use super::route::Start;
 use super::{Observer, Pipeline, Posterior, Request, scale_latents};
 use crate::Result;
@@ -21,15 +22,16 @@ pub(super) fn depart(
     request: &Request,
     start: Start,
     observer: &mut Observer<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<Departure> {
     let shape = pipeline.latent_shape(request);
     let pixels = Pixels::new(request);
     let beside = pipeline.base.checkpoint.unet.in_channels > shape.c;
-    let encode = |planes: &Option<Vec<f32>>| match planes {
+    let mut encode = |planes: &Option<Vec<f32>>| match planes {
         Some(planes) => {
             let vae = pipeline.vae(pipeline.options.vae_tiling);
             let size = [request.height, request.width];
-            vae.encode_distribution(planes, size, observer.cancel)
+            vae.encode_or_widen(planes, size, observer.cancel, warnings)
                 .map(Some)
         }
         None => Ok(None),
@@ -47,9 +49,17 @@ pub(super) fn depart(
         .mask
         .as_ref()
         .map(|mask| mask.to_latent(shape.w, shape.h));
+    let content = request.masking.content;
     let samples = request.seeds().into_iter().map(|seed| {
         let generator = request.rng.generator(seed);
-        sample(pipeline, &encoded, start, generator, shape, mask.as_deref())
+        sample(
+            pipeline,
+            &encoded,
+            (start, content),
+            generator,
+            shape,
+            mask.as_deref(),
+        )
     });
     let departure = Departure {
         samples: samples.collect(),
@@ -95,6 +105,24 @@ impl Pixels {
     }
 }
 
+/// The picture's latents with what the mask's content asks for where it paints.
+fn painted_over(
+    mut latents: Vec<f32>,
+    noise: &[f32],
+    mask: Option<&[f32]>,
+    content: MaskedContent,
+) -> Vec<f32> {
+    let Some(mask) = mask else { return latents };
+    let painted = |at: &usize| mask[at % mask.len()] > 0.5;
+    let places = (0..latents.len()).filter(painted);
+    match content {
+        MaskedContent::Original | MaskedContent::Fill => {}
+        MaskedContent::LatentNoise => places.for_each(|at| latents[at] = noise[at]),
+        MaskedContent::LatentNothing => places.for_each(|at| latents[at] = 0.0),
+    }
+    latents
+}
+
 /// What the VAE made of the request's picture.
 struct Encoded {
     picture: Option<Posterior>,
@@ -104,7 +132,7 @@ struct Encoded {
 fn sample(
     pipeline: &Pipeline,
     encoded: &Encoded,
-    start: Start,
+    (start, content): (Start, MaskedContent),
     mut generator: Box<dyn NoiseGenerator>,
     shape: Shape,
     mask: Option<&[f32]>,
@@ -121,6 +149,7 @@ fn sample(
     let picture = encoded.picture.as_ref();
     let picture = picture.map(|posterior| drawn(posterior, generator.as_mut()));
     let noise = generator.randn(count);
+    let picture = picture.map(|picture| painted_over(picture, &noise, mask, content));
     let masked = encoded.masked.as_ref();
     let masked = masked.map(|posterior| drawn(posterior, generator.as_mut()));
     let latents = match (start, &picture) {
@@ -145,5 +174,6 @@ fn sample(
             .map(|picture| [picture, noise]),
         extra,
         generator,
+        progress: Stand::Waiting,
     }
 }

@@ -10,10 +10,13 @@ use std::path::Path;
 ///
 /// Names (B = pictures, S = 77 tokens, h = height/8, w = width/8, KKK = a
 /// three-digit counter of UNet calls): `input_ids`, `input_ids_2`,
-/// `negative_input_ids`, `negative_input_ids_2` i32 `[B, S]`; `prompt_embeds`,
-/// `negative_prompt_embeds` `[B, S, C]`; `pooled_prompt_embeds`,
-/// `negative_pooled_prompt_embeds` `[B, P]`; `unet_time_ids` `[2B, 6]`, negative
-/// half first; `timesteps` `[N]`; `sigmas` `[N + 1]`; `latents.KKK` and
+/// `negative_input_ids`, `negative_input_ids_2` i32 `[T, S]`; `prompt_embeds`,
+/// `negative_prompt_embeds` `[T, S, C]`; `pooled_prompt_embeds`,
+/// `negative_pooled_prompt_embeds` `[T, P]`; T are the texts that the prompt becomes
+/// over the run, 1 where it is not edited. Where there are more, `prompt_schedule`
+/// i32 `[calls, parts]` and `negative_prompt_schedule` `[calls, 1]` say which of them
+/// each call is told. `unet_time_ids` `[2B, 6]`, negative half first, a further B rows
+/// for every further part; `timesteps` `[N]`; `sigmas` `[N + 1]`; `latents.KKK` and
 /// `noise_pred.KKK` (after guidance) `[B, 4, h, w]`; `base_latents`, what the base
 /// hands to the refiner or the VAE, `[B, 4, h, w]`; `init_image` `[B, 3, H, W]` and
 /// `mask` `[B, 1, H, W]`, where the request has them; `decoded` `[B, 3, H, W]` before

@@ -3,6 +3,7 @@
 //! spread, which shifts colours (40.9 dB against the whole on a smooth picture);
 //! so all of them take the group norms' factors from a small copy of the whole.
 
+use super::finite::{Stage, Suspect};
 use super::load::Tiling;
 use super::posterior::{Posterior, unscale_latents};
 use super::tiles::{Blend, shrink, starts};
@@ -10,6 +11,7 @@ use super::{Cancel, Pipeline};
 use crate::checkpoint::{Autoencoder, Part, TensorSource, VaeFile};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, Graph, Runner, SharedNorms};
+use crate::kernel::finite::Mark;
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
 use crate::model::{DeviceWeights, Loaded, autoencoder};
@@ -28,6 +30,7 @@ const OVERLAP: usize = 24;
 const PILOT: usize = 64;
 
 /// A VAE on a device: the checkpoint's own, or another beside it.
+#[derive(Clone)]
 pub struct Vae<'a> {
     gpu: &'a Arc<Gpu>,
     tuning: Tuning,
@@ -78,6 +81,15 @@ impl<'a> Vae<'a> {
         }
     }
 
+    /// The same with f32 activations, where its own are f16, which may have overflowed.
+    pub(super) fn in_f32(&self) -> Option<Self> {
+        let wide = Self {
+            storage: Storage::F32,
+            ..self.clone()
+        };
+        (self.storage == Storage::F16).then_some(wide)
+    }
+
     /// The graph of `kind` for an input of `side`, ready to run.
     fn pass(&self, kind: &Kind, side: [usize; 2], norms: Option<SharedNorms<'_>>) -> Result<Pass> {
         let (gpu, tuning) = (self.gpu, self.tuning);
@@ -85,7 +97,8 @@ impl<'a> Vae<'a> {
         let graph = (kind.graph)(self.config, side).optimise();
         let none = HashMap::new();
         let executor =
-            Executor::with_norms(gpu, tuning, self.storage, &graph, &weights, &none, norms)?;
+            Executor::with_norms(gpu, tuning, self.storage, &graph, &weights, &none, norms)
+                .map_err(|e| self.suspect(kind).blamed(e))?;
         let planes = |t: &Tensor| {
             let bytes = (t.rows() * t.c * 4) as u64;
             Ok::<_, Error>(View::whole(&Arc::new(gpu.buffer("planes", bytes)?)))
@@ -96,20 +109,88 @@ impl<'a> Vae<'a> {
         let (from, to) = (planes(&input)?, planes(&output)?);
         let [before, after] = kind.affine;
         let import = layout::to_pixels(tuning, &from, &input, before)?;
-        let export = layout::to_planes(tuning, &output, &to, after)?;
+        let mut export = vec![layout::to_planes(tuning, &output, &to, after)?];
+        let mark = Mark::new(gpu)?;
+        export.extend(mark.watch(gpu, tuning, &to, output.rows() * output.c, None)?);
         Ok(Pass {
             executor,
             import: Program::new(gpu, vec![import])?,
-            export: Program::new(gpu, vec![export])?,
+            export: Program::new(gpu, export)?,
+            mark,
+            suspect: self.suspect(kind),
             from,
             to,
         })
+    }
+
+    fn suspect(&self, kind: &Kind) -> Suspect {
+        Suspect::vae(kind.stage, self.storage)
+    }
+
+    /// Decodes the latents of several pictures with this VAE's `decoder`; those whose
+    /// activations overflow in f16 once more in f32, which is said in `warnings`.
+    /// `next` hears of every picture before its turn.
+    pub(super) fn decode_all(
+        &self,
+        decoder: Coder,
+        latents: &[&[f32]],
+        cancel: &Cancel,
+        next: &mut dyn FnMut(usize),
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let wide = self.in_f32();
+        let once = |(index, latents): (usize, &&[f32])| {
+            next(index);
+            match decoder.decode(latents, cancel) {
+                Err(e) if e.is_not_finite() && wide.is_some() => Ok(None),
+                decoded => decoded.map(Some),
+            }
+        };
+        let first = latents.iter().enumerate().map(once);
+        let mut decoded = first.collect::<Result<Vec<_>>>()?;
+        let missing = decoded.iter().filter(|one| one.is_none()).count();
+        if let (Some(wide), 1..) = (wide, missing) {
+            let size = decoder.size;
+            // The old one's memory first.
+            drop(decoder);
+            let decoder = wide.decoder(size)?;
+            for (one, latents) in decoded.iter_mut().zip(latents) {
+                if one.is_none() {
+                    *one = Some(decoder.decode(latents, cancel)?);
+                }
+            }
+            warnings.push(overflowed(Stage::VaeDecoder, missing));
+        }
+        Ok(decoded.into_iter().flatten().collect())
+    }
+
+    /// [`Self::encode_distribution`], once more in f32 where activations overflow in
+    /// f16, which is said in `warnings`.
+    pub(super) fn encode_or_widen(
+        &self,
+        picture: &[f32],
+        size: [usize; 2],
+        cancel: &Cancel,
+        warnings: &mut Vec<String>,
+    ) -> Result<Posterior> {
+        match (
+            self.encode_distribution(picture, size, cancel),
+            self.in_f32(),
+        ) {
+            (Err(e), Some(wide)) if e.is_not_finite() => {
+                let posterior = wide.encode_distribution(picture, size, cancel)?;
+                warnings.push(overflowed(Stage::VaeEncoder, 1));
+                Ok(posterior)
+            }
+            (encoded, _) => encoded,
+        }
     }
 
     /// A decoder for latents of `[h, w]`.
     pub fn decoder(&self, size: [usize; 2]) -> Result<Coder> {
         let config = self.config;
         let kind = Kind {
+            stage: Stage::VaeDecoder,
             input: "latents",
             channels: [config.latent_channels(), config.picture_channels()],
             graph: autoencoder::decoder,
@@ -141,6 +222,7 @@ impl<'a> Vae<'a> {
             false => config.latent_channels(),
         };
         let kind = Kind {
+            stage: Stage::VaeEncoder,
             input: "picture",
             channels: [config.picture_channels(), made],
             graph: autoencoder::encoder,
@@ -239,6 +321,14 @@ impl<'a> Vae<'a> {
     }
 }
 
+fn overflowed(stage: Stage, pictures: usize) -> String {
+    let pictures = match pictures {
+        1 => "a picture was".into(),
+        _ => format!("{pictures} pictures were"),
+    };
+    format!("{stage} overflowed in f16; {pictures} worked out once more in f32")
+}
+
 /// A graph with the way from planes to its activations and back.
 struct Pass {
     executor: Executor,
@@ -246,16 +336,23 @@ struct Pass {
     export: Program,
     from: View,
     to: View,
+    /// Looks at what `to` holds.
+    mark: Mark,
+    suspect: Suspect,
 }
 
 impl Pass {
     fn run(&self, gpu: &Arc<Gpu>, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         gpu.upload(&self.from.buffer, bytemuck::cast_slice(input))?;
+        self.mark.clear(gpu)?;
         let mut runner = Runner::new(gpu, false)?;
         let cancelled = || cancel.is_cancelled();
         let programs = [&self.import, self.executor.step(), &self.export];
         runner.run(|_| {}, &programs, &cancelled)?;
         runner.finish()?;
+        if self.mark.read(gpu)?.is_some() {
+            return Err(self.suspect.error());
+        }
         let output = self.executor.output(0);
         let count = output.rows() * output.c;
         let bytes = gpu.download(&self.to.buffer, 0, (count * 4) as u64)?;
@@ -271,6 +368,7 @@ struct Pilot {
 
 /// Decoder or encoder.
 struct Kind {
+    stage: Stage,
     input: &'static str,
     /// Of input and output.
     channels: [usize; 2],

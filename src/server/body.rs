@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::lenient::shown;
+use crate::encoding;
 use crate::error::Field;
 use axum::RequestExt;
 use axum::body::Bytes;
@@ -12,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::error::Error;
 use tower_http::timeout::TimeoutError;
 
@@ -66,16 +68,22 @@ fn unreadable(status: StatusCode, error: &(dyn Error + 'static)) -> Failure {
 
 /// Bytes as JSON.
 pub fn json(bytes: &[u8]) -> Result<Value, Failure> {
-    serde_json::from_slice(bytes)
+    serde_json::from_str(&text(bytes)?)
         .map_err(|e| Failure::Body(format!("the body is not JSON: {e}; send a JSON object")))
+}
+
+fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Failure> {
+    let refused = |what| Failure::Body(format!("the body is {what}: send a JSON object in UTF-8"));
+    encoding::text(bytes).map_err(refused)
 }
 
 /// A form's pairs, or JSON, which `curl -d` sends under a form's name.
 fn loose(bytes: &[u8]) -> Result<Value, Failure> {
-    if let Ok(value) = serde_json::from_slice(bytes) {
+    let text = text(bytes)?;
+    if let Ok(value) = serde_json::from_str(&text) {
         return Ok(value);
     }
-    let pairs: Vec<(String, String)> = serde_urlencoded::from_bytes(bytes)
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(&text)
         .map_err(|e| Failure::Body(format!("the body is neither JSON nor a form: {e}")))?;
     let mut fields = Map::new();
     for (name, text) in pairs {

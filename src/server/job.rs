@@ -27,6 +27,8 @@ pub struct Made {
 #[derive(Debug)]
 pub struct Drawn {
     pub pictures: Vec<Made>,
+    /// Pictures were ended early at the owner's wish.
+    pub interrupted: bool,
     /// Wall time of each stage.
     pub seconds: Seconds,
     /// Wall time of the whole, without waiting.
@@ -185,6 +187,17 @@ impl Job {
     pub fn running_for(&self) -> Duration {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// Credits for what was drawn: all that was reserved, or where pictures were ended
+    /// early the share of the steps that were done, rounded up.
+    pub fn spent(&self, drawn: &Drawn) -> i64 {
+        let snapshot = self.progress.borrow();
+        let (done, all) = (snapshot.step as i128, snapshot.steps as i128);
+        match drawn.interrupted && done < all {
+            true => ((i128::from(self.cost) * done + all - 1) / all) as i64,
+            false => self.cost,
+        }
     }
 
     pub(super) fn steps(&self, step: usize, steps: usize) {

@@ -8,6 +8,10 @@ use serde_json::Value;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Integer(pub i64);
 
+/// A whole number as [`Integer`], with room for every seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seed(pub i128);
+
 /// A finite number: `0.5`, `"0.5"`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Number(pub f64);
@@ -22,6 +26,18 @@ impl<'de> Deserialize<'de> for Integer {
         whole(&value)
             .map(Integer)
             .ok_or_else(|| refuse(&value, "must be a whole number"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Seed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        seed(&value).map(Seed).ok_or_else(|| {
+            refuse(
+                &value,
+                "must be a whole number from -2^63 to 2^64 - 1; -1 draws one",
+            )
+        })
     }
 }
 
@@ -53,6 +69,16 @@ fn whole(value: &Value) -> Option<i64> {
         }),
         Value::String(text) => text.trim().parse().ok(),
         _ => None,
+    }
+}
+
+/// A number that was rounded on its way, as JavaScript does above 2^53, may be 2^64:
+/// only a text holds every seed there.
+fn seed(value: &Value) -> Option<i128> {
+    match value {
+        Value::Number(n) if n.is_u64() => n.as_u64().map(i128::from),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => whole(value).map(i128::from),
     }
 }
 
@@ -119,6 +145,18 @@ mod tests {
             (json!([3]), None),
         ] {
             assert_eq!(whole(&value), wanted, "{value}");
+        }
+        for (value, wanted) in [
+            (json!(u64::MAX), Some(u64::MAX.into())),
+            (json!(" 18446744073709551615"), Some(u64::MAX.into())),
+            (json!(i64::MIN), Some(i64::MIN.into())),
+            (json!(7.0), Some(7)),
+            (json!(-1), Some(-1)),
+            // 2^64, which JavaScript makes of 2^64 - 1.
+            (json!(18446744073709551616.0), None),
+            (json!(""), None),
+        ] {
+            assert_eq!(seed(&value), wanted, "{value}");
         }
         for (value, wanted) in [
             (json!(0.5), Some(0.5)),

@@ -5,7 +5,7 @@ use super::config::Limits;
 use super::failure::Failure;
 use super::media::Sources;
 use crate::error::Field;
-use crate::picture::{Fit, Format, Mask, Picture};
+use crate::picture::{Format, MaskReading, Picture};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Context, RawRequest, Request};
 use std::path::Path;
@@ -31,11 +31,10 @@ pub enum Size {
 pub struct MaskOrder {
     /// Base64, a data URL or a URL.
     pub text: String,
-    /// What is transparent is painted anew; else what is white.
-    pub from_alpha: bool,
+    pub reading: MaskReading,
     pub invert: bool,
-    /// Standard deviation in pixels.
-    pub blur: f32,
+    /// Standard deviations in pixels, along rows and columns.
+    pub blur: [f64; 2],
     /// Brought to the picture's size where it has another; else that is an error.
     pub stretch: bool,
 }
@@ -87,19 +86,33 @@ impl Order {
         let most = rules.limits.max_steps;
         within("steps", raw.steps, 1, most as i64)?;
         within("samples", raw.samples, 1, rules.limits.max_samples as i64)?;
-        loras(&mut raw, rules.loras)?;
+        let mut warnings = raw
+            .take_lora_tags(rules.loras, rules.context.styles)
+            .map_err(|error| match error {
+                // The folder's path is the operator's matter.
+                crate::Error::File { problem, .. } => {
+                    let allowed = format!("the service's folder of LoRAs {problem}");
+                    Failure::invalid(Field::LoraTag, "unknown", allowed)
+                }
+                other => other.into(),
+            })?;
         let picture = image
-            .map(|text| rules.sources.picture("image", &text))
+            .map(|text| rules.sources.picture("image", &text, &mut warnings))
             .transpose()?;
-        let mask = mask
-            .map(|order| order.read(rules.sources, picture.as_ref()))
-            .transpose()?;
+        if let Some(order) = mask {
+            let bytes = rules.sources.bytes("mask", &order.text)?;
+            let mask = rules
+                .sources
+                .mask_from("mask", &bytes, order.reading, &mut warnings)?;
+            raw.mask = Some(Arc::new(mask));
+            raw.mask_invert = Some(order.invert);
+            raw.mask_blur = Some(order.blur);
+            raw.mask_stretch = order.stretch;
+        }
         let native = rules.context.native;
         let (width, height) = size.pixels(native, picture.as_ref(), rules.limits)?;
         (raw.width, raw.height) = (Some(width), Some(height));
         raw.image = picture.map(Arc::new);
-        raw.mask = mask.map(Arc::new);
-        let mut warnings = Vec::new();
         if raw.refiner == Some(true) && !rules.context.refiner {
             warnings.push("no refiner is loaded; the base model draws alone".to_owned());
             raw.refiner = None;
@@ -128,40 +141,6 @@ pub fn within<T: PartialOrd + std::fmt::Display>(
             Err(Failure::invalid(field, value, allowed))
         }
         value => Ok(value),
-    }
-}
-
-/// Files for the tags `<lora:name:weight>` of the prompts.
-fn loras(raw: &mut RawRequest, folder: Option<&Path>) -> Result<(), Failure> {
-    let Some(folder) = folder else {
-        return Ok(());
-    };
-    raw.take_lora_tags(folder).map_err(|error| match error {
-        // The folder's path is the operator's matter.
-        crate::Error::File { problem, .. } => {
-            let allowed = format!("the service's folder of LoRAs {problem}");
-            Failure::invalid(Field::LoraTag, "unknown", allowed)
-        }
-        other => other.into(),
-    })
-}
-
-impl MaskOrder {
-    fn read(&self, sources: &Sources, picture: Option<&Picture>) -> Result<Mask, Failure> {
-        let bytes = sources.bytes("mask", &self.text)?;
-        let mut mask = match self.from_alpha {
-            true => sources.alpha_mask_from("mask", &bytes)?,
-            false => sources.mask_from("mask", &bytes)?,
-        };
-        if self.invert {
-            mask = mask.inverted();
-        }
-        if let (true, Some(picture)) = (self.stretch, picture)
-            && (mask.width, mask.height) != (picture.width, picture.height)
-        {
-            mask = mask.resized(picture.width, picture.height, Fit::Stretch)?;
-        }
-        Ok(mask.blurred(self.blur)?)
     }
 }
 

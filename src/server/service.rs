@@ -11,7 +11,7 @@ use super::order::{Order, Prepared, Rules};
 use super::queue::Queue;
 use super::store::Store;
 use crate::Result;
-use crate::pipeline::{Context, Preset, Refinement, model_name};
+use crate::pipeline::{Cancel, Context, Preset, Refinement, model_name};
 use crate::text::Styles;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -54,6 +54,8 @@ pub struct Inner {
     pub metrics: Metrics,
     pub store: Store,
     model: OnceLock<Model>,
+    /// Ends the loading of the model.
+    pub(super) loading: Cancel,
     /// Whether the device can draw now.
     ready: std::sync::atomic::AtomicBool,
     /// All jobs that may be asked about: those that wait and run, and those whose
@@ -88,6 +90,7 @@ impl Service {
                 config.results_most,
             )?,
             model: OnceLock::new(),
+            loading: Cancel::default(),
             ready: Default::default(),
             jobs: Mutex::default(),
             current: Mutex::default(),
@@ -185,7 +188,9 @@ impl Service {
     pub fn finish(&self, job: &Arc<Job>, result: Result<Drawn, Failure>) {
         let result = result.and_then(|mut drawn| {
             if let (Some(ledger), Some(reservation)) = (&self.ledger, &job.reservation) {
-                let balance = ledger.settle(reservation).map_err(Failure::internal)?;
+                let spent = job.spent(&drawn);
+                let balance = ledger.settle(reservation, spent);
+                let balance = balance.map_err(Failure::internal)?;
                 drawn.remaining = Some(balance.remaining);
             }
             Ok(drawn)
@@ -228,8 +233,10 @@ impl Service {
         self.jobs().retain(|_, job| !old(job));
     }
 
-    /// Stops taking requests; those that wait are turned away.
+    /// Stops taking requests; those that wait are turned away, and a model that is
+    /// being loaded is given up.
     pub fn stop(&self) {
+        self.loading.cancel();
         for job in self.queue.stop() {
             self.finish_soon(job, Failure::Unavailable("the service is shutting down"));
         }

@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::job::{Drawn, Job, Made, Preview};
 use super::service::{Model, Service};
 use crate::picture::{Format, Picture};
-use crate::pipeline::{Cancel, Event, Observer, Output, Pipeline, RawRequest, Settings};
+use crate::pipeline::{Event, Observer, Output, Pipeline, RawRequest, Settings};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +15,11 @@ use std::time::{Duration, Instant, SystemTime};
 /// # Errors
 /// The model cannot be loaded at the start.
 pub fn work(service: &Service) -> Result<()> {
-    let mut pipeline = load(service)?;
+    let mut pipeline = match load(service) {
+        // Asked to stop before it could draw.
+        Err(Error::Cancelled) => return Ok(()),
+        loaded => loaded?,
+    };
     while let Some(job) = service.queue.next() {
         service.set_current(Some(job.clone()));
         job.begins();
@@ -39,17 +43,19 @@ pub fn work(service: &Service) -> Result<()> {
         service.set_current(None);
         service.queue.took(job.running_for().as_secs_f64());
         if !sound {
-            pipeline = again(service, pipeline)?;
+            pipeline = match again(service, pipeline) {
+                Err(Error::Cancelled) => return Ok(()),
+                loaded => loaded?,
+            };
         }
     }
     Ok(())
 }
 
 fn load(service: &Service) -> Result<Pipeline> {
-    let cancel = Cancel::default();
     let mut observer = Observer {
         events: &mut |event| tracing::debug!("{event:?}"),
-        cancel: &cancel,
+        cancel: &service.loading,
         trace: None,
         preview_every: 0,
     };
@@ -62,7 +68,11 @@ fn load(service: &Service) -> Result<Pipeline> {
             ..Default::default()
         };
         let request = pipeline.resolve(raw, &service.styles)?;
-        pipeline.generate(&request, &mut observer)?;
+        match pipeline.generate(&request, &mut observer) {
+            // Every request is told so; what they ask for may help.
+            Err(error) if error.is_not_finite() => tracing::error!("warming up: {error}"),
+            warmed => drop(warmed?),
+        }
     }
     service.metrics.holds(pipeline.device_bytes());
     service.loaded(Model {
@@ -85,7 +95,7 @@ fn again(service: &Service, broken: Pipeline) -> Result<Pipeline> {
     let mut pause = Duration::from_secs(1);
     loop {
         match load(service) {
-            Err(error) if pause < Duration::from_secs(64) => {
+            Err(error) if pause < Duration::from_secs(64) && !service.loading.is_cancelled() => {
                 tracing::error!("{error}; trying again in {} s", pause.as_secs());
                 std::thread::sleep(pause);
                 pause *= 2;
@@ -118,6 +128,7 @@ fn draw(service: &Service, pipeline: &mut Pipeline, job: &Arc<Job>) -> Result<Dr
     let warnings = [prepared.warnings.clone(), output.warnings.clone()].concat();
     Ok(Drawn {
         pictures,
+        interrupted: output.interrupted,
         seconds: output.seconds,
         total: start.elapsed().as_secs_f64(),
         settings: settings.public(),

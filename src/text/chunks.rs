@@ -50,15 +50,20 @@ impl Chunk {
 /// tokens, the shorter is filled up with empty chunks before each
 /// [`Piece::Break`] and at the end, so that what follows a break stays level.
 ///
-/// Text of one weight that fits gives what [`Tokenizer::encode`] gives.
-pub fn chunks(pieces: &[Piece], tokenizers: &[&Tokenizer]) -> Result<Vec<Vec<Chunk>>> {
+/// Text of one weight that fits gives what [`Tokenizer::encode`] gives; with
+/// `normalise`, it is cleaned first as [`Tokenizer::cleaned_tokens`] does.
+pub fn chunks(
+    pieces: &[Piece],
+    tokenizers: &[&Tokenizer],
+    normalise: bool,
+) -> Result<Vec<Vec<Chunk>>> {
     let mut all: Vec<Vec<Chunk>> = vec![Vec::new(); tokenizers.len()];
     let commas: Vec<Option<u32>> = tokenizers.iter().map(|t| comma(t)).collect::<Result<_>>()?;
     let sections: Vec<&[Piece]> = pieces.split(|piece| *piece == Piece::Break).collect();
     for (i, section) in sections.iter().enumerate() {
         let mut found = Vec::with_capacity(tokenizers.len());
         for (tokenizer, comma) in tokenizers.iter().zip(&commas) {
-            found.push(fill(section, tokenizer, *comma)?);
+            found.push(fill(section, tokenizer, *comma, normalise)?);
         }
         // Nothing after the last break is no chunk; nothing before one is.
         let least = usize::from(i == 0 || i + 1 < sections.len());
@@ -89,7 +94,12 @@ fn comma(tokenizer: &Tokenizer) -> Result<Option<u32>> {
 }
 
 /// The chunks of text without breaks; none where there are no tokens.
-fn fill(section: &[Piece], tokenizer: &Tokenizer, comma: Option<u32>) -> Result<Vec<Chunk>> {
+fn fill(
+    section: &[Piece],
+    tokenizer: &Tokenizer,
+    comma: Option<u32>,
+    normalise: bool,
+) -> Result<Vec<Chunk>> {
     let mut filler = Filler {
         tokenizer,
         room: tokenizer.max_length().saturating_sub(2).max(1),
@@ -100,7 +110,11 @@ fn fill(section: &[Piece], tokenizer: &Tokenizer, comma: Option<u32>) -> Result<
     };
     for piece in section {
         if let Piece::Text { text, weight } = piece {
-            for id in tokenizer.tokens(text)? {
+            let ids = match normalise {
+                true => tokenizer.cleaned_tokens(text)?,
+                false => tokenizer.tokens(text)?,
+            };
+            for id in ids {
                 filler.push(id, *weight as f32);
             }
         }

@@ -6,7 +6,10 @@ use crate::{Error, Field, Result};
 /// Largest magnitude of an adapter's weight.
 pub const LORA_WEIGHT_MOST: f64 = 100.0;
 
-const OPENING: &str = "<lora:";
+/// `lyco` is what that program called LyCORIS' adapters, which are read here as LoRAs
+/// are.
+const OPENINGS: [&str; 2] = ["<lora:", "<lyco:"];
+const HYPERNET: &str = "<hypernet:";
 const FORM: &str = "write <lora:NAME>, <lora:NAME:WEIGHT> or <lora:NAME:TEXT_WEIGHT:UNET_WEIGHT>";
 
 /// An adapter that a prompt asks for.
@@ -24,7 +27,7 @@ pub struct LoraTag {
 /// `<lora:NAME>` weighs 1; one number is for both UNet and text encoders, of two
 /// the first is for the text encoders, as are `te=` and `unet=` by name. A tag
 /// that is not closed, has no name, or a weight that is no number from -100 to
-/// 100, is [`Error::Invalid`]. Other tags are text.
+/// 100, is [`Error::Invalid`], as is a hypernetwork's tag. Other tags are text.
 pub fn extract_loras(prompt: &str) -> Result<(String, Vec<LoraTag>)> {
     let mut text = String::with_capacity(prompt.len());
     let mut tags = Vec::new();
@@ -36,6 +39,13 @@ pub fn extract_loras(prompt: &str) -> Result<(String, Vec<LoraTag>)> {
             let end = closing(tag).ok_or_else(|| broken(&shown(tag), "a closing > is missing"))?;
             tags.push(read(&tag[..=end])?);
             rest = &tag[end + 1..];
+        } else if starts(tag, HYPERNET) {
+            let allowed = "hypernetworks are for other models and not read; take the tag out";
+            return Err(Error::invalid(
+                "prompt",
+                format!("{:?}", shown(tag)),
+                allowed,
+            ));
         } else {
             text.push('<');
             rest = &tag[1..];
@@ -46,8 +56,12 @@ pub fn extract_loras(prompt: &str) -> Result<(String, Vec<LoraTag>)> {
 }
 
 fn opens(text: &str) -> bool {
-    let start = text.get(..OPENING.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(OPENING))
+    OPENINGS.iter().any(|opening| starts(text, opening))
+}
+
+fn starts(text: &str, with: &str) -> bool {
+    let start = text.get(..with.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(with))
 }
 
 /// Where the tag that `text` begins with ends; none where another begins first.
@@ -56,9 +70,11 @@ fn closing(text: &str) -> Option<usize> {
     text[end..].starts_with('>').then_some(end)
 }
 
-/// Reads a whole tag, `<lora:` to `>`.
+/// Reads a whole tag, its opening to `>`.
 fn read(tag: &str) -> Result<LoraTag> {
-    let inside = tag.get(OPENING.len()..tag.len() - 1).unwrap_or_default();
+    let inside = tag
+        .get(OPENINGS[0].len()..tag.len() - 1)
+        .unwrap_or_default();
     let mut fields = inside.split(':').map(str::trim);
     let name = fields.next().unwrap_or_default();
     if name.is_empty() {
@@ -138,6 +154,12 @@ mod tests {
         assert_eq!(of("<lora:a:te=0.2>").1, [tag("a", 0.2, 0.2)]);
         assert_eq!(of("<lora:a:unet=0.2>").1, [tag("a", 1.0, 0.2)]);
         assert_eq!(of("<lora:a:1><lora:a:1>é").1.len(), 2);
+        assert_eq!(
+            of("a<lyco:b:2>"),
+            ("a".to_string(), vec![tag("b", 2.0, 2.0)])
+        );
+        let hypernet = extract_loras("a <Hypernet:b:1>").unwrap_err().to_string();
+        assert!(hypernet.starts_with("prompt is \"<Hypernet:b:1>\": hypernetworks are"));
     }
 
     #[test]

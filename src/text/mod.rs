@@ -1,9 +1,13 @@
-//! Prompts: styles, weights, and CLIP's byte-pair encoding as Hugging Face's fast
+//! Prompts: styles, edits, parts, weights, and CLIP's byte-pair encoding as Hugging Face's fast
 //! `CLIPTokenizer` does it. Knows nothing of GPUs, nor of checkpoints beyond the
 //! tokenizer's own files.
 
 mod chunks;
+mod composition;
+mod editing;
+mod foreign;
 mod lora;
+mod normalise;
 mod prompt;
 mod special;
 mod style_file;
@@ -13,7 +17,11 @@ mod vocabulary;
 mod weighting;
 
 pub use chunks::{Chunk, chunks, pad_chunks};
+pub use composition::{PARTS_MOST, Part, compose};
+pub use editing::{Schedule, Timeline, is_taken_literally, schedule};
+pub use foreign::plain_text_warnings;
 pub use lora::{LORA_WEIGHT_MOST, LoraTag, extract_loras};
+pub use normalise::normalise;
 pub use prompt::{Piece, WEIGHT_MOST, parse};
 pub use styles::{Style, Styles};
 pub use tokenizer::{Encoded, Tokenizer, TokenizerFiles};

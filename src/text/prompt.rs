@@ -1,7 +1,7 @@
 //! Weighted prompts in AUTOMATIC1111's grammar.
 //!
 //! `(a)` weighs 1.1 times, `[a]` 1/1.1 times, `(a:1.3)` 1.3 times; brackets
-//! inside brackets multiply; `\( \) \[ \] \\` are those characters themselves; a
+//! inside brackets multiply; `\( \) \[ \] \: \| \\` are those characters themselves; a
 //! bracket left open lasts to the end, one that closes nothing is text. `BREAK`
 //! as a word of its own separates chunks.
 //!
@@ -65,7 +65,7 @@ pub fn parse(prompt: &str) -> Vec<Piece> {
 /// or `\`.
 static LEXER: LazyLock<Regex> = LazyLock::new(|| {
     let pattern = r"(?xs)
-        \\ (?<escaped> [()\[\]\\] )
+        \\ (?<escaped> [()\[\]\\:|] )
         | [()\[\]]
         | : \s* (?<weight> [+-]? [.0-9]+ ) \s* \)
         | [^\\()\[\]:]+

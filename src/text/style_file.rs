@@ -1,7 +1,7 @@
 //! A user's own styles: the JSON list that SDXL style selectors share, and
 //! AUTOMATIC1111's `styles.csv`.
 
-use crate::{Error, Result};
+use crate::{Error, Result, encoding};
 use serde::Deserialize;
 use std::path::Path;
 
@@ -21,15 +21,8 @@ pub(super) struct Entry {
 
 /// The entries of a file, each with a name.
 pub(super) fn read(path: &Path) -> Result<Vec<Entry>> {
-    let bytes = std::fs::read(path).map_err(|e| {
-        let remedy = "check the path of the styles' file and the right to read it";
-        Error::file(path, e, remedy)
-    })?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to() + 1;
-        Error::file(path, format!("is not UTF-8: byte {at}"), "save it as UTF-8")
-    })?;
-    let text = text.trim_start_matches('\u{feff}');
+    let remedy = "check the path of the styles' file and the right to read it";
+    let text = &encoding::read(path, remedy)?;
     let is_table = path
         .extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));

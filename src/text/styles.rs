@@ -1,5 +1,6 @@
 //! Named styles: templates around a prompt.
 
+use super::lora::{LoraTag, extract_loras};
 use super::style_file::{self, Entry};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,20 @@ impl Style {
             own => Some(joined(template, own)),
         };
         (positive, negative)
+    }
+
+    /// The adapters that its prompt asks for, see [`extract_loras`].
+    pub fn loras(&self) -> Result<Vec<LoraTag>> {
+        extract_loras(&self.prompt).map(|(_, tags)| tags)
+    }
+
+    /// The style without those tags, which are no words.
+    pub fn without_loras(&self) -> Result<Self> {
+        let (prompt, _) = extract_loras(&self.prompt)?;
+        Ok(Style {
+            prompt,
+            ..self.clone()
+        })
     }
 
     /// Every name it answers to, made plain.

@@ -2,9 +2,10 @@
 
 use super::special::{self, Specials};
 use super::vocabulary;
-use crate::{Error, Result};
+use crate::{Error, Result, encoding};
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::OnceLock;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{
     Lowercase, NFC, NormalizerWrapper, Replace, replace::ReplacePattern,
@@ -51,6 +52,10 @@ pub struct Encoded {
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The same without the padding's token, made once it is needed, where that is
+    /// another than start and end, such as `!`.
+    unpadded: OnceLock<tokenizers::Tokenizer>,
+    pad_text: String,
     bos: u32,
     eos: u32,
     pad: u32,
@@ -154,6 +159,8 @@ impl Tokenizer {
         }
         Ok(Self {
             inner,
+            unpadded: OnceLock::new(),
+            pad_text: specials.pad,
             bos,
             eos,
             pad,
@@ -187,11 +194,43 @@ impl Tokenizer {
         Ok(self.run(text)?.get_ids().to_vec())
     }
 
+    /// The same of `text` as [`super::normalise()`] cleans it.
+    ///
+    /// Special tokens are found before that, as in the slow tokenizer: a full-width
+    /// `！` does not become the padding of SDXL's second encoder, which `!` is.
+    pub fn cleaned_tokens(&self, text: &str) -> Result<Vec<u32>> {
+        let cleaned = super::normalise(text);
+        if cleaned == text || self.pad == self.bos || self.pad == self.eos {
+            return self.tokens(&cleaned);
+        }
+        let mut ids = Vec::new();
+        for (i, part) in text.split(&self.pad_text).enumerate() {
+            ids.extend((i > 0).then_some(self.pad));
+            let part = super::normalise(part);
+            ids.extend_from_slice(encode(self.unpadded()?, &part)?.get_ids());
+        }
+        Ok(ids)
+    }
+
+    fn unpadded(&self) -> Result<&tokenizers::Tokenizer> {
+        if let Some(made) = self.unpadded.get() {
+            return Ok(made);
+        }
+        let mut made = tokenizers::Tokenizer::new(self.inner.get_model().clone());
+        made.with_pre_tokenizer(self.inner.get_pre_tokenizer().cloned());
+        let added = self.inner.get_added_tokens_decoder();
+        let mut added: Vec<_> = added.into_iter().collect();
+        added.sort_by_key(|(id, _)| *id);
+        let others = added.into_iter().map(|(_, token)| token);
+        let others = others.filter(|token| token.content != self.pad_text);
+        made.with_normalizer(self.inner.get_normalizer().cloned())
+            .and_then(|made| made.add_special_tokens(others.collect::<Vec<_>>()))
+            .map_err(|e| Error::invalid("tokenizer", "without its padding", e.to_string()))?;
+        Ok(self.unpadded.get_or_init(|| made))
+    }
+
     fn run(&self, text: &str) -> Result<tokenizers::Encoding> {
-        self.inner.encode(text, false).map_err(|e| {
-            let allowed = format!("a prompt that the tokenizer can split ({e})");
-            Error::invalid("prompt", text, allowed)
-        })
+        encode(&self.inner, text)
     }
 
     /// Id of the start-of-text token.
@@ -223,6 +262,13 @@ impl Tokenizer {
     pub fn size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+}
+
+fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<tokenizers::Encoding> {
+    tokenizer.encode(text, false).map_err(|e| {
+        let allowed = format!("a prompt that the tokenizer can split ({e})");
+        Error::invalid("prompt", text, allowed)
+    })
 }
 
 /// The pipeline around the model: what transformers' `CLIPConverter` builds.
@@ -304,10 +350,6 @@ fn read_specials(files: &TokenizerFiles<'_>, origin: &Path) -> Result<Specials> 
 }
 
 /// The text of a file, `None` where there is none.
-fn read_optional(path: &PathBuf) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::file(path, e, REMEDY)),
-    }
+fn read_optional(path: &Path) -> Result<Option<String>> {
+    encoding::read_optional(path, REMEDY)
 }

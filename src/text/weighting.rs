@@ -20,7 +20,7 @@ pub enum Weighting {
     /// States move away from, or towards, those of the empty prompt (ComfyUI).
     #[serde(rename = "comfy")]
     Comfy,
-    /// Brackets and `BREAK` are text.
+    /// Brackets, `BREAK`, `AND` and `[a:b:0.5]` are text.
     #[serde(rename = "off")]
     Off,
 }
@@ -193,7 +193,8 @@ mod tests {
         let lengths = message(weigh(&mut states, &[2.0; 4], Weighting::A1111, None));
         assert!(lengths.contains("4 weights"), "{lengths}");
         let unknown = "nonorm".parse::<Weighting>().unwrap_err().to_string();
-        assert!(unknown.starts_with("weighting is \"nonorm\": choose one of default, no-norm"));
+        let wanted = "prompt_weighting is \"nonorm\": choose one of default, no-norm";
+        assert!(unknown.starts_with(wanted), "{unknown}");
         assert_eq!("No-Norm".parse::<Weighting>().unwrap(), Weighting::NoNorm);
     }
 

@@ -21,8 +21,10 @@ pub fn find(name: &str, folder: &Path) -> Result<PathBuf> {
         return Ok(path.clone());
     }
     if files.is_empty() {
-        let problem = format!("holds no .{ENDING} file, so no LoRA {name:?}");
-        return Err(Error::file(folder, problem, "put adapters there"));
+        let allowed = format!(
+            "the folder of LoRAs holds no .{ENDING} file; put it there, or take the tag out"
+        );
+        return Err(Error::invalid(Field::LoraTag, format!("{name:?}"), allowed));
     }
     let names = files.iter().map(|(known, _)| known.as_str());
     Err(Error::unknown(Field::LoraTag, name, names))

@@ -3,8 +3,8 @@
 use super::super::checked_model;
 use super::super::device::DeviceArgs;
 use anyhow::{Context as _, Result};
-use calotype::Error;
 use calotype::pipeline::{LoadOptions, Lora, RawRequest, Tiling};
+use calotype::{Error, encoding};
 use serde_json::{Map, Value};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -62,6 +62,10 @@ pub struct TextArgs {
     #[arg(long, value_name = "MODE")]
     prompt_weighting: Option<String>,
 
+    /// Read pasted text as ftfy cleans it: straight quotes, usual widths [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    normalise_prompt: Option<bool>,
+
     /// Layers skipped before the second to last, diffusers' count [default: 0]
     #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     clip_skip: Option<i64>,
@@ -103,8 +107,8 @@ pub struct SamplingArgs {
     guidance_end: Option<f64>,
 
     /// Of the first picture, the next ones count up; -1 draws one [default: -1]
-    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
-    seed: Option<i64>,
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
+    seed: Option<i128>,
 
     /// Whose random numbers: cpu (diffusers, ComfyUI) or cuda (AUTOMATIC1111) [default: cpu]
     #[arg(long, value_name = "KIND")]
@@ -134,13 +138,24 @@ pub struct PictureArgs {
     #[arg(long, value_name = "HOW")]
     fit: Option<String>,
 
-    /// Soften the mask's edge by this many pixels before it is used
+    /// Soften the mask's edge by this many pixels: from the middle grey up it paints;
+    /// see --keep-unmasked for a soft edge in the result
     #[arg(long, value_name = "PIXELS", value_parser = number, allow_negative_numbers = true, requires = "mask")]
     pub mask_blur: Option<f64>,
 
     /// Paint anew where the mask is black
     #[arg(long, requires = "mask")]
     pub mask_invert: bool,
+
+    /// Lay the original over the result where the mask keeps it, through the mask's
+    /// soft edge
+    #[arg(long, requires = "mask")]
+    pub keep_unmasked: bool,
+
+    /// Draw only the part that the mask paints, and so many pixels around it, at the
+    /// full size, and put it back into the original
+    #[arg(long, value_name = "PIXELS", value_parser = whole, allow_negative_numbers = true, requires = "mask")]
+    pub padding_mask_crop: Option<i64>,
 }
 
 #[derive(clap::Args)]
@@ -293,6 +308,13 @@ pub fn whole(text: &str) -> Result<i64, String> {
         .map_err(|_| "must be a whole number below 2^63".to_owned())
 }
 
+/// A whole number of any size that a seed may have.
+fn seed(text: &str) -> Result<i128, String> {
+    text.trim()
+        .parse()
+        .map_err(|_| "must be a whole number from -2^63 to 2^64 - 1; -1 draws one".to_owned())
+}
+
 /// Any number, NaN and infinities too: the request says what it thinks of them.
 fn number(text: &str) -> Result<f64, String> {
     text.trim()
@@ -341,6 +363,7 @@ impl Args {
             negative_prompt_2: text.negative_prompt_2.clone(),
             style: text.style.clone(),
             prompt_weighting: text.prompt_weighting.clone(),
+            normalise_prompt: text.normalise_prompt,
             clip_skip: text.clip_skip,
             width: sizes.width,
             height: sizes.height,
@@ -369,8 +392,15 @@ impl Args {
             strength: self.picture.strength,
             fit: self.picture.fit.clone(),
             loras: self.model.loras()?,
+            strength_steps: None,
             image: None,
             mask: None,
+            mask_invert: self.picture.mask_invert.then_some(true),
+            mask_blur: self.picture.mask_blur.map(|radius| [radius; 2]),
+            mask_stretch: false,
+            masked_content: None,
+            keep_unmasked: self.picture.keep_unmasked.then_some(true),
+            padding_mask_crop: self.picture.padding_mask_crop,
         })
     }
 
@@ -473,7 +503,9 @@ fn prompt_from(source: impl Read, context: &'static str) -> Result<String> {
         let allowed = format!("must be at most {LONGEST_PROMPT}");
         return Err(Error::invalid("prompt's length in bytes", "more", allowed).into());
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Error::invalid("prompt", "not UTF-8", "must be text; convert it to UTF-8"))?;
+    let text = encoding::text(&bytes).map_err(|what| {
+        let allowed = format!("must be text; {}", encoding::REMEDY);
+        Error::invalid("prompt", what, allowed)
+    })?;
     Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }

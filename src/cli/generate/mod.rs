@@ -14,6 +14,7 @@ use super::output;
 use super::progress::Progress;
 use anyhow::Result;
 use calotype::picture::{self, Destination, Format, Mask, Picture};
+use calotype::pipeline::request::DRAWN_SEED;
 use calotype::pipeline::{
     Cancel, Context, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Request, Settings,
     Trace,
@@ -42,9 +43,9 @@ fn carry_out(args: &Args) -> Result<()> {
         styles: &job.styles,
     };
     let first = Request::resolve(job.raw.clone(), &context)?;
-    if job.raw.seed.is_none_or(|seed| seed == -1) {
+    if job.raw.seed.is_none_or(|seed| seed == DRAWN_SEED) {
         // Drawn once, so that the names that were checked are those that are written.
-        job.raw.seed = Some(first.seed as i64);
+        job.raw.seed = Some(first.seed.into());
     }
     let destination = Destination::check(args.output.out.as_deref(), first.samples)?;
     destination.check_beside(args.output.grid, args.output.preview.is_some())?;
@@ -112,15 +113,15 @@ impl Job {
             automatic = like.automatic && raw.scheduler_options.is_empty();
             warnings = like.lay_under(&mut raw, &mut options, args)?;
         }
-        raw.take_lora_tags(args.model.lora_folder())?;
-        raw.image = match &args.picture.image {
-            Some(path) => Some(Arc::new(Picture::open(path)?)),
-            None => None,
-        };
-        raw.mask = match &args.picture.mask {
-            Some(path) => Some(Arc::new(mask(path, args)?)),
-            None => None,
-        };
+        warnings.extend(raw.take_lora_tags(Some(args.model.lora_folder()), &styles)?);
+        if let Some(path) = &args.picture.image {
+            let image = Picture::open_noting(path, &mut warnings)?;
+            raw.image = Some(Arc::new(image));
+        }
+        if let Some(path) = &args.picture.mask {
+            let mask = Mask::open_noting(path, &mut warnings)?;
+            raw.mask = Some(Arc::new(mask));
+        }
         Ok(Self {
             raw,
             options,
@@ -130,17 +131,6 @@ impl Job {
             warnings,
         })
     }
-}
-
-fn mask(path: &PathBuf, args: &Args) -> Result<Mask> {
-    let mut mask = Mask::open(path)?;
-    if args.picture.mask_invert {
-        mask = mask.inverted();
-    }
-    if let Some(radius) = args.picture.mask_blur {
-        mask = mask.blurred(radius as f32)?;
-    }
-    Ok(mask)
 }
 
 /// Where previews go.

@@ -3,8 +3,10 @@
 use crate::Result;
 use crate::checkpoint::{Checkpoint, ClipConfig, Part};
 use crate::graph::{Executor, Runner};
-use crate::kernel::Storage;
+use crate::kernel::finite::Mark;
+use crate::kernel::{Program, Storage};
 use crate::model::{DeviceWeights, Loaded, clip};
+use crate::pipeline::finite::Suspect;
 use crate::pipeline::{Cancel, Pipeline};
 use crate::text::{Chunk, Tokenizer, Weighting, weigh};
 use std::collections::HashMap;
@@ -42,18 +44,22 @@ impl Encoded {
     }
 }
 
-/// A prompt and its negative one, where it was read.
+/// The texts of a prompt and of its negative one; none of that where it was not read.
 #[derive(Debug, Clone)]
 pub(super) struct Pair {
-    pub positive: Encoded,
-    pub negative: Option<Encoded>,
+    pub positive: Vec<Encoded>,
+    pub negative: Vec<Encoded>,
 }
 
 impl Pair {
     pub fn beside(self, other: Self) -> Self {
+        let beside = |a: Vec<Encoded>, b: Vec<Encoded>| {
+            let pairs = a.into_iter().zip(b);
+            pairs.map(|(a, b)| a.beside(b)).collect()
+        };
         Self {
-            positive: self.positive.beside(other.positive),
-            negative: self.negative.zip(other.negative).map(|(a, b)| a.beside(b)),
+            positive: beside(self.positive, other.positive),
+            negative: beside(self.negative, other.negative),
         }
     }
 }
@@ -66,6 +72,10 @@ pub(super) struct Encoder<'a> {
     config: &'a ClipConfig,
     tokenizer: &'a Tokenizer,
     executor: Executor,
+    /// Looks at the outputs.
+    watch: Program,
+    mark: Mark,
+    suspect: Suspect,
 }
 
 impl<'a> Encoder<'a> {
@@ -74,6 +84,7 @@ impl<'a> Encoder<'a> {
         checkpoint: &'a Checkpoint,
         (part, config, tokenizer): Kind<'a>,
         skip: usize,
+        suspect: Suspect,
         loaded: &Loaded,
         cancel: &Cancel,
     ) -> Result<Self> {
@@ -91,8 +102,19 @@ impl<'a> Encoder<'a> {
             &graph,
             &weights,
             &HashMap::new(),
-        )?;
+        )
+        .map_err(|e| suspect.blamed(e))?;
+        let mark = Mark::new(gpu)?;
+        let outputs = 0..1 + usize::from(config.projection_dim.is_some());
+        let mut watched = Vec::new();
+        for output in outputs.map(|i| executor.output(i)) {
+            let count = output.rows() * output.pitch * 4;
+            watched.extend(mark.watch(gpu, pipeline.tuning, &output.view, count, None)?);
+        }
         Ok(Self {
+            watch: Program::new(gpu, watched)?,
+            mark,
+            suspect,
             pipeline,
             checkpoint,
             part,
@@ -129,12 +151,17 @@ impl<'a> Encoder<'a> {
     fn run(&self, ids: &[u32], cancel: &Cancel) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
         let gpu = &self.pipeline.gpu;
         let source = self.checkpoint.source(self.part);
-        let embedded = clip::embed(self.config, source, ids)?;
+        let embedded = clip::embed(self.config, source, ids);
+        let embedded = embedded.map_err(|e| self.suspect.blamed(e))?;
         self.executor.write(gpu, "embeddings", &embedded)?;
         let mut runner = Runner::new(gpu, false)?;
         let cancelled = || cancel.is_cancelled();
-        runner.run(|_| {}, &[self.executor.step()], &cancelled)?;
+        self.mark.clear(gpu)?;
+        runner.run(|_| {}, &[self.executor.step(), &self.watch], &cancelled)?;
         runner.finish()?;
+        if self.mark.read(gpu)?.is_some() {
+            return Err(self.suspect.error());
+        }
         let states = self.executor.read(gpu, 0)?;
         let Some(n) = self.config.projection_dim else {
             return Ok((states, None));

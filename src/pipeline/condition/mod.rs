@@ -4,17 +4,25 @@
 mod encoder;
 mod texts;
 
+use super::finite::{Suspect, wide_weights};
 use super::request::MicroConditioning;
 use super::route::Route;
 use super::{Event, Observer, Pipeline, Request};
-use crate::Result;
 use crate::checkpoint::{Checkpoint, Part};
+use crate::error::Field;
 use crate::model::Loaded;
 use crate::text::Chunk;
+use crate::{Error, Result};
 use encoder::{Encoded, Encoder, Kind, Pair};
-use texts::{Reading, Texts};
+use std::cell::RefCell;
+pub use texts::Cue;
+use texts::{Reading, Script, Styled};
 
-/// What the UNet is told of one prompt.
+/// Bytes of all texts' states at the most: every one of a prompt that says another
+/// thing at every call is kept.
+const STATE_BYTES: usize = 1 << 30;
+
+/// What the UNet is told of one text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
     /// `[tokens, width]`: both encoders' penultimate states side by side.
@@ -24,20 +32,39 @@ pub struct Prompt {
     pub time_ids: Vec<f32>,
 }
 
-/// What a UNet is told.
+/// What a UNet is told over its calls.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conditioning {
-    pub positive: Prompt,
-    /// Where the model is guided by two predictions.
-    pub negative: Option<Prompt>,
-    pub guided: bool,
+    /// Every text of the prompt, at least one.
+    pub positive: Vec<Prompt>,
+    /// Those of the negative prompt, where the model is guided by it.
+    pub negative: Vec<Prompt>,
+    /// Of each part of the prompt (`AND`).
+    pub weights: Vec<f32>,
+    /// Which texts each call is told; as many as the model has steps.
+    pub cues: Vec<Cue>,
+    /// Of guidance; 1 where the prompt's parts alone ask for the negative prompt.
+    pub scale: f64,
+    /// Of every text.
     pub tokens: usize,
+}
+
+impl Conditioning {
+    pub fn guided(&self) -> bool {
+        !self.negative.is_empty()
+    }
+
+    /// Predictions that a step needs of each picture.
+    pub fn predictions(&self) -> usize {
+        self.weights.len() + usize::from(self.guided())
+    }
 }
 
 /// What each model is told.
 pub(super) struct Conditionings {
     pub base: Option<Conditioning>,
     pub refiner: Option<Conditioning>,
+    pub warnings: Vec<String>,
 }
 
 /// Encodes the prompts of `request` for the models of its route. The text encoders
@@ -51,29 +78,33 @@ pub(super) fn encode(
     let base = &pipeline.base.checkpoint;
     let refiner = pipeline.refiner.as_ref();
     let refiner = refiner.filter(|_| route.refiner.is_some());
-    let texts = Texts::new(request);
-    // The refiner reads the first encoder's texts, as in diffusers.
-    let for_refiner = texts.first_twice();
-    let shared = refiner.is_some_and(|refiner| refiner.shares_encoder) && texts == for_refiner;
     let mode = request.prompt_weighting;
-    let mut readings = vec![Reading::new(base, &texts, mode)?];
+    let script = Script::new(&Styled::new(request), mode, route)?;
+    // The refiner reads the first encoder's texts, as in diffusers.
+    let for_refiner = script.first_twice();
+    let shared = refiner.is_some_and(|refiner| refiner.shares_encoder) && script == for_refiner;
+    let mut readings = vec![Reading::new(base, &script, request)?];
     if let (Some(refiner), false) = (refiner, shared) {
         let checkpoint = &refiner.model.checkpoint;
-        readings.push(Reading::new(checkpoint, &for_refiner, mode)?);
+        readings.push(Reading::new(checkpoint, &for_refiner, request)?);
     }
     let chunks = readings.iter().map(Reading::len).max().unwrap_or(1);
     readings.iter_mut().for_each(|reading| reading.pad(chunks));
+    let tokens = chunks * base.tokenizer_2.max_length();
+    check_size(&script, tokens, base)?;
 
     // The trace has the base's and the negative prompt's tensors, used or not.
     let traced = observer.trace.is_some();
     let wants_base = route.base.is_some() || traced;
-    let silent = request.negative_prompt.is_none() && texts.negative.iter().all(String::is_empty);
+    let mut negatives = script.negative.iter().flatten();
     let work = Work {
         pipeline,
         request,
-        tokens: chunks * base.tokenizer_2.max_length(),
-        wants_negative: request.guided() || traced,
-        silent,
+        script: &script,
+        tokens,
+        wants_negative: request.guided() || script.is_composed() || traced,
+        silent: request.negative_prompt.is_none() && negatives.all(String::is_empty),
+        warnings: RefCell::default(),
     };
     let mut second = None;
     if wants_base || shared {
@@ -96,26 +127,32 @@ pub(super) fn encode(
                 Some(first) => first.beside(second),
                 None => second,
             };
-            Some(work.told(base, joined, "", observer))
+            Some(work.told(base, joined, &script.base, "", observer))
         }
         None => None,
     };
     let refiner = refiner.zip(own).map(|(refiner, pair)| {
         let checkpoint = &refiner.model.checkpoint;
-        work.told(checkpoint, pair, "refiner.", observer)
+        work.told(checkpoint, pair, &script.refiner, "refiner.", observer)
     });
-    Ok(Conditionings { base, refiner })
+    Ok(Conditionings {
+        base,
+        refiner,
+        warnings: work.warnings.into_inner(),
+    })
 }
 
 /// The work on one request's texts.
 struct Work<'a> {
     pipeline: &'a Pipeline,
     request: &'a Request,
-    /// Of every prompt.
+    script: &'a Script,
+    /// Of every text.
     tokens: usize,
     wants_negative: bool,
     /// The request says nothing of a negative prompt.
     silent: bool,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Work<'_> {
@@ -155,30 +192,50 @@ impl Work<'_> {
         &self,
         checkpoint: &Checkpoint,
         encoded: Pair,
+        cues: &[Cue],
         prefix: &str,
         observer: &mut Observer<'_>,
     ) -> Conditioning {
-        let reads = self.reads(checkpoint);
-        let negative = self.wants_negative.then(|| match encoded.negative {
-            Some(negative) if reads => negative,
-            _ => encoded.positive.zeroed(),
-        });
-        let prompt = |encoded: Encoded, negative: bool| Prompt {
-            time_ids: time_ids(checkpoint, self.request, negative),
-            embeds: encoded.states,
-            pooled: encoded.pooled,
+        let negative = match (self.wants_negative, self.reads(checkpoint)) {
+            (false, _) => Vec::new(),
+            (true, true) => encoded.negative,
+            (true, false) => {
+                let zeroed = encoded.positive.first().map(Encoded::zeroed);
+                zeroed.into_iter().collect()
+            }
         };
-        let conditioning = Conditioning {
-            positive: prompt(encoded.positive, false),
-            negative: negative.map(|negative| prompt(negative, true)),
-            guided: checkpoint.guides(self.request.guidance_scale),
+        let prompts = |encoded: Vec<Encoded>, negative: bool| {
+            let prompts = encoded.into_iter().map(|encoded| Prompt {
+                time_ids: time_ids(checkpoint, self.request, negative),
+                embeds: encoded.states,
+                pooled: encoded.pooled,
+            });
+            prompts.collect()
+        };
+        let by_scale = checkpoint.guides(self.request.guidance_scale);
+        let mut conditioning = Conditioning {
+            positive: prompts(encoded.positive, false),
+            negative: prompts(negative, true),
+            weights: self.script.weights.clone(),
+            cues: cues.to_vec(),
+            scale: match by_scale {
+                true => self.request.guidance_scale,
+                false => 1.0,
+            },
             tokens: self.tokens,
         };
-        record(prefix, &conditioning, self.request.samples, observer);
-        Conditioning {
-            negative: conditioning.negative.filter(|_| conditioning.guided),
-            ..conditioning
+        let guided = by_scale || self.script.is_composed();
+        record(
+            prefix,
+            &conditioning,
+            guided,
+            self.request.samples,
+            observer,
+        );
+        if !guided {
+            conditioning.negative.clear();
         }
+        conditioning
     }
 
     /// One encoder's reading of the prompt and, if `negative`, the negative one.
@@ -196,26 +253,34 @@ impl Work<'_> {
         let part = format!("{prefix}text encoder{}", ["", " 2"][which]).replace('.', " ");
         (observer.events)(Event::Loading { part });
         let loaded = Loaded::default();
-        let run = |chunks: &[Chunk], skip: usize, name: &str, observer: &mut Observer<'_>| {
-            if let (Some(trace), true) = (&mut observer.trace, prefix.is_empty()) {
-                let ids = chunks.iter().flat_map(|chunk| &chunk.ids);
-                let ids: Vec<i32> = ids.map(|id| *id as i32).collect();
-                trace.put_i32(format!("{name}{suffix}"), &[1, ids.len()], &ids);
-            }
-            let (pipeline, checkpoint) = (self.pipeline, reading.checkpoint);
-            let encoder = Encoder::new(pipeline, checkpoint, kind, skip, &loaded, observer.cancel)?;
-            encoder.encode(chunks, self.request.prompt_weighting, observer.cancel)
-        };
+        let suspect = Suspect::text_encoder(reading.checkpoint, kind.0, self.request);
+        let run =
+            |texts: &[[Vec<Chunk>; 2]], skip: usize, name: &str, observer: &mut Observer<'_>| {
+                let texts = texts.iter().map(|text| &text[which][..]);
+                if let (Some(trace), true) = (&mut observer.trace, prefix.is_empty()) {
+                    let ids = texts.clone().flatten().flat_map(|chunk| &chunk.ids);
+                    let ids: Vec<i32> = ids.map(|id| *id as i32).collect();
+                    let shape = [texts.len(), ids.len() / texts.len().max(1)];
+                    trace.put_i32(format!("{name}{suffix}"), &shape, &ids);
+                }
+                let (pipeline, checkpoint) = (self.pipeline, reading.checkpoint);
+                let cancel = observer.cancel;
+                let encoder =
+                    Encoder::new(pipeline, checkpoint, kind, skip, suspect, &loaded, cancel)?;
+                let mode = self.request.prompt_weighting;
+                texts
+                    .map(|chunks| encoder.encode(chunks, mode, observer.cancel))
+                    .collect::<Result<Vec<Encoded>>>()
+            };
         // Layers are skipped for the prompt alone, as diffusers does.
         let skip = self.request.clip_skip;
-        let positive = run(&reading.positive[which], skip, "input_ids", observer)?;
+        let positive = run(&reading.positive, skip, "input_ids", observer)?;
         let negative = match negative {
-            true => {
-                let chunks = &reading.negative[which];
-                Some(run(chunks, 0, "negative_input_ids", observer)?)
-            }
-            false => None,
+            true => run(&reading.negative, 0, "negative_input_ids", observer)?,
+            false => Vec::new(),
         };
+        let wide = wide_weights(suspect.stage, &loaded);
+        self.warnings.borrow_mut().extend(wide);
         Ok(Pair { positive, negative })
     }
 }
@@ -257,31 +322,79 @@ fn time_ids(checkpoint: &Checkpoint, request: &Request, negative: bool) -> Vec<f
     all.into_iter().map(|n| n as f32).chain(score).collect()
 }
 
-fn record(prefix: &str, conditioning: &Conditioning, samples: usize, observer: &mut Observer<'_>) {
+fn record(
+    prefix: &str,
+    conditioning: &Conditioning,
+    guided: bool,
+    samples: usize,
+    observer: &mut Observer<'_>,
+) {
     let Some(trace) = &mut observer.trace else {
         return;
     };
     let tokens = conditioning.tokens;
-    let prompts = [
-        ("", Some(&conditioning.positive)),
-        ("negative_", conditioning.negative.as_ref()),
+    let sides = [
+        ("", &conditioning.positive),
+        ("negative_", &conditioning.negative),
     ];
-    for (which, prompt) in prompts {
-        let Some(prompt) = prompt else { continue };
-        let width = prompt.embeds.len() / tokens.max(1);
+    for (which, prompts) in sides {
+        let n = prompts.len();
+        let embeds: Vec<f32> = prompts.iter().flat_map(|p| p.embeds.clone()).collect();
+        let pooled: Vec<f32> = prompts.iter().flat_map(|p| p.pooled.clone()).collect();
+        if n == 0 {
+            continue;
+        }
+        let width = embeds.len() / (n * tokens).max(1);
         let name = format!("{prefix}{which}prompt_embeds");
-        trace.put_f32(&name, &[1, tokens, width], &prompt.embeds);
+        trace.put_f32(&name, &[n, tokens, width], &embeds);
         let name = format!("{prefix}{which}pooled_prompt_embeds");
-        trace.put_f32(&name, &[1, prompt.pooled.len()], &prompt.pooled);
+        trace.put_f32(&name, &[n, pooled.len() / n], &pooled);
     }
-    // As the UNet gets them: the negative half first, one row a picture.
-    let halves = conditioning
-        .negative
-        .iter()
-        .filter(|_| conditioning.guided)
-        .chain([&conditioning.positive]);
-    let rows: Vec<f32> = halves.flat_map(|p| p.time_ids.repeat(samples)).collect();
-    let ids = conditioning.positive.time_ids.len();
+    let cues = &conditioning.cues;
+    let schedules = [
+        (
+            "prompt_schedule",
+            conditioning.positive.len().max(conditioning.weights.len()),
+            cues.iter().flat_map(|cue| cue.positive.clone()).collect(),
+        ),
+        (
+            "negative_prompt_schedule",
+            conditioning.negative.len(),
+            cues.iter().map(|cue| cue.negative).collect::<Vec<_>>(),
+        ),
+    ];
+    for (name, texts, places) in schedules {
+        if texts > 1 && !cues.is_empty() {
+            let places: Vec<i32> = places.into_iter().map(|place| place as i32).collect();
+            let shape = [cues.len(), places.len() / cues.len()];
+            trace.put_i32(format!("{prefix}{name}"), &shape, &places);
+        }
+    }
+    // As the UNet gets them: the negative part first, one row a picture.
+    let negative = conditioning.negative.iter().filter(|_| guided).take(1);
+    let positive = conditioning.positive.iter().cycle();
+    let parts = negative.chain(positive.take(conditioning.weights.len()));
+    let rows: Vec<f32> = parts.flat_map(|p| p.time_ids.repeat(samples)).collect();
+    let ids = conditioning.positive[0].time_ids.len();
     let name = format!("{prefix}unet_time_ids");
     trace.put_f32(name, &[rows.len() / ids, ids], &rows);
+}
+
+/// Refuses prompts whose texts are too many to be kept.
+fn check_size(script: &Script, tokens: usize, checkpoint: &Checkpoint) -> Result<()> {
+    let texts = script.positive.len() + script.negative.len();
+    let bytes = texts * tokens * checkpoint.unet.cross_attention_dim * 4;
+    if bytes <= STATE_BYTES {
+        return Ok(());
+    }
+    let value = format!("{texts} different texts over the steps");
+    let allowed = format!(
+        "too many at {tokens} tokens each: use fewer turns in [a|b], fewer steps, or a shorter prompt"
+    );
+    Err(Error::invalid(Field::Prompt, value, allowed))
+}
+
+/// What of a request's prompts is not read as its writer may think.
+pub(super) fn warnings(request: &Request) -> Vec<String> {
+    Styled::new(request).warnings(request.prompt_weighting)
 }

@@ -14,8 +14,8 @@ pub(super) fn is_thresholded(step: &Step) -> bool {
     matches!(first, Some(Bound::Threshold { .. }))
 }
 
-/// The numbers of step `k` as the kernels read them.
-pub(super) fn step_values(leg: &Leg, k: usize, request: &Request) -> StepValues {
+/// The numbers of step `k` as the kernels read them; `scale` is that of guidance.
+pub(super) fn step_values(leg: &Leg, k: usize, request: &Request, scale: f64) -> StepValues {
     let step = &leg.steps[k];
     let reached = leg.reached(k);
     // Where in the whole way the step lies: guidance may be off at either end.
@@ -24,11 +24,7 @@ pub(super) fn step_values(leg: &Leg, k: usize, request: &Request) -> StepValues 
     let mut values = StepValues {
         timestep: step.timestep,
         input_scale: step.input_scale,
-        guidance_scale: if guided {
-            request.guidance_scale as f32
-        } else {
-            1.0
-        },
+        guidance_scale: if guided { scale as f32 } else { 1.0 },
         guidance_rescale: if guided {
             request.guidance_rescale as f32
         } else {
@@ -37,6 +33,7 @@ pub(super) fn step_values(leg: &Leg, k: usize, request: &Request) -> StepValues 
         kept_original: reached.original as f32,
         kept_noise: reached.noise as f32,
         stores: step.store.len() as f32,
+        number: (k + 1) as f32,
         update: row(0, Bound::None, &step.update),
         ..Default::default()
     };

@@ -1,9 +1,10 @@
 //! The loop's tensors on the device, what becomes of them after the UNet, and the
 //! ways between them and planes on the host.
 
-use super::{STEP_BYTES, Sample, Setup, Shape};
+use super::{Marks, STEP_BYTES, Sample, Setup, Shape};
 use crate::gpu::{Buffer, Gpu};
-use crate::kernel::latent::{self, Share, State};
+use crate::kernel::finite::Mark;
+use crate::kernel::latent::{self, Share, State, Weighed};
 use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -29,7 +30,8 @@ pub(super) struct Tensors {
 /// first picture in its batch.
 pub(super) struct Guidance<'a> {
     pub negative: Option<(&'a Tensor, usize)>,
-    pub positive: (&'a Tensor, usize),
+    /// Of each part of the prompt, with its weight.
+    pub positive: Vec<(&'a Tensor, usize, f32)>,
     /// Whether the contrast is brought back.
     pub rescaled: bool,
 }
@@ -73,23 +75,39 @@ impl Tensors {
         })
     }
 
-    /// What follows the UNet in a step: guidance and the scheduler's update.
+    /// What follows the UNet in a step: guidance and the scheduler's update, with a
+    /// look at what each of them made.
     pub fn after(
         &self,
         gpu: &Gpu,
         tuning: Tuning,
         guidance: &Guidance<'_>,
         thresholded: bool,
+        marks: &Marks,
     ) -> Result<Program> {
         let (pictures, step) = (self.latents.n, &self.step);
-        let (negative, positive) = (guidance.negative, guidance.positive);
+        let negative = guidance.negative;
         let output = &self.prediction.view;
-        let mut all = vec![latent::guidance(
-            tuning, negative, positive, pictures, step, output,
-        )?];
-        if negative.is_some() && guidance.rescaled {
-            all.push(latent::rescale(positive, pictures, step, output)?);
+        let mut all = Vec::new();
+        for (i, &(t, place, weight)) in guidance.positive.iter().enumerate() {
+            let first = i == 0;
+            let part = Weighed { weight, first };
+            let t = (t, place);
+            all.push(latent::guidance(
+                tuning, negative, t, part, pictures, step, output,
+            )?);
         }
+        // To the spread of the first part's prediction.
+        if let (true, Some(_), Some(&(t, place, _))) =
+            (guidance.rescaled, negative, guidance.positive.first())
+        {
+            all.push(latent::rescale((t, place), pictures, step, output)?);
+        }
+        let watch = |mark: &Mark, x: &View| {
+            let count = self.latents.rows() * self.latents.pitch * 4;
+            mark.watch(gpu, tuning, x, count, Some(step))
+        };
+        all.extend(watch(&marks.prediction, output)?);
         let state = State {
             sample: &self.latents.view,
             output,
@@ -106,6 +124,7 @@ impl Tensors {
         } else {
             all.push(update(Share::Whole)?);
         }
+        all.extend(watch(&marks.latents, &self.latents.view)?);
         Program::new(gpu, all)
     }
 

@@ -2,11 +2,10 @@
 //! silent.
 
 use super::{
-    GUIDANCE_MOST, Lora, MicroConditioning, NegativeMicro, RawRequest, Refinement, SIZE_STEP, SIZES,
+    DRAWN_SEED, GUIDANCE_MOST, Lora, MicroConditioning, NegativeMicro, RawRequest, Refinement,
+    SIZE_STEP, SIZES,
 };
-use crate::picture::{Fit, LEAST_INPUT_SIDE, Mask, Picture};
 use crate::{Error, Result};
-use std::sync::Arc;
 
 /// Strength of image-to-image and inpainting where the request is silent.
 pub(super) const DEFAULT_STRENGTH: f64 = 0.3;
@@ -107,36 +106,6 @@ pub(super) fn micro(
     ))
 }
 
-/// The picture and the mask at the request's size.
-pub(super) type Pictures = (Option<Arc<Picture>>, Option<Arc<Mask>>);
-
-pub(super) fn pictures(
-    raw: &RawRequest,
-    width: usize,
-    height: usize,
-    fit: Fit,
-) -> Result<Pictures> {
-    let Some(image) = &raw.image else {
-        return match &raw.mask {
-            Some(_) => Err(Error::invalid(
-                "mask",
-                "given",
-                "needs an image to paint in",
-            )),
-            None => Ok((None, None)),
-        };
-    };
-    image.require_at_least(LEAST_INPUT_SIDE, "image")?;
-    let mask = match &raw.mask {
-        Some(mask) => {
-            mask.require_size_of(image, "mask")?;
-            Some(Arc::new(mask.resized(width, height, fit)?))
-        }
-        None => None,
-    };
-    Ok((Some(Arc::new(image.resized(width, height, fit)?)), mask))
-}
-
 pub(super) fn count(
     field: &str,
     given: Option<i64>,
@@ -183,16 +152,23 @@ pub(super) fn guidance(given: f64) -> Result<f64> {
     }
 }
 
-/// The first picture's seed. Drawn seeds have 32 bits, because PyTorch's CPU
+/// The first picture's seed: a negative one counts back from 2^64, as in
+/// `torch.Generator.manual_seed`. Drawn seeds have 32 bits, because PyTorch's CPU
 /// generator sees no more of them.
-pub(super) fn seed(given: i64, samples: usize) -> Result<u64> {
-    let most = i64::MAX - samples as i64 + 1;
-    match given {
-        -1 => Ok(u64::from(rand::random::<u32>())),
-        0.. if given <= most => Ok(given as u64),
-        _ => {
-            let allowed = format!("must be from 0 to {most}, or -1 to have one drawn");
-            Err(Error::invalid("seed", given, allowed))
-        }
-    }
+pub(super) fn seed(given: i128, samples: usize) -> Result<u64> {
+    let most = u64::MAX - samples as u64 + 1;
+    let negative = || i64::try_from(given).ok().map(i64::cast_unsigned);
+    let number = match given {
+        DRAWN_SEED => Some(u64::from(rand::random::<u32>())),
+        _ => u64::try_from(given).ok().or_else(negative),
+    };
+    // The next pictures' seeds count up.
+    number.filter(|number| *number <= most).ok_or_else(|| {
+        let end = match samples {
+            1 => format!("{most}"),
+            _ => format!("{most} for {samples} pictures, whose seeds count up"),
+        };
+        let allowed = format!("must be a whole number from -2^63 to {end}; {DRAWN_SEED} draws one");
+        Error::invalid("seed", given, allowed)
+    })
 }

@@ -3,20 +3,23 @@
 
 mod check;
 mod choices;
+mod masking;
 mod raw;
 
-pub use choices::{Dtype, Rng};
+pub use choices::{Dtype, Rng, StrengthSteps};
+pub use masking::{MaskedContent, Masking};
 pub use raw::{Lora, RawRequest};
 
 use super::Preset;
-use crate::picture::{Fit, Mask, Picture};
+use crate::encoding::without_mark;
+use crate::picture::{Fit, Mask, Overlay, Picture};
 use crate::schedule::{self, Choice};
 use crate::text::{Style, Styles, Weighting};
 use crate::{Error, Result};
 use check::{
-    DEFAULT_STRENGTH, count, guidance, loras, micro, pictures, refinement, score, seed, share,
-    side, strength,
+    DEFAULT_STRENGTH, count, guidance, loras, micro, refinement, score, seed, share, side, strength,
 };
+use masking::pictures;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -31,6 +34,8 @@ pub const STEPS: std::ops::RangeInclusive<usize> = 1..=1000;
 pub const SAMPLES: std::ops::RangeInclusive<usize> = 1..=64;
 /// How many layers before the second to last may be skipped.
 pub const CLIP_SKIP: std::ops::RangeInclusive<usize> = 0..=10;
+/// As a seed, asks for one to be drawn.
+pub const DRAWN_SEED: i128 = -1;
 /// Largest guidance scale.
 pub const GUIDANCE_MOST: f64 = 100.0;
 
@@ -106,6 +111,8 @@ pub struct Request {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub style: Option<Style>,
     pub prompt_weighting: Weighting,
+    /// Whether prompts are cleaned as ftfy does, see [`crate::text::normalise`].
+    pub normalise_prompt: bool,
     /// diffusers' count: 0 is the hidden state before the last layer.
     pub clip_skip: usize,
     /// Pixels, a multiple of 8.
@@ -120,7 +127,7 @@ pub struct Request {
     pub guidance_rescale: f64,
     pub guidance_start: f64,
     pub guidance_end: f64,
-    /// Of the first picture; at most `2^63 − samples`.
+    /// Of the first picture; at most `2^64 − samples`.
     pub seed: u64,
     pub rng: Rng,
     pub samples: usize,
@@ -131,6 +138,8 @@ pub struct Request {
     pub negative_micro: NegativeMicro,
     /// Used with `image` only.
     pub strength: f64,
+    #[serde(skip)]
+    pub strength_steps: StrengthSteps,
     /// How the pictures came to their size.
     #[serde(skip)]
     pub fit: Fit,
@@ -140,6 +149,12 @@ pub struct Request {
     /// Of `width` and `height`.
     #[serde(skip)]
     pub mask: Option<Arc<Mask>>,
+    /// How that mask and the picture under it came about.
+    #[serde(skip)]
+    pub masking: Masking,
+    /// What is laid over every picture once it is decoded.
+    #[serde(skip)]
+    pub overlay: Option<Arc<Overlay>>,
     pub loras: Vec<Lora>,
 }
 
@@ -157,6 +172,9 @@ impl Request {
                 "say what to draw, such as \"a red circle\"",
             )
         })?;
+        let prompt = without_mark(&prompt).to_owned();
+        // As texts from files begin with, which no front door has looked into.
+        let text = |text: &Option<String>| text.as_deref().map(|t| without_mark(t).to_owned());
         let preset = match &raw.preset {
             Some(name) => Preset {
                 training: context.preset.training.clone(),
@@ -187,7 +205,12 @@ impl Request {
             Some(name) => name.parse()?,
             None => Fit::default(),
         };
-        let (image, mask) = pictures(&raw, width, height, fit)?;
+        let masking = Masking::of(&raw)?;
+        let pictures = pictures(&raw, &masking, [width, height], fit)?;
+        let strength_steps: StrengthSteps = match raw.strength_steps.as_deref() {
+            Some(name) => name.parse()?,
+            None => StrengthSteps::default(),
+        };
         let interval = [
             share("guidance_start", raw.guidance_start, 0.0)?,
             share("guidance_end", raw.guidance_end, 1.0)?,
@@ -198,13 +221,14 @@ impl Request {
         }
         Ok(Request {
             prompt,
-            prompt_2: raw.prompt_2.clone(),
-            negative_prompt: raw.negative_prompt.clone(),
-            negative_prompt_2: raw.negative_prompt_2.clone(),
+            prompt_2: text(&raw.prompt_2),
+            negative_prompt: text(&raw.negative_prompt),
+            negative_prompt_2: text(&raw.negative_prompt_2),
             style: match raw.style.as_deref() {
-                Some(name) => Some(context.styles.find(name)?.clone()),
+                Some(name) => Some(context.styles.find(name)?.without_loras()?),
                 None => None,
             },
+            normalise_prompt: raw.normalise_prompt.unwrap_or(true),
             prompt_weighting: match raw.prompt_weighting.as_deref() {
                 Some(name) => name.parse()?,
                 None => Weighting::default(),
@@ -219,7 +243,7 @@ impl Request {
             guidance_rescale: share("guidance_rescale", raw.guidance_rescale, 0.0)?,
             guidance_start: interval[0],
             guidance_end: interval[1],
-            seed: seed(raw.seed.unwrap_or(-1), samples)?,
+            seed: seed(raw.seed.unwrap_or(DRAWN_SEED), samples)?,
             rng: match raw.rng.as_deref() {
                 Some(name) => name.parse()?,
                 None => Rng::default(),
@@ -234,10 +258,17 @@ impl Request {
             )?,
             micro,
             negative_micro,
-            strength: strength("strength", raw.strength.unwrap_or(DEFAULT_STRENGTH))?,
+            strength: match raw.strength {
+                // One step, from the least noise.
+                Some(0.0) if strength_steps == StrengthSteps::Webui => 0.0,
+                given => strength("strength", given.unwrap_or(DEFAULT_STRENGTH))?,
+            },
+            strength_steps,
             fit,
-            image,
-            mask,
+            image: pictures.image,
+            mask: pictures.mask,
+            masking,
+            overlay: pictures.overlay,
             loras: loras(raw.loras)?,
         })
     }
@@ -260,6 +291,7 @@ impl Request {
             negative_prompt_2: self.negative_prompt_2.clone(),
             style: self.style.as_ref().map(Style::full_name),
             prompt_weighting: Some(self.prompt_weighting.name().into()),
+            normalise_prompt: Some(self.normalise_prompt),
             clip_skip: Some(self.clip_skip as i64),
             width: Some(self.width as i64),
             height: Some(self.height as i64),
@@ -271,7 +303,7 @@ impl Request {
             guidance_rescale: Some(self.guidance_rescale),
             guidance_start: Some(self.guidance_start),
             guidance_end: Some(self.guidance_end),
-            seed: Some(seed as i64),
+            seed: Some(seed.into()),
             rng: Some(self.rng.name().into()),
             samples: Some(1),
             refiner: Some(refiner),
@@ -289,6 +321,15 @@ impl Request {
                 .and_then(pair),
             negative_target_size: self.negative_micro.target_size.and_then(pair),
             strength: Some(self.strength),
+            strength_steps: (self.strength_steps != StrengthSteps::default())
+                .then(|| self.strength_steps.name().into()),
+            mask_invert: self.masking.invert.then_some(true),
+            mask_blur: (self.masking.blur != [0.0; 2]).then_some(self.masking.blur),
+            mask_stretch: self.masking.stretch,
+            masked_content: (self.masking.content != MaskedContent::default())
+                .then(|| self.masking.content.name().into()),
+            keep_unmasked: self.masking.keep_unmasked.then_some(true),
+            padding_mask_crop: self.masking.padding_crop.map(|n| n as i64),
             fit: Some(self.fit.name().into()),
             loras: self.loras.clone(),
             image: None,
@@ -405,10 +446,41 @@ mod tests {
             resolved(raw, (64, 64))
         };
         assert_eq!(of(7, 3).unwrap().seeds(), [7, 8, 9]);
-        assert_eq!(of(i64::MAX, 1).unwrap().seed, i64::MAX as u64);
-        assert!(of(i64::MAX, 2).is_err());
-        assert!(of(-2, 1).is_err());
+        let most = i128::from(u64::MAX);
+        assert_eq!(of(most, 1).unwrap().seed, u64::MAX);
+        let seeds = [u64::MAX - 1, u64::MAX];
+        assert_eq!(of(most - 1, 2).unwrap().seeds(), seeds);
+        // As `torch.Generator().manual_seed(-2).initial_seed()` says.
+        assert_eq!(of(-2, 1).unwrap().seed, u64::MAX - 1);
+        assert_eq!(of(-(1 << 63), 1).unwrap().seed, 1 << 63);
         assert!(of(-1, 64).is_ok());
+        for (seed, samples) in [(most, 2), (most + 1, 1), (-(1 << 63) - 1, 1), (-2, 3)] {
+            assert!(
+                of(seed, samples).unwrap_err().is_usage(),
+                "{seed} {samples}"
+            );
+        }
+        let raw = of(most, 1).unwrap().raw(u64::MAX);
+        let json = serde_json::to_value(&raw).unwrap();
+        assert_eq!(json["seed"], u64::MAX);
+        assert_eq!(serde_json::from_value::<RawRequest>(json).unwrap(), raw);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_prompt() {
+        let marked = |text: &str| Some(format!("\u{feff}{text}"));
+        let raw = RawRequest {
+            prompt: marked("a"),
+            prompt_2: marked("b"),
+            negative_prompt: marked(""),
+            negative_prompt_2: marked("c\u{feff}"),
+            ..RawRequest::default()
+        };
+        let request = resolved(raw, (64, 64)).unwrap();
+        assert_eq!(request.prompt, "a");
+        assert_eq!(request.prompt_2.unwrap(), "b");
+        assert_eq!(request.negative_prompt.unwrap(), "");
+        assert_eq!(request.negative_prompt_2.unwrap(), "c\u{feff}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
 use crate::server::body;
 use crate::server::failure::Failure;
-use crate::server::lenient::{Flag, Integer, Number};
+use crate::server::lenient::{Flag, Integer, Number, Seed};
 use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size};
 use crate::server::service::Service;
@@ -73,7 +73,7 @@ pub struct TaskParameters {
     /// -1 draws one, which the header x-seed-value names.
     #[serde(default)]
     #[schema(value_type = Option<i64>, minimum = -1, default = -1)]
-    seed: Option<Integer>,
+    seed: Option<Seed>,
     /// Of image-to-image: how much of the picture is drawn anew.
     #[serde(default)]
     #[schema(value_type = Option<f64>, exclusive_minimum = 0, maximum = 1, default = 0.6)]
@@ -248,7 +248,7 @@ impl TaskRequest {
                 scheduler: said(given.scheduler),
                 steps: whole(given.num_inference_steps),
                 guidance_scale: number(given.guidance_scale),
-                seed: whole(given.seed),
+                seed: given.seed.map(|n| n.0),
                 strength: number(given.strength).or(image.is_some().then_some(STRENGTH)),
                 refiner: given.refiner.map(|flag| flag.0),
                 high_noise_fraction: number(given.high_noise_fraction),

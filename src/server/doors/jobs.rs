@@ -7,7 +7,7 @@ use crate::server::auth::Caller;
 use crate::server::body::Body;
 use crate::server::failure::Failure;
 use crate::server::job::{Job, Preview, Snapshot, State as JobState};
-use crate::server::lenient::{Flag, Integer, Number};
+use crate::server::lenient::{Flag, Integer, Number, Seed};
 use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size};
 use crate::server::service::{Service, blocking};
@@ -53,6 +53,11 @@ pub struct JobRequest {
     /// default, no-norm, comfy or off.
     #[serde(default)]
     prompt_weighting: Option<String>,
+    /// Whether curly quotes, full-width letters and the like in prompts are made
+    /// plain; they are where nothing is said.
+    #[serde(default)]
+    #[schema(value_type = Option<bool>)]
+    normalise_prompt: Option<Flag>,
     #[serde(default)]
     #[schema(value_type = Option<i64>)]
     clip_skip: Option<Integer>,
@@ -93,7 +98,7 @@ pub struct JobRequest {
     /// -1 draws one, which the job names.
     #[serde(default)]
     #[schema(value_type = Option<i64>)]
-    seed: Option<Integer>,
+    seed: Option<Seed>,
     /// cpu (torch's) or cuda.
     #[serde(default)]
     rng: Option<String>,
@@ -110,6 +115,23 @@ pub struct JobRequest {
     /// Of the picture's size, white where it is painted anew.
     #[serde(default)]
     mask: Option<String>,
+    /// Black is painted anew.
+    #[serde(default)]
+    #[schema(value_type = Option<bool>, default = false)]
+    mask_invert: Option<Flag>,
+    /// Standard deviation in pixels of the Gaussian that softens the mask.
+    #[serde(default)]
+    #[schema(value_type = Option<f64>, default = 0)]
+    mask_blur: Option<Number>,
+    /// Lays the original over the result where the mask keeps it, through its soft edge.
+    #[serde(default)]
+    #[schema(value_type = Option<bool>, default = false)]
+    keep_unmasked: Option<Flag>,
+    /// Draws only the part that the mask paints, and so many pixels around it, at the
+    /// full size, and puts it back into the original.
+    #[serde(default)]
+    #[schema(value_type = Option<i64>)]
+    padding_mask_crop: Option<Integer>,
     /// How the picture is brought to the size: stretch, crop or pad.
     #[serde(default)]
     fit: Option<String>,
@@ -146,6 +168,8 @@ impl JobRequest {
             image,
             mask: said(self.mask).map(|text| MaskOrder {
                 text,
+                invert: self.mask_invert == Some(Flag(true)),
+                blur: [number(self.mask_blur).unwrap_or(0.0); 2],
                 ..Default::default()
             }),
             format: Some(format("format", self.format.as_deref())?),
@@ -160,6 +184,7 @@ impl JobRequest {
                 negative_prompt_2: self.negative_prompt_2,
                 style: said(self.style),
                 prompt_weighting: said(self.prompt_weighting),
+                normalise_prompt: self.normalise_prompt.map(|flag| flag.0),
                 clip_skip: whole(self.clip_skip),
                 samples: whole(self.samples),
                 scheduler: said(self.scheduler),
@@ -171,9 +196,11 @@ impl JobRequest {
                 high_noise_fraction: number(self.high_noise_fraction),
                 refiner_strength: number(self.refiner_strength),
                 refiner: self.refiner.map(|flag| flag.0),
-                seed: whole(self.seed),
+                seed: self.seed.map(|n| n.0),
                 rng: said(self.rng),
                 fit: said(self.fit),
+                keep_unmasked: self.keep_unmasked.map(|flag| flag.0),
+                padding_mask_crop: whole(self.padding_mask_crop),
                 ..Default::default()
             },
         })

@@ -109,7 +109,7 @@ macro_rules! request {
                     guidance_scale: within("guidance_scale", self.guidance_scale.map(|n| n.0), GUIDANCE.0, GUIDANCE.1)?,
                     strength: within("strength", self.strength.map(|n| n.0), STRENGTH.0, STRENGTH.1)?,
                     high_noise_fraction: within("high_noise_fraction", self.high_noise_fraction.map(|n| n.0), 0.0, 1.0)?,
-                    seed: within("seed", self.seed.map(|n| n.0), SEEDS.0, SEEDS.1)?,
+                    seed: within("seed", self.seed.map(|n| n.0), SEEDS.0, SEEDS.1)?.map(i128::from),
                     refiner: self.refiner.map(|flag| flag.0),
                     ..Default::default()
                 })

@@ -80,17 +80,18 @@ impl Ledger {
         })
     }
 
-    /// The job has drawn: what was reserved is spent.
+    /// The job has drawn: `spent` of what was reserved is spent, and the charge is that
+    /// much; the rest can be spent again.
     ///
     /// # Errors
-    /// The reservation has ended before; the file cannot be written.
-    pub fn settle(&self, reservation: &Reservation) -> Result<Balance> {
-        self.end(
-            reservation,
-            "spent",
-            "UPDATE keys SET reserved = reserved - ?2, spent = spent + ?2
-             WHERE id = ?1 RETURNING *",
-        )
+    /// More than was reserved; the reservation has ended before; the file cannot be
+    /// written.
+    pub fn settle(&self, reservation: &Reservation, spent: i64) -> Result<Balance> {
+        if !(0..=reservation.amount).contains(&spent) {
+            let allowed = format!("must be from 0 to {}", reservation.amount);
+            return Err(Error::invalid("spent", spent, allowed));
+        }
+        self.end(reservation, "spent", spent)
     }
 
     /// The job has failed: what was reserved can be spent again.
@@ -98,26 +99,27 @@ impl Ledger {
     /// # Errors
     /// Those of [`Ledger::settle`].
     pub fn refund(&self, reservation: &Reservation) -> Result<Balance> {
-        self.end(
-            reservation,
-            "refunded",
-            "UPDATE keys SET reserved = reserved - ?2, remaining = remaining + ?2
-             WHERE id = ?1 RETURNING *",
-        )
+        self.end(reservation, "refunded", 0)
     }
 
-    fn end(&self, reservation: &Reservation, state: &str, update: &str) -> Result<Balance> {
+    fn end(&self, reservation: &Reservation, state: &str, spent: i64) -> Result<Balance> {
         let Reservation { id, key, amount } = *reservation;
+        // A refunded charge still says what it was for.
+        let charge = if state == "refunded" { amount } else { spent };
         self.write(|books| {
             let ended = books.execute(
-                "UPDATE charges SET state = ?4, ended = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+                "UPDATE charges SET state = ?4, amount = ?5,
+                     ended = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
                  WHERE id = ?1 AND key = ?2 AND amount = ?3 AND state = 'reserved'",
-                params![id, key, amount, state],
+                params![id, key, amount, state, charge],
             )?;
             if ended == 0 {
                 return Err(self.not_open(books, id)?);
             }
-            Ok(books.query_row(update, [key, amount], Balance::read)?)
+            let update = "UPDATE keys SET reserved = reserved - ?2, spent = spent + ?3,
+                     remaining = remaining + ?2 - ?3
+                 WHERE id = ?1 RETURNING *";
+            Ok(books.query_row(update, [key, amount, spent], Balance::read)?)
         })
     }
 

@@ -51,7 +51,10 @@ fn credits_move_between_the_columns() {
     let (_folder, _, ledger, key) = ledger();
     let first = ledger.reserve(key.id, 4, &PURPOSE).unwrap().unwrap();
     assert_eq!(ledger.balance(key.id).unwrap(), balance(10, 6, 4, 0));
-    assert_eq!(ledger.settle(&first).unwrap(), balance(10, 6, 0, 4));
+    assert_eq!(
+        ledger.settle(&first, first.amount).unwrap(),
+        balance(10, 6, 0, 4)
+    );
     let second = ledger.reserve(key.id, 6, &PURPOSE).unwrap().unwrap();
     assert_eq!(ledger.refund(&second).unwrap(), balance(10, 6, 0, 4));
     assert_eq!(ledger.grant("ada", 5).unwrap(), balance(15, 11, 0, 4));
@@ -80,11 +83,17 @@ fn a_charge_ends_once_as_it_was_reserved() {
         ..charge
     };
     has(&failure(ledger.refund(&other)), &["it is reserved"]);
-    ledger.settle(&charge).unwrap();
-    has(&failure(ledger.settle(&charge)), &["it is spent"]);
+    ledger.settle(&charge, charge.amount).unwrap();
+    has(
+        &failure(ledger.settle(&charge, charge.amount)),
+        &["it is spent"],
+    );
     has(&failure(ledger.refund(&charge)), &["it is spent"]);
     let unknown = Reservation { id: 99, ..charge };
-    has(&failure(ledger.settle(&unknown)), &["99", "it is unknown"]);
+    has(
+        &failure(ledger.settle(&unknown, unknown.amount)),
+        &["99", "it is unknown"],
+    );
     assert_eq!(ledger.balance(key.id).unwrap(), balance(10, 6, 0, 4));
     ledger.check().unwrap();
 }
@@ -117,7 +126,7 @@ fn what_a_crash_left_reserved_is_refunded_by_the_next_service_only() {
     let (_folder, path, ledger, key) = ledger();
     let charge = ledger.reserve(key.id, 3, &PURPOSE).unwrap().unwrap();
     ledger.reserve(key.id, 4, &PURPOSE).unwrap().unwrap();
-    ledger.settle(&charge).unwrap();
+    ledger.settle(&charge, charge.amount).unwrap();
     drop(ledger);
     let beside = Ledger::open(&path).unwrap();
     assert_eq!(beside.balance(key.id).unwrap(), balance(10, 3, 4, 3));
@@ -176,7 +185,7 @@ fn the_check_finds_what_was_tampered_with() {
     for (change, figure) in tampered {
         let (_folder, path, ledger, key) = ledger();
         let charge = ledger.reserve(key.id, 2, &PURPOSE).unwrap().unwrap();
-        ledger.settle(&charge).unwrap();
+        ledger.settle(&charge, charge.amount).unwrap();
         ledger.reserve(key.id, 3, &PURPOSE).unwrap().unwrap();
         ledger.check().unwrap();
         let other = Connection::open(&path).unwrap();
@@ -231,7 +240,10 @@ fn a_revoked_key_opens_nothing_but_ends_its_jobs() {
     assert_eq!(ledger.list().unwrap()[1].revoked, revoked);
     assert_eq!(ledger.authenticate(Some(&secret)).unwrap(), None);
     assert_eq!(ledger.reserve(bob.id, 1, &PURPOSE).unwrap(), None);
-    assert_eq!(ledger.settle(&charge).unwrap(), balance(5, 3, 0, 2));
+    assert_eq!(
+        ledger.settle(&charge, charge.amount).unwrap(),
+        balance(5, 3, 0, 2)
+    );
     has(&failure(ledger.grant("bob", 1)), &["\"bob\"", "revoked"]);
     has(&failure(ledger.add("bob", 1)), &["\"bob\"", "already"]);
     assert!(ledger.reserve(key.id, 1, &PURPOSE).unwrap().is_some());

@@ -6,7 +6,7 @@ mod fetch;
 mod host;
 mod inline;
 
-use crate::picture::{Mask, Picture};
+use crate::picture::{Mask, MaskReading, Picture};
 use crate::{Error, Result};
 use address::is_public;
 use fetch::Fetcher;
@@ -82,33 +82,33 @@ impl Sources {
     }
 
     /// The picture that the text of `field` stands for, see [`Sources::bytes`] and
-    /// [`Picture::from_bytes`].
-    pub fn picture(&self, field: &str, text: &str) -> Result<Picture> {
-        self.picture_from(field, &self.bytes(field, text)?)
+    /// [`Picture::from_bytes_noting`].
+    pub fn picture(&self, field: &str, text: &str, notes: &mut Vec<String>) -> Result<Picture> {
+        self.picture_from(field, &self.bytes(field, text)?, notes)
     }
 
-    /// The mask that the text of `field` stands for, see [`Sources::bytes`] and
-    /// [`Mask::from_bytes`].
-    pub fn mask(&self, field: &str, text: &str) -> Result<Mask> {
-        self.mask_from(field, &self.bytes(field, text)?)
-    }
-
-    /// The picture in a file that was uploaded as `field`.
-    pub fn picture_from(&self, field: &str, bytes: &[u8]) -> Result<Picture> {
+    /// The picture in a file that was uploaded as `field`, see
+    /// [`Picture::from_bytes_noting`].
+    pub fn picture_from(
+        &self,
+        field: &str,
+        bytes: &[u8],
+        notes: &mut Vec<String>,
+    ) -> Result<Picture> {
         self.check(field, bytes)?;
-        Picture::from_bytes(field, bytes)
+        Picture::from_bytes_noting(field, bytes, notes)
     }
 
-    /// The mask in a file that was uploaded as `field`.
-    pub fn mask_from(&self, field: &str, bytes: &[u8]) -> Result<Mask> {
+    /// The mask in a file that was uploaded as `field`, see [`Mask::read`].
+    pub fn mask_from(
+        &self,
+        field: &str,
+        bytes: &[u8],
+        reading: MaskReading,
+        notes: &mut Vec<String>,
+    ) -> Result<Mask> {
         self.check(field, bytes)?;
-        Mask::from_bytes(field, bytes)
-    }
-
-    /// As [`Sources::mask_from`], painted where the picture is transparent.
-    pub fn alpha_mask_from(&self, field: &str, bytes: &[u8]) -> Result<Mask> {
-        self.check(field, bytes)?;
-        Mask::from_alpha(field, bytes)
+        Mask::read(field, bytes, reading, notes)
     }
 
     /// Refuses what is too large, before its pixels take memory.

@@ -63,6 +63,10 @@ fn fetch(head: &'static str, body: Vec<u8>) -> Result<Vec<u8>> {
     fetch_within(serve(head, vec![body], Duration::ZERO), LIMITS.2)
 }
 
+fn mask(sources: &Sources, bytes: &[u8]) -> Result<Mask> {
+    sources.mask_from("mask", bytes, MaskReading::Mean, &mut Vec::new())
+}
+
 fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
     let error = result.unwrap_err();
     let message = error.to_string();
@@ -87,34 +91,43 @@ fn pictures_and_masks_come_from_text_and_uploads() {
         text,
     ] {
         assert_eq!(sources.bytes("image", &text).unwrap(), file);
-        let picture = sources.picture("image", &text).unwrap();
+        let picture = sources.picture("image", &text, &mut Vec::new()).unwrap();
         assert_eq!((picture.width, picture.height), (16, 8));
-        assert_eq!(sources.mask("mask", &text).unwrap().values, [0; 128]);
+        let bytes = sources.bytes("mask", &text).unwrap();
+        assert_eq!(mask(&sources, &bytes).unwrap().values, [0; 128]);
     }
-    assert_eq!(sources.picture_from("image", &file).unwrap().width, 16);
-    assert_eq!(sources.mask_from("mask", &file).unwrap().height, 8);
+    assert_eq!(
+        sources
+            .picture_from("image", &file, &mut Vec::new())
+            .unwrap()
+            .width,
+        16
+    );
+    assert_eq!(mask(&sources, &file).unwrap().height, 8);
 }
 
 #[test]
 fn large_pictures_are_refused_before_they_are_decoded() {
     let sources = sources(&[]);
-    assert!(sources.picture_from("image", &png(64, 64)).is_ok());
+    assert!(
+        sources
+            .picture_from("image", &png(64, 64), &mut Vec::new())
+            .is_ok()
+    );
     // The pixels are cut off: had they been decoded, it would be called damaged.
     let file = &png(65, 64)[..60];
     let text = BASE64_STANDARD.encode(file);
     let expected = "is 65x64 pixels: at most 4096 are taken in all; scale";
     for result in [
-        sources.picture("image", &text),
-        sources.picture_from("image", file),
+        sources.picture("image", &text, &mut Vec::new()),
+        sources.picture_from("image", file, &mut Vec::new()),
     ] {
         assert!(message(result).contains(expected));
     }
-    for result in [sources.mask("mask", &text), sources.mask_from("mask", file)] {
-        assert!(message(result).contains(expected));
-    }
+    assert!(message(mask(&sources, file)).contains(expected));
     let long = vec![0; LIMITS.0 + 1];
     let expected = "image is 10001 bytes: at most 10000 bytes are taken; send";
-    assert!(message(sources.picture_from("image", &long)).starts_with(expected));
+    assert!(message(sources.picture_from("image", &long, &mut Vec::new())).starts_with(expected));
     assert!(message(sources.bytes("image", &BASE64_STANDARD.encode(&long))).starts_with(expected));
 }
 
@@ -384,8 +397,8 @@ fn random_text_is_refused_or_read_without_panic() {
             Ok(_) => read += 1,
             Err(error) => assert!(error.to_string().lines().count() == 1, "{text:?}: {error}"),
         }
-        assert!(sources.picture("image", &text).is_err());
-        assert!(sources.mask_from("mask", text.as_bytes()).is_err());
+        assert!(sources.picture("image", &text, &mut Vec::new()).is_err());
+        assert!(mask(&sources, text.as_bytes()).is_err());
     }
     assert!(read > 100, "{read}");
 }

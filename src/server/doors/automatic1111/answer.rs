@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 /// Pictures and how they came about.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SdapiAnswer {
-    /// Base64, without a grid; none if the job was interrupted.
+    /// Base64, without a grid; of an interrupted job what there was of them.
     pub images: Vec<String>,
     /// The request, with what it was silent about filled in; without its pictures.
     #[schema(value_type = Object)]
@@ -74,7 +74,7 @@ struct Info<'a> {
     clip_skip: usize,
     is_using_inpainting_conditioning: bool,
     version: &'a str,
-    /// Stopped before its end, and not paid for.
+    /// Stopped before its end.
     interrupted: bool,
     /// What was left out of the request, and other things to know.
     warnings: Vec<String>,
@@ -153,7 +153,7 @@ fn info<'a>(
         clip_skip: request.clip_skip + FIRST_LAYER,
         is_using_inpainting_conditioning: false,
         version: Parameters::VERSION,
-        interrupted: drawn.is_none(),
+        interrupted: drawn.is_none_or(|drawn| drawn.interrupted),
         warnings,
     }
 }

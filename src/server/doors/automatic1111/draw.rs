@@ -4,7 +4,7 @@ use super::Refusals;
 use super::answer::{Asked, FIRST_LAYER, SdapiAnswer, answer};
 use super::names::{Loaded, same};
 use super::types::SdapiRequest;
-use crate::picture::Format;
+use crate::picture::{Format, MaskReading};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Preset, RawRequest};
 use crate::schedule::automatic1111;
@@ -204,7 +204,7 @@ impl<'a> Work<'a> {
             samples: Some(batch * batches),
             steps: whole(request.steps),
             guidance_scale: Some(number(request.cfg_scale).unwrap_or(cfg_scale)),
-            seed: whole(request.seed),
+            seed: request.seed.map(|n| n.0),
             rng: Some("cuda".into()),
             ..std::mem::take(&mut self.order.raw)
         };
@@ -358,6 +358,7 @@ impl<'a> Work<'a> {
         self.order.image = Some(image);
         let strength = number(self.request.denoising_strength);
         self.order.raw.strength = Some(strength.unwrap_or(DENOISING_STRENGTH));
+        self.order.raw.strength_steps = Some("webui".into());
         let fit = match whole(self.request.resize_mode) {
             None | Some(0 | 3) => "stretch",
             Some(1) => "crop",
@@ -368,32 +369,33 @@ impl<'a> Work<'a> {
             }
         };
         self.order.raw.fit = Some(fit.into());
-        self.mask();
-        Ok(())
+        self.mask()
     }
 
-    fn mask(&mut self) {
-        let Some(text) = self
-            .request
-            .mask
-            .take()
-            .filter(|text| !text.trim().is_empty())
-        else {
-            return;
+    /// The mask, by that program's own rules and defaults.
+    fn mask(&mut self) -> Result<(), Failure> {
+        let text = self.request.mask.take();
+        let Some(text) = text.filter(|text| !text.trim().is_empty()) else {
+            return Ok(());
         };
+        let request = &self.request;
+        let both = number(request.mask_blur);
+        let blur = |one| both.or(number(one)).unwrap_or(MASK_BLUR);
         self.order.mask = Some(MaskOrder {
             text,
-            invert: on(self.request.inpainting_mask_invert),
-            blur: number(self.request.mask_blur).unwrap_or(MASK_BLUR) as f32,
+            reading: MaskReading::AlphaOrLuma,
+            invert: on(request.inpainting_mask_invert),
+            blur: [blur(request.mask_blur_x), blur(request.mask_blur_y)],
             stretch: true,
-            ..Default::default()
         });
-        if on(self.request.inpaint_full_res) {
-            self.warn("inpaint_full_res has no effect: the whole picture is drawn at its size");
+        let raw = &mut self.order.raw;
+        raw.masked_content = Some(masked_content(whole(request.inpainting_fill))?.into());
+        raw.keep_unmasked = Some(true);
+        if request.inpaint_full_res.is_none_or(|flag| flag.0) {
+            let padding = whole(request.inpaint_full_res_padding);
+            raw.padding_mask_crop = Some(padding.unwrap_or(0));
         }
-        if whole(self.request.inpainting_fill).is_some_and(|fill| fill != 1) {
-            self.warn("inpainting_fill has no effect: the original is drawn over, as with 1");
-        }
+        Ok(())
     }
 
     async fn draw(
@@ -442,6 +444,20 @@ fn refuse(request: &SdapiRequest) -> Result<(), Failure> {
 fn clip_skip(field: &str, layers: Option<i64>) -> Result<Option<i64>, Failure> {
     let layers = within(field, layers, 0, 12)?;
     Ok(layers.map(|n| (n - FIRST_LAYER as i64).max(0)))
+}
+
+/// The pipeline's name for `inpainting_fill`.
+fn masked_content(fill: Option<i64>) -> Result<&'static str, Failure> {
+    match fill {
+        None | Some(0) => Ok("fill"),
+        Some(1) => Ok("original"),
+        Some(2) => Ok("latent_noise"),
+        Some(3) => Ok("latent_nothing"),
+        Some(other) => {
+            let allowed = "choose 0 (fill), 1 (original), 2 (latent noise) or 3 (latent nothing)";
+            Err(Failure::invalid("inpainting_fill", other, allowed))
+        }
+    }
 }
 
 /// Whether the arguments of a script say that it is to run: some clients send those of

@@ -64,6 +64,7 @@ pub const NAMES: Names = Names(&[
     (Field::GuidanceScale, "cfg_scale"),
     (Field::Scheduler, "sampler_name"),
     (Field::SchedulerOptions, "scheduler"),
+    (Field::PaddingMaskCrop, "inpaint_full_res_padding"),
     (Field::Strength, "denoising_strength"),
     (Field::HighNoiseFraction, "refiner_switch_at"),
     (Field::Style, "styles"),

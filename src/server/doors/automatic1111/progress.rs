@@ -3,7 +3,6 @@
 use super::answer::timestamp;
 use super::{Refusals, SdapiError};
 use crate::server::auth::Caller;
-use crate::server::failure::Failure;
 use crate::server::job::Job;
 use crate::server::lenient::Flag;
 use crate::server::service::Service;
@@ -97,7 +96,7 @@ fn of(job: &Job) -> SdapiProgress {
     let share = snapshot.step as f64 / snapshot.steps.max(1) as f64;
     let progress = (BEGUN + share).min(1.0);
     let elapsed = job.running_for().as_secs_f64();
-    let stopped = job.cancel.is_cancelled();
+    let stopped = job.cancel.is_cancelled() || job.cancel.is_finishing();
     let preview = snapshot.preview;
     SdapiProgress {
         progress,
@@ -121,8 +120,9 @@ fn of(job: &Job) -> SdapiProgress {
     }
 }
 
-/// Stops the caller's job that is being drawn, at its next step. Its request is answered
-/// without pictures, and nothing is charged.
+/// Stops the caller's job that is being drawn after its step. Its request is answered
+/// with what there is of its pictures, and pays for the share of its steps that were
+/// done.
 #[utoipa::path(
     post, path = "/sdapi/v1/interrupt", tag = "AUTOMATIC1111",
     responses((status = 200, body = Object), Refusals),
@@ -130,17 +130,21 @@ fn of(job: &Job) -> SdapiProgress {
 )]
 pub async fn interrupt(State(service): State<Service>, caller: Caller) -> Json<Value> {
     if let Some(job) = running(&service, &caller) {
-        service.stop_job(&job, Failure::Cancelled);
+        job.cancel.finish();
     }
     Json(json!({}))
 }
 
-/// The same as interrupt: there are no other pictures to go on with.
+/// Ends the pictures of the caller's job that are being drawn, as interrupt does, and
+/// goes on with its others.
 #[utoipa::path(
     post, path = "/sdapi/v1/skip", tag = "AUTOMATIC1111",
     responses((status = 200, body = Object), Refusals),
     security((), ("basic" = [])),
 )]
-pub async fn skip(state: State<Service>, caller: Caller) -> Json<Value> {
-    interrupt(state, caller).await
+pub async fn skip(State(service): State<Service>, caller: Caller) -> Json<Value> {
+    if let Some(job) = running(&service, &caller) {
+        job.cancel.skip();
+    }
+    Json(json!({}))
 }

@@ -1,6 +1,6 @@
 //! What txt2img and img2img are asked.
 
-use crate::server::lenient::{Flag, Integer, Number};
+use crate::server::lenient::{Flag, Integer, Number, Seed};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -20,7 +20,7 @@ pub struct SdapiRequest {
     pub styles: Option<Vec<String>>,
     /// -1 draws one. The noise is CUDA's; picture i uses seed + i.
     #[schema(value_type = Option<i64>, default = -1)]
-    pub seed: Option<Integer>,
+    pub seed: Option<Seed>,
     /// Left out, with a warning where it is above 0.
     #[schema(value_type = Option<f64>)]
     pub subseed_strength: Option<Number>,
@@ -65,7 +65,8 @@ pub struct SdapiRequest {
     /// Left out, with a warning where it is above 0.
     #[schema(value_type = Option<f64>)]
     pub s_churn: Option<Number>,
-    /// img2img: how much of the picture is drawn anew.
+    /// img2img: how much of the picture is drawn anew; at 0 one step, from the least
+    /// noise.
     #[schema(value_type = Option<f64>, default = 0.75)]
     pub denoising_strength: Option<Number>,
     /// Must be false: ask for the width and height themselves.
@@ -92,17 +93,28 @@ pub struct SdapiRequest {
     pub send_images: Option<Flag>,
     /// img2img: the picture to start from, base64 or a data URL.
     pub init_images: Option<Vec<String>>,
-    /// img2img: white where it is painted anew.
+    /// img2img: where it is painted anew. In a picture with transparent parts what is
+    /// opaque, whatever its colour; else what is white. Of another size it is stretched.
     pub mask: Option<String>,
-    /// Standard deviation in pixels of the Gaussian that softens the mask.
-    #[schema(value_type = Option<f64>, default = 4)]
+    /// Standard deviation in pixels of the Gaussian that softens the mask, along rows
+    /// and columns alike.
+    #[schema(value_type = Option<f64>)]
     pub mask_blur: Option<Number>,
-    /// 1, the original, is what is drawn over; others are the same, with a warning.
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<f64>, default = 4)]
+    pub mask_blur_x: Option<Number>,
+    #[schema(value_type = Option<f64>, default = 4)]
+    pub mask_blur_y: Option<Number>,
+    /// What is painted over: 0 the colours around, 1 the original, 2 latent noise, 3
+    /// latents of nothing.
+    #[schema(value_type = Option<i64>, default = 0)]
     pub inpainting_fill: Option<Integer>,
-    /// The whole picture is drawn always; a warning where true.
-    #[schema(value_type = Option<bool>)]
+    /// Only the part that the mask paints is drawn, at width and height, and put back
+    /// into the original, whose size the answer then has.
+    #[schema(value_type = Option<bool>, default = true)]
     pub inpaint_full_res: Option<Flag>,
+    /// Pixels of its surroundings that are drawn with that part.
+    #[schema(value_type = Option<i64>, default = 0)]
+    pub inpaint_full_res_padding: Option<Integer>,
     /// Black is painted anew.
     #[schema(value_type = Option<bool>, default = 0)]
     pub inpainting_mask_invert: Option<Flag>,

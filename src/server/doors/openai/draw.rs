@@ -5,6 +5,7 @@ use super::types::{
     Edit, ErrorBody, Generation, ImagesResponse, OneOrMany, OpenAiImage, Shared, TokenUsage,
     Variation,
 };
+use crate::picture::MaskReading;
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
@@ -83,9 +84,10 @@ pub async fn edits(
     let mut order = order_over(&shared, &request.image)?;
     order.mask = request.mask.clone().map(|text| MaskOrder {
         text,
-        from_alpha: true,
+        reading: MaskReading::Transparent,
         ..Default::default()
     });
+    order.raw.keep_unmasked = order.mask.is_some().then_some(true);
     let silent = if order.mask.is_some() { INPAINT } else { OVER };
     order.raw.strength.get_or_insert(silent);
     let door = Door {

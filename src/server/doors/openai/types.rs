@@ -1,6 +1,6 @@
 //! What goes in and out.
 
-use crate::server::lenient::{Flag, Integer, Number};
+use crate::server::lenient::{Flag, Integer, Number, Seed};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -48,7 +48,7 @@ macro_rules! request {
             /// -1 draws one.
             #[serde(default)]
             #[schema(value_type = Option<i64>)]
-            pub seed: Option<Integer>,
+            pub seed: Option<Seed>,
             #[serde(default)]
             #[schema(value_type = Option<i64>)]
             pub steps: Option<Integer>,
@@ -111,7 +111,7 @@ pub struct Shared<'a> {
     pub partial_images: Option<i64>,
     pub style: Option<&'a str>,
     pub negative_prompt: Option<&'a str>,
-    pub seed: Option<i64>,
+    pub seed: Option<i128>,
     pub steps: Option<i64>,
     pub guidance_scale: Option<f64>,
     pub scheduler: Option<&'a str>,

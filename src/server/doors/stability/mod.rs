@@ -210,6 +210,7 @@ async fn masking(
     // What is masked is replaced entirely.
     order.raw.strength = Some(1.0);
     order.mask = Some(request.mask()?);
+    order.raw.keep_unmasked = Some(true);
     order.image = Some(request.init_image);
     let route = "/v1/generation/{engine_id}/image-to-image/masking";
     draw(&service, &caller, &id, &headers, order, route).await

@@ -1,6 +1,7 @@
 //! This API's requests and answers.
 
 use super::prompts::{self, TextPrompt};
+use crate::picture::MaskReading;
 use crate::pipeline::{Preset, RawRequest};
 use crate::server::failure::Failure;
 use crate::server::lenient::{Integer, Number};
@@ -90,7 +91,7 @@ macro_rules! request {
                     steps: steps.or(Some(default_steps)),
                     guidance_scale: cfg.or(Some(defaults.guidance_scale)),
                     samples,
-                    seed: within("seed", seed, 0, MOST_SEED)?.filter(|seed| *seed != 0),
+                    seed: within("seed", seed, 0, MOST_SEED)?.filter(|seed| *seed != 0).map(i128::from),
                     scheduler: sampler(self.sampler.as_deref())?,
                     style: said(&self.style_preset).map(str::to_owned),
                     ..Default::default()
@@ -209,7 +210,10 @@ impl StabilityMasking {
         let missing = || Failure::invalid("mask", "missing", format!("{source} needs one"));
         Ok(MaskOrder {
             text: text.ok_or_else(missing)?.to_owned(),
-            from_alpha,
+            reading: match from_alpha {
+                true => MaskReading::Transparent,
+                false => MaskReading::Mean,
+            },
             invert: source == "MASK_IMAGE_BLACK",
             stretch: true,
             ..Default::default()
