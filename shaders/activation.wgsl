@@ -30,9 +30,11 @@ fn gelu(x: vec4<f32>) -> vec4<f32> {
     return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
 }
 
-// 3 tanh(x / 3), with an exponent that cannot overflow.
+// 3 tanh(x / 3), with an exponent that cannot overflow. NaN is put back: SwiftShader's
+// exp makes a number of it.
 fn soft_clamp(x: vec4<f32>) -> vec4<f32> {
-    return 3.0 - 6.0 / (1.0 + exp(bounded(x, 120.0) * 0.6666666666666666));
+    let y = 3.0 - 6.0 / (1.0 + exp(clamp(x * 0.6666666666666666, vec4(-80.0), vec4(80.0))));
+    return select(y, x, (bitcast<vec4<u32>>(x) & vec4(0x7fffffffu)) > vec4(INFINITE));
 }
 
 // Zero where the sign bit is set, but not for NaN, whose bits lie above those of

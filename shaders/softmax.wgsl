@@ -2,7 +2,8 @@
 // Columns from `count` on, and with `causal` those after the row's own query,
 // get 0, so that a product over the padded row needs no mask. They may hold
 // anything finite, far above the row's own scores: they take no part in it. Scores
-// 80 below the largest get 0. A score that is not a number makes its row so.
+// 80 below the largest get 0. A score that is not a number stays so, and with it
+// what is made of its row.
 //
 // Bindings: x activations [rows, pitch]. Row r belongs to query
 // first + r % rows_per_head. WIDE: a workgroup a row; otherwise an invocation.
