@@ -155,6 +155,7 @@ impl<'a> Work<'a> {
         let sampler = name.or(said(request.sampler_index.as_deref()));
         let scheduler = said(request.scheduler.as_deref());
         let mut sampling = sampling::choose(sampler, scheduler, preset)?;
+        preset.fit_schedule(&sampling.name, &mut sampling.options);
         if let Some(eta) = number(request.eta) {
             self.eta(eta, &mut sampling);
         }
