@@ -113,6 +113,33 @@ impl Preset {
         }
     }
 
+    /// Leaves out of a schedule, which a name of another program stands for, what does
+    /// not go with a model over noise levels: such a model has no timesteps to space.
+    /// Its curve of levels stays.
+    pub fn fit_schedule(&self, name: &str, options: &mut Map<String, Value>) {
+        const OF_TIMESTEPS: [&str; 4] = [
+            "timestep_spacing",
+            "steps_offset",
+            "schedule_type",
+            "discard_next_to_last_sigma",
+        ];
+        let Some(training) = self.training.as_ref().filter(|t| t.edm.is_some()) else {
+            return;
+        };
+        let known = schedule::canonical_name(name).unwrap_or_default();
+        let mut fitting = schedule::list_for(training).into_iter();
+        let has_curves = fitting.any(|info| info.name == known && info.options.contains(&"sigmas"));
+        let curve = match options.get("schedule_type").and_then(Value::as_str) {
+            Some("polyexponential") => Some("exponential"),
+            Some(curve @ ("karras" | "exponential" | "beta")) => Some(curve),
+            _ => None,
+        };
+        if let Some(curve) = curve.filter(|_| has_curves) {
+            options.insert("sigmas".into(), curve.into());
+        }
+        options.retain(|key, _| !OF_TIMESTEPS.contains(&key.as_str()));
+    }
+
     /// The preset's options for the scheduler of this name: all for its own, for
     /// another those that it has too.
     pub(super) fn options_for(&self, name: &str) -> Map<String, Value> {
@@ -126,5 +153,32 @@ impl Preset {
         options
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_fits_the_kind_of_diffusion() {
+        let fitted = |config: schedule::Config, name: &str, options: Value| {
+            let mut options = options.as_object().cloned().unwrap_or_default();
+            Preset::of(&config).fit_schedule(name, &mut options);
+            Value::Object(options)
+        };
+        let karras = json!({"sigmas": "karras", "timestep_spacing": "linspace"});
+        let sdxl = fitted(schedule::Config::sdxl(), "Euler", karras.clone());
+        assert_eq!(sdxl, karras);
+        let cosxl = |name, options| fitted(schedule::Config::cosxl(), name, options);
+        assert_eq!(cosxl("Euler", karras), json!({"sigmas": "karras"}));
+        let kind = |kind: &str| json!({"schedule_type": kind});
+        assert_eq!(
+            cosxl("DPM++ 2M", kind("karras")),
+            json!({"sigmas": "karras"})
+        );
+        assert_eq!(cosxl("Euler", kind("uniform")), json!({}));
+        // It has one curve only.
+        assert_eq!(cosxl("Euler a", kind("karras")), json!({}));
     }
 }

@@ -12,6 +12,7 @@ use super::queue::Queue;
 use super::store::Store;
 use crate::Result;
 use crate::pipeline::{Cancel, Context, Preset, Refinement, model_name};
+use crate::schedule;
 use crate::text::Styles;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -339,6 +340,20 @@ impl Service {
     /// What `/v1/info` tells of the model: `None` before it is loaded.
     pub fn known_model(&self) -> Option<&Model> {
         self.model.get()
+    }
+
+    /// Whether the scheduler of this name draws with the model; any, before the model is
+    /// known.
+    pub fn goes_with_model(&self, scheduler: &str) -> bool {
+        let training = self
+            .model
+            .get()
+            .and_then(|model| model.preset.training.as_ref());
+        let name = schedule::canonical_name(scheduler).unwrap_or_default();
+        training.is_none_or(|training| {
+            let mut fitting = schedule::list_for(training).into_iter();
+            fitting.any(|info| info.name == name)
+        })
     }
 
     pub fn model_name(&self) -> &str {

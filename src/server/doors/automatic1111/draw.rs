@@ -156,6 +156,7 @@ impl<'a> Work<'a> {
         let sampler = name.or(said(request.sampler_index.as_deref()));
         let scheduler = said(request.scheduler.as_deref());
         let mut sampling = automatic1111::choose(sampler, scheduler, preset.wish())?;
+        preset.fit_schedule(&sampling.name, &mut sampling.options);
         if let Some(eta) = number(request.eta) {
             sampling.set_eta(eta);
         }

@@ -97,7 +97,7 @@ macro_rules! list {
 
 list! {
     /// The samplers.
-    get samplers "/sdapi/v1/samplers" Vec<SdapiSampler> = |_service| {
+    get samplers "/sdapi/v1/samplers" Vec<SdapiSampler> = |service| {
         let sampler = |row: &Sampler| SdapiSampler {
             name: row.label,
             aliases: row.aliases,
@@ -108,7 +108,8 @@ list! {
                 .into_iter()
                 .collect(),
         };
-        SAMPLERS.iter().map(sampler).collect()
+        let fits = |row: &&Sampler| service.goes_with_model(row.label);
+        SAMPLERS.iter().filter(fits).map(sampler).collect()
     }
 }
 
