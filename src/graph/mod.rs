@@ -346,3 +346,53 @@ impl Graph {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each op alone, over operands that do not fit together: the graph remembers, also
+    /// once it is optimised.
+    #[test]
+    fn operands_that_do_not_fit_together_are_the_graphs_fault() {
+        const CONV: Conv = Conv {
+            stride: 1,
+            pad: 0,
+            upsample: false,
+        };
+        let conv = |k| Product::new("c", Kernel::Conv3x3, [k, 8], true);
+        type Build = Box<dyn Fn(&mut Graph, Value, Value) -> Value>;
+        let good: [Build; 3] = [
+            Box::new(|g, x, _| g.linear(x, Product::linear("l", [8, 4]))),
+            Box::new(|g, x, y| g.concat(x, y)),
+            Box::new(move |g, x, _| g.conv2d(x, conv(8), CONV, None)),
+        ];
+        let bad: [Build; 11] = [
+            Box::new(|g, x, _| g.linear(x, Product::linear("l", [7, 4]))),
+            Box::new(move |g, x, _| g.conv2d(x, conv(7), CONV, None)),
+            Box::new(move |g, x, _| g.conv2d(x, conv(8), Conv { stride: 0, ..CONV }, None)),
+            Box::new(|g, x, _| g.group_norm(x, Norm::new("n", 8, 1e-5), 3)),
+            Box::new(|g, x, y| g.attention([x, x, y], 1, false)),
+            Box::new(|g, x, _| g.attention([x; 3], 3, false)),
+            Box::new(|g, x, y| g.add(x, y)),
+            Box::new(|g, x, y| g.add_channel(x, y)),
+            Box::new(|g, x, _| {
+                let other = g.input("z", [1, 3, 4, 8]);
+                g.concat(x, other)
+            }),
+            Box::new(|g, x, _| g.columns(x, 4, 8)),
+            Box::new(|g, x, _| g.reshape(x, [1, 17, 1])),
+        ];
+        let check = |build: &Build| {
+            let mut g = Graph::new();
+            let (x, y) = (g.input("x", [1, 4, 4, 8]), g.input("y", [1, 4, 4, 4]));
+            let made = build(&mut g, x, y);
+            g.output(made);
+            g.optimise().check()
+        };
+        assert!(good.iter().all(|build| check(build).is_ok()));
+        for (i, build) in bad.iter().enumerate() {
+            assert!(check(build).is_err(), "{i}");
+        }
+    }
+}
