@@ -39,7 +39,18 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> out: array<Act>;
 @group(0) @binding(4) var<uniform> p: Params;
 
-const MASKED: f32 = -1e30;
+// Below every score. The first block of keys has one that each query sees, so that
+// no maximum stays there and masked scores, far below it, weigh nothing.
+const MASKED: f32 = -0x1.fffffep127;
+
+// Values are summed in units of 2^16: before the division a sum may be that many
+// times the largest.
+const UNIT: f32 = 0x1p-16;
+
+// exp(x - top), 0 where that is below exp(-80); not a number where x is none.
+fn weight(x: f32, top: f32) -> f32 {
+    return select(exp(x - top), 0.0, x - top < -80.0);
+}
 
 var<workgroup> q_tile: array<vec4<f32>, 544>;  // [32][17]
 var<workgroup> k_tile: array<vec4<f32>, 544>;  // [32][17]
@@ -77,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = thread; i < 512u; i += 64u) {
             let row = min(start + i / 16u, p.keys - 1u);
             k_tile[(i / 16u) * 17u + i % 16u] = widen(k[k_base + row * p.k_pitch + i % 16u]);
-            v_tile[i] = widen(v[v_base + row * p.v_pitch + i % 16u]);
+            v_tile[i] = widen(v[v_base + row * p.v_pitch + i % 16u]) * UNIT;
         }
         workgroupBarrier();
 #repeat i 4
@@ -110,13 +121,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var i = 0u; i < 32u; i++) {
                 top = max(top, score[at + i]);
             }
-            let rescale = exp(max(maximum - top, -80.0));
+            let rescale = weight(maximum, top);
             var part = 0.0;
             for (var i = 0u; i < 32u; i++) {
-                // A masked score is exactly MASKED; its weight must be zero even
-                // where all scores of the block are masked.
-                let x = score[at + i];
-                let e = select(exp(max(x - top, -80.0)), 0.0, x == MASKED);
+                let e = weight(score[at + i], top);
                 score[at + i] = e;
                 part += e;
             }
@@ -150,7 +158,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let row = first + 4u * ty + ${i}u;
         if row < p.queries {
             let at = p.o_offset + group.z * p.o_batch + row * p.o_pitch + head + tx;
-            let total = 1.0 / row_sum[4u * ty + ${i}u];
+            let total = 1.0 / UNIT / row_sum[4u * ty + ${i}u];
             out[at] = narrow(lo${i} * total);
             out[at + 8u] = narrow(hi${i} * total);
         }

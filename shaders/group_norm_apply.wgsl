@@ -6,6 +6,7 @@
 
 #import storage
 #import activation
+#import moments
 
 override WG: u32 = 64u;
 
@@ -35,6 +36,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     }
     let c = i - row * p.c4;
     let at = (row + p.first_row) / p.rows_per_batch * p.c4 * 2u + c;
-    let value = fma(widen(x[p.x_offset + row * p.x_pitch + c]), affine[at], affine[at + p.c4]);
+    let value = fma(bounded(widen(x[p.x_offset + row * p.x_pitch + c]), MOST), affine[at], affine[at + p.c4]);
     y[p.y_offset + row * p.y_pitch + c] = narrow(activate(p.activation, value));
 }

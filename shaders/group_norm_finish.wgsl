@@ -2,11 +2,13 @@
 // of a group (Chan et al., 1979) and turns them into a factor and a term for
 // every channel: factor = gamma / sqrt(var + eps), term = beta - mean * factor.
 //
-// Bindings: stats as group_norm_stats.wgsl writes them, read as f32; gamma and
+// Bindings: stats as group_norm_stats.wgsl writes them, read as f32, in the units of
+// moments.wgsl, which factors and terms are not; gamma and
 // beta f32 [C]; affine f32 [batch, 2, C rounded up to 4], padding zero.
 // WIDE: a workgroup a group of a picture; otherwise an invocation.
 
 #import reduce
+#import moments
 
 struct Params {
     groups: u32,     // batch * groups
@@ -60,11 +62,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         let d = stats[at] - mean;
         squares += stats[at + 4u] + n * d * d;
     }
-    let rstd = inverseSqrt(reduce_sum(lane, squares) * share + p.eps);
+    let rstd = inverseSqrt(reduce_sum(lane, squares) * share + max(p.eps, 1e-12) * UNIT * UNIT);
     let base = batch * p.c4 * 8u;
     for (var i = lane; i < p.channels; i += LANES) {
         let factor = rstd * gamma[first + i];
-        affine[base + first + i] = factor;
+        affine[base + first + i] = factor * UNIT;
         affine[base + p.c4 * 4u + first + i] = beta[first + i] - mean * factor;
     }
     if first + p.channels == p.per_batch * p.channels {

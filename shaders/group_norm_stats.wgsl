@@ -1,12 +1,13 @@
 // Group norm, first of three passes: mean and sum of squared differences of
 // every channel over a slab of rows, in one reading (Welford's quantities, from
 // sums shifted by the slab's first value, which keeps the difference of large
-// numbers out of the variance).
+// numbers out of the variance), in the units of moments.wgsl.
 //
 // Bindings: x [batch, rows, C] activations; stats f32 [batch, slabs, C/4, 2]
 // vec4s: mean, then the squares. Grid: (C/4, slabs, batch).
 
 #import storage
+#import moments
 
 override WG: u32 = 64u;
 
@@ -34,11 +35,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let start = group.y * p.slab;
     let end = min(start + p.slab, p.rows);
     let base = p.offset + group.z * p.batch + c;
-    let shift = widen(x[base + start * p.pitch]);
+    let shift = scaled(widen(x[base + start * p.pitch]));
     var sum = vec4(0.0);
     var squares = vec4(0.0);
     for (var row = start + 1u; row < end; row++) {
-        let d = widen(x[base + row * p.pitch]) - shift;
+        let d = scaled(widen(x[base + row * p.pitch])) - shift;
         sum += d;
         squares = fma(d, d, squares);
     }

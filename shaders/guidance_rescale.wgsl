@@ -1,6 +1,7 @@
 // Guidance rescale (Lin et al. 2023, section 3.4): for every picture
 // e = phi · e · std(t) / std(e) + (1 - phi) · e, standard deviations over all
-// channels and pixels, from the differences to the mean.
+// channels and pixels, from the differences to the mean. Values beyond MOST count as
+// MOST; a prediction without any spread stays as it is.
 //
 // Bindings: t the prompt's prediction, activations [pictures, count]; e the guided
 // prediction f32, as t, changed in place; step the step's numbers: where its
@@ -11,6 +12,10 @@
 #import storage
 #import reduce
 #import step
+#import bounded
+
+// Its square, summed over all values of a picture, stays within f32.
+const MOST: f32 = 0x1p48;
 
 struct Params {
     pictures: u32,
@@ -37,23 +42,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     var t_sum = 0.0;
     var e_sum = 0.0;
     for (var i = lane; i < p.count; i += LANES) {
-        t_sum += sum4(widen(t[t_base + i]));
-        e_sum += sum4(e[e_base + i]);
+        t_sum += sum4(bounded(widen(t[t_base + i]), MOST));
+        e_sum += sum4(bounded(e[e_base + i], MOST));
     }
     let t_mean = reduce_sum(lane, t_sum) * share;
     let e_mean = reduce_sum(lane, e_sum) * share;
     var t_squares = 0.0;
     var e_squares = 0.0;
     for (var i = lane; i < p.count; i += LANES) {
-        let a = widen(t[t_base + i]) - t_mean;
-        let b = e[e_base + i] - e_mean;
+        let a = bounded(widen(t[t_base + i]), MOST) - t_mean;
+        let b = bounded(e[e_base + i], MOST) - e_mean;
         t_squares += dot(a, a);
         e_squares += dot(b, b);
     }
     let t_spread = reduce_sum(lane, t_squares);
     let e_spread = reduce_sum(lane, e_squares);
     // Two equal numbers of values: their count cancels.
-    let factor = phi * sqrt(t_spread / max(e_spread, 1e-30)) + (1.0 - phi);
+    let ratio = select(sqrt(t_spread) / sqrt(e_spread), 1.0, e_spread == 0.0);
+    let factor = phi * ratio + (1.0 - phi);
     for (var i = lane; i < p.count; i += LANES) {
         e[e_base + i] *= factor;
     }

@@ -1,6 +1,7 @@
 // Dynamic thresholding (Saharia et al. 2022, section 2.3): for every picture the
 // quantile s of the absolute values, linear between the two nearest, raised to
-// 1, then lowered to `most` (as torch's clamp); then x = clamp(x, -s, s) / s.
+// 1, then lowered to `most` (as torch's clamp); then x = clamp(x, -s, s) / s, what
+// is not finite apart (see bounded.wgsl).
 //
 // The order statistic is found exactly, bit by bit from the top: positive floats
 // are ordered as their bits are. 31 passes over a picture's latents.
@@ -14,6 +15,7 @@
 
 #import reduce
 #import step
+#import bounded
 
 struct Params {
     pictures: u32,
@@ -65,8 +67,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     next = -reduce_max(lane, next);
     let repeated = below(base, lane, bits + 1u) >= k + 2.0;
     let high = select(next, low, repeated || next > 1.0e38);
-    let level = min(max(low + (place - k) * (high - low), 1.0), step.threshold_most);
+    let most = max(step.threshold_most, 1e-30);
+    let level = min(max(low + (place - k) * (high - low), 1.0), most);
     for (var i = lane; i < p.count; i += LANES) {
-        x[base + i] = clamp(x[base + i], vec4(-level), vec4(level)) / level;
+        x[base + i] = bounded(x[base + i], level) / level;
     }
 }

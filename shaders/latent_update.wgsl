@@ -10,9 +10,10 @@
 // prediction and n this step's noise, as x; h history f32 [slots, as x]; step the
 // step's numbers. A factor of 0 reads nothing, so noise and history that a scheduler
 // does not use may be missing (see Params): then their factors count for nothing.
-// One invocation a vec4.
+// One invocation a vec4. What is not finite is not clipped: see bounded.wgsl.
 
 #import step
+#import bounded
 
 override WG: u32 = 64u;
 
@@ -45,7 +46,7 @@ fn combined(terms: Row, at: u32) -> vec4<f32> {
         }
     }
     if row.clip > 0.0 {
-        value = clamp(value, vec4(-row.clip), vec4(row.clip));
+        value = bounded(value, row.clip);
     }
     return value;
 }

@@ -20,6 +20,9 @@
 #import storage
 #import activation
 
+// Columns of a panel of weights.
+const PANEL: u32 = 64u;
+
 struct Params {
     m: u32,           // rows of this dispatch
     n8: u32,          // columns of w / 8
@@ -122,7 +125,8 @@ fn patch_at(pixel: vec3<u32>, tap: u32) -> vec2<u32> {
 
 // Place of a group of 8 columns in row 0 of w, from w_offset on.
 fn panel_at(n8: u32) -> u32 {
-    return n8 / 8u * p.w_panel + n8 % 8u;
+    let n = PANEL / 8u;
+    return n8 / n * p.w_panel + n8 % n;
 }
 
 fn batch_offset(z: u32, batch: u32, head: u32) -> u32 {

@@ -70,7 +70,8 @@ fn max4(x: vec4<f32>) -> f32 {
     return max(max(x.x, x.y), max(x.z, x.w));
 }
 
-// 1 for the columns of vec4 number `i` that are below `count`, 0 beyond.
-fn inside(i: u32, count: u32) -> vec4<f32> {
-    return select(vec4(0.0), vec4(1.0), vec4(4u * i) + vec4(0u, 1u, 2u, 3u) < vec4(count));
+// Which columns of vec4 number `i` are below `count`. The others are left out by
+// `select`, not by a factor of 0, which not every value times is 0.
+fn inside(i: u32, count: u32) -> vec4<bool> {
+    return vec4(4u * i) + vec4(0u, 1u, 2u, 3u) < vec4(count);
 }

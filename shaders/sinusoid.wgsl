@@ -12,6 +12,7 @@
 // reach thousands.
 
 #import storage
+#import bounded
 
 struct Params {
     frequencies: array<vec4<f32>, 512>,
@@ -34,6 +35,8 @@ fn sincos(x: f32) -> vec2<f32> {
     var r = fma(n, -1.5703125, x);
     r = fma(n, -4.837512969970703e-4, r);
     r = fma(n, -7.54978995489188e-8, r);
+    // Within pi/4, unless x is so large that the reduction is off.
+    r = bounded(vec4(r), 1.0).x;
     let q = r * r;
     let s = r + r * q * (-1.6666654611e-1 + q * (8.3321608736e-3 - q * 1.9515295891e-4));
     let c = 1.0 - 0.5 * q + q * q * (4.166664568298827e-2 + q * (-1.388731625493765e-3 + q * 2.443315711809948e-5));

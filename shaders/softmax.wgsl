@@ -1,6 +1,9 @@
 // Softmax of each row of scores, in place, in f32: x = exp(x - max) / sum.
 // Columns from `count` on, and with `causal` those after the row's own query,
-// get 0, so that a product over the padded row needs no mask.
+// get 0, so that a product over the padded row needs no mask. They may hold
+// anything finite, far above the row's own scores: they take no part in it. Scores
+// 80 below the largest get 0. A score that is not a number stays so, and with it
+// what is made of its row.
 //
 // Bindings: x activations [rows, pitch]. Row r belongs to query
 // first + r % rows_per_head. WIDE: a workgroup a row; otherwise an invocation.
@@ -22,6 +25,15 @@ struct Params {
 @group(0) @binding(0) var<storage, read_write> x: array<Act>;
 @group(0) @binding(1) var<uniform> p: Params;
 
+const LOWEST: f32 = -0x1.fffffep127;
+
+// Weights of vec4 number i before they are divided by their sum.
+fn weights(at: u32, i: u32, count: u32, top: f32) -> vec4<f32> {
+    let keep = inside(i, count);
+    let drop = select(vec4(-100.0), widen(x[at + i]) - top, keep);
+    return select(exp(drop), vec4(0.0), drop < vec4(-80.0));
+}
+
 #ifdef WIDE
 @compute @workgroup_size(64)
 #else
@@ -39,19 +51,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         count = min(count, p.first + row % p.rows_per_head + 1u);
     }
     let live = (count + 3u) / 4u;
-    var top = -1e30;
+    var top = LOWEST;
     for (var i = lane; i < live; i += LANES) {
-        let keep = inside(i, count);
-        top = max(top, max4(select(vec4(-1e30), widen(x[base + i]), keep > vec4(0.0))));
+        top = max(top, max4(select(vec4(LOWEST), widen(x[base + i]), inside(i, count))));
     }
     top = reduce_max(lane, top);
     var sum = 0.0;
     for (var i = lane; i < live; i += LANES) {
-        sum += sum4(exp(max(widen(x[base + i]) - top, vec4(-80.0))) * inside(i, count));
+        sum += sum4(weights(base, i, count, top));
     }
-    let scale = 1.0 / reduce_sum(lane, sum);
+    sum = reduce_sum(lane, sum);
+    // The largest score counts 1, so the sum is no less, unless there are no scores.
+    let scale = select(1.0, 1.0 / sum, count > 0u);
     for (var i = lane; i < p.c4; i += LANES) {
-        let e = exp(clamp(widen(x[base + i]) - top, vec4(-80.0), vec4(0.0))) * scale;
-        x[base + i] = narrow(select(vec4(0.0), e, inside(i, count) > vec4(0.0)));
+        x[base + i] = narrow(weights(base, i, count, top) * scale);
     }
 }

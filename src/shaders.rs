@@ -15,6 +15,7 @@ macro_rules! shaders {
 shaders!(
     "activation",
     "attention",
+    "bounded",
     "first_not_finite",
     "group_norm_apply",
     "group_norm_finish",
@@ -28,6 +29,7 @@ shaders!(
     "layer_norm",
     "layout",
     "map",
+    "moments",
     "product",
     "product_direct",
     "product_tiled",

@@ -109,6 +109,40 @@ fn every_kernel_does_it_all() {
     }
 }
 
+/// Logits that reach 500 and more in the UNet, 150 in the text encoders and the VAE,
+/// over 77 and 81 keys: whatever lies beside a row's keys must not come into it. Such a
+/// UNet enlarges small differences two hundred times over the steps (`sensitivity`).
+#[test]
+fn attention_logits_of_hundreds() {
+    let folder = tempfile::tempdir().unwrap();
+    variant::sharp_attention(folder.path());
+    let case = Case::open("sharp-attention");
+    for (part, limit) in [
+        ("text_encoder", 150),
+        ("text_encoder_2", 150),
+        ("unet", 500),
+        ("vae", 150),
+    ] {
+        let [low, high] = [0, 1].map(|i| case.meta["logits"][part][i].as_i64().unwrap());
+        assert!(low <= -limit && high >= limit, "{part}: {low} to {high}");
+    }
+    for direct in [true, false] {
+        let options = LoadOptions {
+            model: folder.path().to_str().unwrap().into(),
+            direct_kernels: Some(direct),
+            ..in_f32()
+        };
+        let mut trace = Trace::new();
+        generate(&mut load(&options).unwrap(), case.raw(), Some(&mut trace));
+        let label = format!("sharp-attention, direct {direct}");
+        let limits = Limits {
+            latents: 5e-3,
+            ..F32
+        };
+        compare(&label, &case, &trace, &limits);
+    }
+}
+
 #[test]
 fn half_precision_does_it_all() {
     let names = ["refined-unipc", "image", "inpaint", "guidance-rescale"];
@@ -212,12 +246,9 @@ fn refuses(folder: &std::path::Path, raw: RawRequest, refiner: bool, names: &[&s
         };
         pipeline.generate(&request, &mut observer)
     });
-    let message = found.err().expect("it is refused").to_string();
+    let message = found.expect_err("it is refused").to_string();
     let names_it = |name: &&str| message.contains(name);
-    assert!(
-        names.iter().all(|name| names_it(name)),
-        "{names:?}: {message}"
-    );
+    assert!(names.iter().all(names_it), "{names:?}: {message}");
 }
 
 #[test]

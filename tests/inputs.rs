@@ -157,7 +157,7 @@ fn a_models_texts_and_the_services_settings_may_be_marked() {
     assert_eq!(found, plain);
 
     let config = folder.path().join("serve.toml");
-    fs::write(&config, "\u{feff}max-steps = 3\n").unwrap();
+    fs::write(&config, "\u{feff}api-min-steps = 1\nmax-steps = 3\n").unwrap();
     let server = Server::start(&["--config", config.to_str().unwrap()]);
     let answer = server.post(
         "/v1/jobs",
@@ -488,7 +488,13 @@ fn a_damaged_picture_is_drawn_over_with_a_warning() {
     });
     let whole = fs::read(folder.join("in.png")).unwrap();
     fs::write(folder.join("cut.png"), &whole[..whole.len() - 12]).unwrap();
-    let over = |name| drawn(folder, &["a", "--seed", "1", "--image", name], b"");
+    let over = |name| {
+        drawn(
+            folder,
+            &["a", "--seed", "1", "--image", name, "--strength", "1"],
+            b"",
+        )
+    };
     let (sound, _, warning) = over("in.png");
     assert_eq!(warning, "");
     let (cut, _, warning) = over("cut.png");

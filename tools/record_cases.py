@@ -10,13 +10,15 @@ latents if 1e-5 of noise is put on each prediction. Kept are tokens, pooled
 embeddings, conditioning, schedule, first prediction, first and last latents, and
 what a case names; embeddings that are zero are left out. Pictures (`decoded`,
 `init_image`) and `mask` are float16. Small pictures and masks are drawn into
-tests/fixtures/pictures. Needs torch, diffusers, scipy.
+tests/fixtures/pictures. With `sharp_model` the least and largest attention logit
+of each model are in `meta` under `logits`. Needs torch, diffusers, scipy.
 """
 import argparse
 import json
 import re
 import tempfile
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import diffusers
@@ -25,6 +27,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from make_inpaint_model import make as make_inpaint_model
+from make_sharp_model import logits, make as make_sharp_model
 from reference import DEFAULTS, VERSIONS, Reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +82,8 @@ CASES = {
         "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}), []),
     "second-pass": (dict(prompt=CROSS, refiner=True, refiner_strength=0.3, steps=10, seed=36), ["decoded"]),
     "second-pass-ancestral": (dict(prompt=CROSS, refiner=True, refiner_strength=0.5, steps=6, scheduler="Euler a", samples=2, seed=37), []),
+    "sharp-attention": (dict(prompt=SHAPE, negative_prompt="noisy", width=72, height=72, steps=3, seed=8, sharp_model=True),
+                        ["prompt_embeds", "decoded"]),
     "refiner-from-noise": (dict(prompt=HEART, negative_prompt="noisy", refiner=True, high_noise_fraction=0.0, steps=6, samples=2, seed=38), ["decoded"]),
 }
 KEPT = ["input_ids", "input_ids_2", "negative_input_ids", "negative_input_ids_2", "unet_time_ids", "timesteps", "sigmas", "latents.000",
@@ -107,12 +112,20 @@ def is_kept(name, tensors, extra):
 def record(name, reference, out):
     arguments, extra = CASES[name]
     case = {**DEFAULTS, **arguments}
-    tensors, latents, calls, refiner_calls = reference.run(case)
+    base = reference.base
+    parts = dict(text_encoder=base.text_encoder, text_encoder_2=base.text_encoder_2, unet=base.unet, vae=base.vae)
+    with logits(**parts) if case["sharp_model"] else nullcontext() as reached:
+        tensors, latents, calls, refiner_calls = reference.run(case)
     other = reference.run(case, jitter=1e-5, decode=False)[1]
     sensitivity = float(f"{((other - latents).norm() / latents.norm()).item():.1e}")
     assert torch.isfinite(latents).all() and all(n in tensors for n in extra), name
+    for part, (low, high) in (reached or {}).items():
+        limit = 500.0 if part == "unet" else 150.0
+        assert low < -limit and high > limit, (part, low, high)
     kept = {n: t.half() if n in HALF else t for n, t in tensors.items() if is_kept(n, tensors, extra)}
     meta = {**case, "calls": [len(calls), len(refiner_calls)], "sensitivity": sensitivity, **VERSIONS}
+    if reached:
+        meta["logits"] = {part: [round(x) for x in both] for part, both in reached.items()}
     target = out / f"{name}.safetensors"
     save_file(kept, target, metadata={"meta": json.dumps(meta)})
     print(f"{name}: calls {meta['calls']}, sensitivity {sensitivity}, std {latents.std():.2f}, {target.stat().st_size} bytes", flush=True)
@@ -133,9 +146,13 @@ def main():
     pictures = [PICTURES, ROOT / "models/demo/pictures"]
     with tempfile.TemporaryDirectory() as folder:
         make_inpaint_model(a.base, Path(folder), ROOT / "tests/fixtures/inpaint-conv-in.safetensors")
-        models = {False: Reference(a.base, a.refiner, pictures), True: Reference(folder, None, pictures)}
+        models = {None: Reference(a.base, a.refiner, pictures), "inpaint_model": Reference(folder, None, pictures)}
+    with tempfile.TemporaryDirectory() as folder:
+        make_sharp_model(a.base, Path(folder))
+        models["sharp_model"] = Reference(folder, None, pictures)
     for name in a.names or CASES:
-        record(name, models[CASES[name][0].get("inpaint_model", False)], a.out)
+        kind = next((key for key in models if key and CASES[name][0].get(key)), None)
+        record(name, models[kind], a.out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ JSON under `meta` in their header:
     aesthetic_score, negative_aesthetic_score
                           of the refiner
     inpaint_model         the UNet has 9 input channels, see make_inpaint_model.py
+    sharp_model           attention logits of hundreds, see make_sharp_model.py
 
 Tensors are named as src/pipeline/trace.rs says, those of the refiner's part
 with `refiner.` before. `timesteps` and `sigmas` are the scheduler's whole lists,
@@ -73,7 +74,7 @@ DEFAULTS = dict(
     prompt_2=None, negative_prompt=None, negative_prompt_2=None, width=64, height=64, steps=6, scheduler="Euler",
     scheduler_config={}, guidance_scale=5.0, guidance_rescale=0.0, seed=0, samples=1, refiner=False, high_noise_fraction=0.8,
     refiner_strength=None, image=None, mask=None, strength=0.5, clip_skip=None, aesthetic_score=6.0,
-    negative_aesthetic_score=2.5, inpaint_model=False, **{name: None for name in SIZES})
+    negative_aesthetic_score=2.5, inpaint_model=False, sharp_model=False, **{name: None for name in SIZES})
 TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 VERSIONS = {"diffusers": diffusers.__version__, "transformers": transformers.__version__, "torch": torch.__version__}

@@ -17,7 +17,7 @@ use calotype::kernel::attention::Attention;
 use calotype::kernel::finite::Mark;
 use calotype::kernel::latent::StepValues;
 use calotype::kernel::norm::{GroupNorm, Mask};
-use calotype::kernel::product::{Conv, Epilogue, Product, Weight, WeightStorage, packed_bytes};
+use calotype::kernel::product::{Conv, Epilogue, Layout, PANEL, Product, Weight, WeightStorage};
 use calotype::kernel::sinusoid::Sinusoid;
 use calotype::kernel::{
     Activation, Dispatch, Program, Storage, Tensor, Tuning, View, attention, latent, layout, map,
@@ -91,13 +91,13 @@ impl Bench {
         Ok(Tensor::new(view, self.storage, shape))
     }
 
-    fn weight(&self, taps: usize, k: usize, n: usize) -> Result<Weight> {
+    fn weight(&self, layout: Layout) -> Result<Weight> {
         let storage = match self.weights {
             WeightStorage::F32 => Storage::F32,
             WeightStorage::F16 => Storage::F16,
         };
-        let view = self.view(storage, packed_bytes(self.weights, taps, k, n))?;
-        Ok(Weight::packed(view, self.weights, taps, k, n))
+        let view = self.view(storage, layout.bytes(self.weights))?;
+        Ok(Weight::packed(view, self.weights, layout))
     }
 
     fn product(
@@ -108,15 +108,21 @@ impl Bench {
         conv: Option<Conv>,
         geglu: bool,
     ) -> Result<Vec<Dispatch>> {
-        let columns = if geglu { 2 * out[3] } else { out[3] };
+        let layout = Layout {
+            taps,
+            k: a[3],
+            n: if geglu { 2 * out[3] } else { out[3] },
+            geglu,
+        };
+        let bias = layout.columns().next_multiple_of(PANEL);
         let product = Product {
             a: &self.tensor(a)?,
-            weight: &self.weight(taps, a[3], columns)?,
+            weight: &self.weight(layout)?,
             out: &self.tensor(out)?,
             conv,
             blocks: None,
             epilogue: Epilogue {
-                bias: Some(self.floats(columns.next_multiple_of(8))?),
+                bias: Some(self.floats(bias)?),
                 geglu,
                 ..Default::default()
             },

@@ -68,7 +68,7 @@ impl Variant {
             ("F16", true),
             ("PAIR", per_row == 2),
             ("LOADED", self.loaded),
-            ("MASK", tokens % self.kb != 0),
+            ("MASK", !tokens.is_multiple_of(self.kb)),
         ];
         defines.extend(
             flags

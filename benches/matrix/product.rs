@@ -55,11 +55,11 @@ impl Variant {
 
     pub fn valid(&self, device: &Device) -> bool {
         let t = self.threads();
-        self.bm % (16 * self.wm) == 0
-            && self.bn % (16 * self.wn) == 0
-            && self.bk % self.f == 0
+        self.bm.is_multiple_of(16 * self.wm)
+            && self.bn.is_multiple_of(16 * self.wn)
+            && self.bk.is_multiple_of(self.f)
             && t <= 1024
-            && (self.bm * self.bk / 8) % t == 0
+            && (self.bm * self.bk / 8).is_multiple_of(t)
             && self.shared_bytes() <= device.shared
             && device.matrices.iter().any(|m| {
                 (m.m_size, m.n_size, m.k_size) == (self.f, self.f, self.f)

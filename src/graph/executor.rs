@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// Where a graph's weights come from, on the device.
 pub trait Weights {
-    /// Packed weights and the bias (f32, padded to panels of 64).
+    /// Packed weights and the bias (see [`product::Layout`]).
     fn product(&self, product: &Product) -> Result<(Weight, Option<View>)>;
     /// gamma and beta, f32, padded to vec4s.
     fn norm(&self, norm: &Norm) -> Result<[View; 2]>;

@@ -1,5 +1,7 @@
 //! What a node says of the weights it reads: names and shapes as the checkpoint has them.
 
+use crate::kernel::product::Layout;
+
 /// How a product's weights are shaped in the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -77,6 +79,16 @@ impl Product {
     /// Columns of the output.
     pub fn columns(&self) -> usize {
         if self.geglu { self.n / 2 } else { self.n }
+    }
+
+    /// How the weights are packed.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            taps: self.kernel.taps(),
+            k: self.k,
+            n: self.n,
+            geglu: self.geglu,
+        }
     }
 
     /// Names and shapes of the tensors in the checkpoint.

@@ -543,7 +543,8 @@ pub fn twin_guidance(u: &[f32], t: &[(&[f32], f32)], s: f32) -> Vec<f32> {
     y
 }
 
-/// The CPU twin of [`rescale`], for one picture.
+/// The CPU twin of [`rescale`], for one picture. Without any spread there is nothing to
+/// rescale.
 pub fn twin_rescale(t: &[f32], e: &[f32], phi: f32) -> Vec<f32> {
     let spread = |values: &[f32]| {
         let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / values.len() as f64;
@@ -551,7 +552,11 @@ pub fn twin_rescale(t: &[f32], e: &[f32], phi: f32) -> Vec<f32> {
         squares.sum::<f64>().sqrt()
     };
     let phi = f64::from(phi);
-    let factor = phi * spread(t) / spread(e) + 1.0 - phi;
+    let ratio = match spread(e) {
+        0.0 => 1.0,
+        own => spread(t) / own,
+    };
+    let factor = phi * ratio + 1.0 - phi;
     e.iter().map(|e| (f64::from(*e) * factor) as f32).collect()
 }
 

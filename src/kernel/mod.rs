@@ -7,7 +7,7 @@
 //!
 //! Activations are channels last: `[n, h * w, c]`, rows at a pitch of `c`
 //! rounded up to 4, the padding zero. Weights of products are `[k, n]`, packed
-//! once at load (see [`product::pack`]).
+//! once at load (see [`product::Layout`]).
 
 pub mod attention;
 pub mod finite;

@@ -496,7 +496,7 @@ pub fn twin_softmax(x: &[f32], pitch: usize, mask: Mask) -> Vec<f32> {
             count = count.min(mask.first + row % mask.rows_per_head + 1);
         }
         let top = input[..count].iter().fold(f32::MIN, |a, b| a.max(*b));
-        let e = |v: f32| f64::from(v - top).exp();
+        let e = |v: f32| (f64::from(v) - f64::from(top)).exp();
         let sum: f64 = input[..count].iter().map(|v| e(*v)).sum();
         for (o, v) in output.iter_mut().zip(&input[..count]) {
             *o = (e(*v) / sum) as f32;

@@ -5,10 +5,11 @@ use crate::checkpoint::{DType, Extent, TensorSource, TensorView};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Norm, Product, Weights};
 use crate::kernel::View;
-use crate::kernel::product::{Weight, WeightStorage};
+use crate::kernel::product::{Layout, Weight, WeightStorage};
 use crate::{Error, Result};
 use half::f16;
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +34,7 @@ pub struct DeviceWeights<'a> {
 /// What has been uploaded.
 #[derive(Default)]
 pub struct Loaded {
-    products: Mutex<HashMap<String, (Weight, Option<View>)>>,
+    products: Mutex<HashMap<Product, (Weight, Option<View>)>>,
     norms: Mutex<HashMap<String, [View; 2]>>,
     /// Tensors that stayed f32 since f16 would not hold them, and how far they reach.
     wide: Mutex<BTreeMap<String, f32>>,
@@ -106,19 +107,18 @@ impl<'a> DeviceWeights<'a> {
             let (view, extent) = self.read(&name, &shape)?;
             match shape[..] {
                 [n] => bias.extend(view.values(0..n)),
-                [n, ..] => {
-                    parts.push((view, n));
+                _ => {
+                    parts.push(view);
                     if self.storage == WeightStorage::F16 && extent.exceeds_f16() {
                         wide.push((name, extent.largest));
                     }
                 }
-                [] => {}
             }
         }
-        let layout = Layout::new(product);
+        let layout = product.layout();
         let label = &product.parts[0].0;
         // Values that are f16 in the file lose nothing by staying f16.
-        let all_f16 = parts.iter().all(|(view, _)| view.dtype == DType::F16);
+        let all_f16 = parts.iter().all(|view| view.dtype == DType::F16);
         let storage = match wide.is_empty() {
             _ if all_f16 => WeightStorage::F16,
             true => self.storage,
@@ -127,21 +127,16 @@ impl<'a> DeviceWeights<'a> {
         };
         let view = match storage {
             WeightStorage::F32 => {
-                self.upload(label, bytemuck::cast_slice(&pack::<f32>(&layout, &parts)))?
+                self.upload(label, bytemuck::cast_slice(&pack::<f32>(layout, &parts)))?
             }
             WeightStorage::F16 => {
-                self.upload(label, bytemuck::cast_slice(&pack::<f16>(&layout, &parts)))?
+                self.upload(label, bytemuck::cast_slice(&pack::<f16>(layout, &parts)))?
             }
         };
-        let (taps, k) = (layout.taps, product.k);
-        let weight = Weight::packed(view, storage, taps, k, layout.columns);
-        let bias = if product.bias {
-            let ordered = (0..layout.columns)
-                .map(|j| layout.source(j).map_or(0.0, |from| bias[from]))
-                .collect();
-            Some(self.vector(label, ordered, 64)?)
-        } else {
-            None
+        let weight = Weight::packed(view, storage, layout);
+        let bias = match product.bias {
+            true => Some(self.upload(label, bytemuck::cast_slice(&layout.pack_bias(&bias)))?),
+            false => None,
         };
         lock(&self.loaded.wide).extend(wide);
         Ok((weight, bias))
@@ -150,12 +145,11 @@ impl<'a> DeviceWeights<'a> {
 
 impl Weights for DeviceWeights<'_> {
     fn product(&self, product: &Product) -> Result<(Weight, Option<View>)> {
-        let key = &product.parts[0].0;
-        if let Some(found) = lock(&self.loaded.products).get(key) {
+        if let Some(found) = lock(&self.loaded.products).get(product) {
             return Ok(found.clone());
         }
         let made = self.load_product(product)?;
-        lock(&self.loaded.products).insert(key.clone(), made.clone());
+        lock(&self.loaded.products).insert(product.clone(), made.clone());
         Ok(made)
     }
 
@@ -176,41 +170,6 @@ impl Weights for DeviceWeights<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// Where a packed column comes from.
-struct Layout {
-    taps: usize,
-    k: usize,
-    /// Columns of the source, gates included.
-    n: usize,
-    /// Packed columns.
-    columns: usize,
-    geglu: bool,
-}
-
-impl Layout {
-    fn new(product: &Product) -> Self {
-        let half = (product.n / 2).next_multiple_of(4);
-        Self {
-            taps: product.kernel.taps(),
-            k: product.k,
-            n: product.n,
-            columns: if product.geglu { 2 * half } else { product.n },
-            geglu: product.geglu,
-        }
-    }
-
-    /// The source column of packed column `j`; `None` for padding. Gated layers
-    /// alternate four values and four gates, so that both meet in one invocation.
-    fn source(&self, j: usize) -> Option<usize> {
-        if !self.geglu {
-            return (j < self.n).then_some(j);
-        }
-        let half = self.n / 2;
-        let column = j / 8 * 4 + j % 4;
-        (column < half).then_some(if j % 8 < 4 { column } else { half + column })
-    }
 }
 
 /// A value that weights are packed as.
@@ -244,64 +203,25 @@ impl Value for f16 {
     }
 }
 
-/// Packs tensors `[n, k, taps]`, side by side, into panels of 64 columns
-/// `[columns / 64, taps, k rounded up to 4, 64]` (see `kernel::product`).
-fn pack<T: Value>(layout: &Layout, parts: &[(TensorView<'_>, usize)]) -> Vec<T> {
-    let converted: Vec<std::borrow::Cow<'_, [T]>> = parts
+/// Packs the tensors of a product, each `[n, k, taps]`, side by side.
+fn pack<T: Value>(layout: Layout, parts: &[TensorView<'_>]) -> Vec<T> {
+    let converted: Vec<Cow<'_, [T]>> = parts
         .iter()
-        .map(|(view, n)| match T::borrow(view) {
+        .map(|view| match T::borrow(view) {
             Some(values) => values.into(),
             None => {
-                let count = n * layout.k * layout.taps;
-                let values: Vec<f32> = view.values(0..count);
-                values
-                    .into_par_iter()
-                    .map(T::from_f32)
-                    .collect::<Vec<_>>()
-                    .into()
+                let values: Vec<f32> = view.values(0..view.shape.iter().product());
+                let values = values.into_par_iter().map(T::from_f32);
+                values.collect::<Vec<_>>().into()
             }
         })
         .collect();
-    // The row of every source column.
-    let row = layout.k * layout.taps;
-    let rows: Vec<&[T]> = parts
+    let column = layout.k * layout.taps;
+    let columns: Vec<&[T]> = converted
         .iter()
-        .zip(&converted)
-        .flat_map(|((_, n), values)| (0..*n).map(move |i| &values[i * row..(i + 1) * row]))
+        .flat_map(|values| values.chunks_exact(column))
         .collect();
-    let k4 = layout.k.next_multiple_of(4);
-    let panel = layout.taps * k4 * 64;
-    let mut packed = vec![T::zeroed(); layout.columns.div_ceil(64) * panel];
-    packed
-        .par_chunks_mut(panel)
-        .enumerate()
-        .for_each(|(p, out)| pack_panel(layout, &rows, p, out));
-    packed
-}
-
-/// Packs the panel `p`, a few rows of the output at a time, so that what is
-/// written stays in the processor's first cache.
-fn pack_panel<T: Value>(layout: &Layout, rows: &[&[T]], p: usize, out: &mut [T]) {
-    let k4 = layout.k.next_multiple_of(4);
-    let taps = layout.taps;
-    for start in (0..layout.k).step_by(16) {
-        let end = (start + 16).min(layout.k);
-        for column in 0..64 {
-            let place = p * 64 + column;
-            if place >= layout.columns {
-                break;
-            }
-            let Some(source) = layout.source(place) else {
-                continue;
-            };
-            let values = &rows[source][start * taps..end * taps];
-            for (k, values) in values.chunks_exact(taps).enumerate() {
-                for (tap, value) in values.iter().enumerate() {
-                    out[(tap * k4 + start + k) * 64 + column] = *value;
-                }
-            }
-        }
-    }
+    layout.pack(&columns)
 }
 
 #[cfg(test)]
@@ -313,7 +233,7 @@ mod tests {
     #[test]
     fn parts_of_several_precisions_are_packed_alike() {
         let names = ["q", "k"].map(String::from);
-        let layout = Layout::new(&Product::side_by_side(&names, [8, 4], false));
+        let layout = Product::side_by_side(&names, [8, 4], false).layout();
         let values: Vec<f32> = (0..32).map(|i| i as f32 / 3.0 - 4.0).collect();
         let halves: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
         let view = |dtype, bytes: &[u8]| TensorView {
@@ -325,14 +245,66 @@ mod tests {
         let half = || view(DType::F16, bytemuck::cast_slice(&halves));
         let widened: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
         let wide = || view(DType::F32, bytemuck::cast_slice(&widened));
-        let mixed = [(full(), 4), (half(), 4)];
+        let mixed = [full(), half()];
         assert_eq!(
-            pack::<f32>(&layout, &mixed),
-            pack::<f32>(&layout, &[(full(), 4), (wide(), 4)])
+            pack::<f32>(layout, &mixed),
+            pack::<f32>(layout, &[full(), wide()])
         );
         assert_eq!(
-            pack::<f16>(&layout, &mixed),
-            pack::<f16>(&layout, &[(half(), 4), (half(), 4)])
+            pack::<f16>(layout, &mixed),
+            pack::<f16>(layout, &[half(), half()])
         );
+    }
+
+    /// Layers of 4 columns over 8 channels, all of whose values are their names' first byte.
+    struct Layers;
+
+    impl TensorSource for Layers {
+        fn contains(&self, _: &str) -> bool {
+            true
+        }
+
+        fn check(&self, _: &str, _: &[usize]) -> Result<()> {
+            Ok(())
+        }
+
+        fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+            let values = vec![f32::from(name.as_bytes()[0]); shape.iter().product()];
+            Ok(TensorView {
+                dtype: DType::F32,
+                shape: shape.to_vec(),
+                data: bytemuck::cast_slice(&values).to_vec().into(),
+            })
+        }
+    }
+
+    /// The query alone beside query, key and value, and what else differs.
+    #[test]
+    fn products_that_share_a_layer_have_weights_of_their_own() {
+        let gpu = Gpu::open(&Default::default()).unwrap();
+        let loaded = Loaded::default();
+        let weights = DeviceWeights::new(&gpu, &Layers, WeightStorage::F32, &loaded);
+        let bytes = |view: &View| gpu.download(&view.buffer, view.offset, view.size).unwrap();
+        let names = |all: &[&str]| all.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        let products = [
+            Product::side_by_side(&names(&["q"]), [8, 4], false),
+            Product::side_by_side(&names(&["q", "k", "v"]), [8, 4], false),
+            Product::side_by_side(&names(&["q", "v", "k"]), [8, 4], false),
+            Product::side_by_side(&names(&["q", "k"]), [8, 4], true),
+            Product::side_by_side(&names(&["q", "k"]), [8, 4], true).with_geglu(),
+        ];
+        for product in &products {
+            let (weight, bias) = weights.product(product).unwrap();
+            let (fresh, fresh_bias) = weights.load_product(product).unwrap();
+            assert_eq!(weight.n8, fresh.n8, "{product:?}");
+            assert_eq!(bytes(&weight.view), bytes(&fresh.view), "{product:?}");
+            assert_eq!(bias.is_some(), product.bias, "{product:?}");
+            assert_eq!(bias.map(|b| bytes(&b)), fresh_bias.map(|b| bytes(&b)));
+        }
+        // Asked for again, they are not uploaded again.
+        let (weight, _) = weights.product(&products[1]).unwrap();
+        let (again, _) = weights.product(&products[1].clone()).unwrap();
+        assert!(Arc::ptr_eq(&weight.view.buffer, &again.view.buffer));
+        assert_eq!(lock(&loaded.products).len(), products.len());
     }
 }

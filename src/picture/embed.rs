@@ -17,6 +17,15 @@ const TEXT: &str = "parameters";
 const SETTINGS: &str = "calotype";
 /// The most that a text may take, in bytes, after decompression.
 const MOST_TEXT: usize = 16 << 20;
+/// PNG keywords of other programs, what the text begins with, and the program.
+const FOREIGN: [(&str, &str, &str); 6] = [
+    ("workflow", "{", "ComfyUI"),
+    ("prompt", "{", "ComfyUI"),
+    ("invokeai_metadata", "", "InvokeAI"),
+    ("sd-metadata", "", "InvokeAI"),
+    ("Dream", "", "InvokeAI"),
+    ("Software", "NovelAI", "NovelAI"),
+];
 /// How EXIF's user comment says that it is UTF-16.
 const UNICODE: &[u8; 8] = b"UNICODE\0";
 
@@ -29,6 +38,26 @@ impl Parameters {
     pub fn open(path: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = path.as_ref();
         find(&read(path)?).map_err(|refusal| refusal.of_file(path))
+    }
+
+    /// The program that wrote other metadata into this file than settings that can be
+    /// read, by its name; `None` where it is not known.
+    ///
+    /// [`crate::Error::File`] as [`Parameters::open`].
+    pub fn foreign(path: impl AsRef<Path>) -> Result<Option<&'static str>> {
+        let path = path.as_ref();
+        let bytes = read(path)?;
+        let texts = format_of(&bytes).and_then(|format| match format {
+            ImageFormat::Png => png_chunks(&bytes),
+            _ => Ok(Vec::new()),
+        });
+        let texts = texts.map_err(|refusal| refusal.of_file(path))?;
+        Ok(FOREIGN.iter().find_map(|(keyword, begins, program)| {
+            let written = |(name, text): &(String, String)| {
+                name == keyword && text.trim_start().starts_with(begins)
+            };
+            texts.iter().any(written).then_some(*program)
+        }))
     }
 
     /// As [`Parameters::open`] from the bytes of such a file, which a request's
@@ -121,8 +150,18 @@ fn find(bytes: &[u8]) -> Result<Option<Parameters>, Refusal> {
 
 type Texts = (Option<String>, Option<String>);
 
-/// The text and the settings of a PNG, which may stand before or after the pixels.
+/// The text and the settings of a PNG.
 fn png_texts(bytes: &[u8]) -> Result<Texts, Refusal> {
+    let mut found = png_chunks(bytes)?;
+    let mut named = |keyword: &str| {
+        let at = found.iter().position(|(name, _)| name == keyword)?;
+        Some(found.swap_remove(at).1)
+    };
+    Ok((named(TEXT), named(SETTINGS)))
+}
+
+/// All texts of a PNG by their keywords, which may stand before or after the pixels.
+fn png_chunks(bytes: &[u8]) -> Result<Vec<(String, String)>, Refusal> {
     let limits = png::Limits { bytes: MOST_TEXT };
     let decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
     let mut reader = decoder
@@ -145,11 +184,7 @@ fn png_texts(bytes: &[u8]) -> Result<Texts, Refusal> {
             found.extend(chunk.get_text().map(|text| (chunk.keyword.clone(), text)));
         }
     }
-    let mut named = |keyword: &str| {
-        let at = found.iter().position(|(name, _)| name == keyword)?;
-        Some(found.swap_remove(at).1)
-    };
-    Ok((named(TEXT), named(SETTINGS)))
+    Ok(found)
 }
 
 /// The text and the settings of an EXIF block; of one that is damaged, what can be

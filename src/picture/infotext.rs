@@ -10,6 +10,10 @@ const FEWEST_PAIRS: usize = 3;
 /// See [`Parameters::parse`].
 pub(super) fn parse(text: &str) -> Parameters {
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    if text.starts_with('{') && serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok() {
+        // Fooocus' and others': whatever stands within is no pair of this form.
+        return Parameters::new(text, None);
+    }
     let mut lines: Vec<&str> = text.lines().collect();
     let mut pairs = lines.last().map_or_else(Vec::new, |last| pairs_of(last));
     match pairs.len() {

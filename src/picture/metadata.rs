@@ -46,7 +46,8 @@ impl Parameters {
     }
 
     /// With `settings`. Its fields `prompt` and `negative_prompt`, where it has
-    /// them, are what a reader gets as this structure's. What has no JSON form is
+    /// them, are what a reader gets as this structure's, unless it has a `style` or
+    /// `loras`, of which the text speaks too. What has no JSON form is
     /// left out.
     #[must_use]
     pub fn with_settings(mut self, settings: &impl Serialize) -> Self {
@@ -73,9 +74,16 @@ impl Parameters {
         infotext::parse(text)
     }
 
-    /// Lets `settings` correct what the text cannot say.
+    /// Lets `settings` correct what the text cannot say, unless the text says more: a
+    /// style's words, or tags of LoRAs.
     pub(super) fn with_read_settings(mut self, settings: Value) -> Self {
-        if let Some(prompt) = settings.get("prompt").and_then(Value::as_str) {
+        let says = |field: &str| match settings.get(field) {
+            None | Some(Value::Null) => false,
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(_) => true,
+        };
+        let more = says("style") || says("loras");
+        if !more && let Some(prompt) = settings.get("prompt").and_then(Value::as_str) {
             self.prompt = prompt.to_owned();
             self.negative_prompt = settings
                 .get("negative_prompt")

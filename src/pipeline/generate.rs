@@ -11,6 +11,7 @@ use crate::kernel::Storage;
 use crate::kernel::product::WeightStorage;
 use crate::picture::Picture;
 use crate::schedule::NoiseMix;
+use crate::schedule::automatic1111::names_of;
 use crate::{Error, Result};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -107,6 +108,7 @@ impl Pipeline {
         warnings.extend(self.wide_weights(&route));
         self.gpu.save_pipeline_cache();
         let info = self.gpu.info();
+        let solver = request.solver();
         let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
         Ok(Output {
             pictures,
@@ -124,6 +126,7 @@ impl Pipeline {
                 .load(Ordering::Relaxed),
             stats,
             warnings,
+            names: names_of(&solver, &solver.config(&self.base.checkpoint.scheduler)?),
         })
     }
 

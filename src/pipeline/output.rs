@@ -2,6 +2,7 @@
 
 use super::{Cancel, Event, Trace};
 use crate::picture::Picture;
+use crate::schedule::automatic1111::Names;
 use serde::Serialize;
 
 /// Who watches a run.
@@ -58,4 +59,6 @@ pub struct Output {
     pub peak_device_bytes: u64,
     pub stats: LoopStats,
     pub warnings: Vec<String>,
+    /// What AUTOMATIC1111's program calls the scheduler and the schedule of the base.
+    pub names: Names,
 }

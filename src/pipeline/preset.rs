@@ -1,5 +1,6 @@
 //! What few-step checkpoints ask for, by name or by the checkpoint's own word.
 
+use crate::schedule::automatic1111::Wish;
 use crate::schedule::{self, Spacing};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -96,6 +97,19 @@ impl Preset {
             Some("Euler") if is_base => plain,
             Some(scheduler) => Self { scheduler, ..plain },
             None => plain,
+        }
+    }
+
+    /// What a table of other names must know of it.
+    pub fn wish(&self) -> Wish<'_> {
+        let own = self.scheduler != Self::default().scheduler;
+        Wish {
+            scheduler: own.then_some(self.scheduler),
+            own_schedule: self.guidance_scale <= 1.0
+                || self
+                    .training
+                    .as_ref()
+                    .is_some_and(schedule::Config::is_continuous),
         }
     }
 

@@ -240,11 +240,9 @@ impl Way {
     /// `denoising_start`: a step of a second-order solver is not cut in two.
     fn begin_below(&self, cutoff: f64) -> usize {
         let all = &self.grid.timesteps;
-        let mut count = all.iter().filter(|t| f64::from(**t) < cutoff).count();
-        if self.scheduler.order() == 2 && count % 2 == 0 {
-            count += 1;
-        }
-        all.len() - count.min(all.len())
+        let count = all.iter().filter(|t| f64::from(**t) < cutoff).count();
+        let begin = all.len() - count;
+        begin - begin % self.scheduler.order()
     }
 
     /// The steps from entry `first` on, starting without a history.

@@ -3,6 +3,7 @@
 use super::request::{MaskedContent, Masking};
 use super::{LoadOptions, Output, RawRequest, Refinement, Request, Rng};
 use crate::picture::Parameters;
+use crate::text::Weighting;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
@@ -98,18 +99,49 @@ impl<'a> Settings<'a> {
         recipe
     }
 
-    /// The text and the settings that the picture of `seed` carries.
-    pub fn parameters(&self, seed: u64) -> Parameters {
+    /// The prompts as AUTOMATIC1111's program writes them: in their style, with a tag for
+    /// each LoRA.
+    fn texts(&self) -> (String, Option<String>) {
         let r = self.request;
         let negative = r.negative_prompt.as_deref();
-        let mut p = Parameters::new(&r.prompt, negative)
+        let (mut prompt, negative) = match &r.style {
+            Some(style) => style.apply(&r.prompt, negative),
+            None => (r.prompt.clone(), negative.map(str::to_owned)),
+        };
+        for lora in &r.loras {
+            let name = lora.path.file_stem().and_then(|name| name.to_str());
+            let name = name.unwrap_or_default();
+            let (text, unet) = (lora.text_weight, lora.unet_weight);
+            prompt += &match text == unet {
+                true => format!(" <lora:{name}:{unet}>"),
+                false => format!(" <lora:{name}:{text}:{unet}>"),
+            };
+        }
+        (prompt, negative)
+    }
+
+    /// The text and the settings that the picture of `seed` carries. By the text
+    /// AUTOMATIC1111's program draws the same or the nearest: it holds the style's words,
+    /// tags of the LoRAs, and that program's names.
+    pub fn parameters(&self, seed: u64) -> Parameters {
+        let r = self.request;
+        let (prompt, negative) = self.texts();
+        let names = &self.output.names;
+        let mut p = Parameters::new(&prompt, negative.as_deref())
             .with("Steps", r.steps)
-            .with("Sampler", r.scheduler)
+            .with("Sampler", names.sampler);
+        if let Some(schedule_type) = names.schedule_type {
+            p = p.with("Schedule type", schedule_type);
+        }
+        p = p
             .with("CFG scale", r.guidance_scale)
             .with("Seed", seed)
             .with("Size", format!("{}x{}", r.width, r.height))
             .with("Model", model_name(&self.options.model));
         for (key, value) in &r.scheduler_options {
+            if SAID_BY_NAMES.contains(&key.as_str()) && !value.is_array() {
+                continue;
+            }
             let text = value
                 .as_str()
                 .map_or_else(|| value.to_string(), str::to_owned);
@@ -118,6 +150,12 @@ impl<'a> Settings<'a> {
         if r.clip_skip > 0 {
             // That program counts from the last layer.
             p = p.with("Clip skip", r.clip_skip + 2);
+        }
+        match r.prompt_weighting.emphasis() {
+            Some(emphasis) if r.prompt_weighting != Weighting::default() => {
+                p = p.with("Emphasis", emphasis);
+            }
+            _ => {}
         }
         if r.image.is_some() {
             p = p.with("Denoising strength", r.strength);
@@ -157,6 +195,17 @@ impl<'a> Settings<'a> {
             .with_settings(&without_nulls(&self.recipe(seed)))
     }
 }
+
+/// Options that a sampler's and a schedule type's name stand for.
+const SAID_BY_NAMES: [&str; 7] = [
+    "sigmas",
+    "timesteps",
+    "timestep_spacing",
+    "schedule_type",
+    "discard_next_to_last_sigma",
+    "solver_type",
+    "skip_prk_steps",
+];
 
 /// What was done with the mask, in AUTOMATIC1111's words.
 fn masking(mut p: Parameters, masking: &Masking) -> Parameters {

@@ -59,6 +59,8 @@ const OPTIONS: &[OptionInfo] = &[
     option("sigma_max", Kind::Number, "a noise level"),
     option("final_sigmas_type", Kind::Name, "zero, sigma_min"),
     option("timesteps", Kind::NameOrNumbers, "ays (Align Your Steps), or falling timesteps, such as 999,749,499,249"),
+    option("schedule_type", Kind::Name, "as AUTOMATIC1111 computes it: uniform, karras, exponential, polyexponential, sgm_uniform, kl_optimal, align_your_steps, simple, normal, ddim, beta, turbo"),
+    option("discard_next_to_last_sigma", Kind::Flag, "true, false"),
     option("rescale_betas_zero_snr", Kind::Flag, "true, false"),
     option("timestep_type", Kind::Name, "discrete, continuous"),
     option("interpolation_type", Kind::Name, "linear, log_linear"),

@@ -88,6 +88,8 @@ pub(super) const TRAINING: &[&str] = &[
 pub(super) const SPACING: &[&str] = &["timestep_spacing", "steps_offset"];
 pub(super) const CURVES: &[&str] = &["sigmas", "sigma_min", "sigma_max"];
 pub(super) const TIMESTEPS: &[&str] = &["timesteps"];
+/// Of the classes that are AUTOMATIC1111's samplers too, by k-diffusion's sums.
+pub(super) const SCHEDULE_TYPE: &[&str] = &["schedule_type", "discard_next_to_last_sigma"];
 pub(super) const ZERO_SNR: &[&str] = &["rescale_betas_zero_snr"];
 /// What every class takes with a model trained over noise levels.
 pub(super) const EDM: &[&str] = &["prediction_type", "sigmas", "sigma_min", "sigma_max"];
@@ -186,6 +188,9 @@ impl Class {
         }
         if !self.has("timesteps") {
             config.timesteps = None;
+        }
+        if !self.has("schedule_type") {
+            config.schedule_type = None;
         }
         config
     }

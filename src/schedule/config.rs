@@ -4,6 +4,7 @@ use super::class::Defaults;
 use super::edm::{self, Edm};
 use super::linear::Preconditioning;
 use super::read::{REMEDY, Reader, Source};
+use super::schedule_type::ScheduleType;
 use super::solver::{Algorithm, SolverType};
 use super::table::Table;
 use crate::{Error, Result};
@@ -186,6 +187,10 @@ pub struct Config {
     pub timesteps: Option<Timesteps>,
     /// Noise levels in the place of a curve, the final one too (in requests only).
     pub sigmas: Option<Vec<f64>>,
+    /// In the place of a spacing and a curve (in requests only).
+    pub schedule_type: Option<ScheduleType>,
+    /// Whether a step more is planned and its level left out (in requests only).
+    pub discard_next_to_last_sigma: Option<bool>,
     /// Which of the keys that classes disagree about were set.
     pub(super) given: Vec<&'static str>,
 }
@@ -241,6 +246,8 @@ impl Default for Config {
             noise_sampler_seed: None,
             timesteps: None,
             sigmas: None,
+            schedule_type: None,
+            discard_next_to_last_sigma: None,
             given: Vec::new(),
         }
     }

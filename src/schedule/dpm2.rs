@@ -2,7 +2,7 @@
 //! diffusers' `KDPM2DiscreteScheduler`: two calls of the UNet a step, except the last.
 
 use super::Scheduler;
-use super::class::{CURVES, Class, Defaults, NOISE_OR_V, SPACING, TRAINING};
+use super::class::{CURVES, Class, Defaults, NOISE_OR_V, SCHEDULE_TYPE, SPACING, TRAINING};
 use super::config::{Config, SigmaCurve};
 use super::grid::{Grid, ln_f32, timestep_of};
 use super::linear::{Linear, keep, mix, way};
@@ -15,7 +15,7 @@ pub(super) const CLASS: Class = Class {
     name: Dpm2::NAME,
     others: &["dpm2_karras", "DPM2", "dpm_2"],
     class: "KDPM2DiscreteScheduler",
-    options: &[TRAINING, SPACING, CURVES],
+    options: &[TRAINING, SPACING, CURVES, SCHEDULE_TYPE],
     defaults: Defaults::SECOND_ORDER,
     predictions: NOISE_OR_V,
     edm: None,
@@ -120,7 +120,7 @@ pub(super) fn interleaved(
 ) -> Result<Grid> {
     let grid = Grid::of_sigmas(config, table, steps)?;
     let mut own = grid.timesteps;
-    if config.sigma_curve == SigmaCurve::Karras {
+    if config.sigma_curve == SigmaCurve::Karras && config.schedule_type.is_none() {
         own.iter_mut().for_each(|t| *t = t.round_ties_even());
     }
     let logs = table.logs();
@@ -128,6 +128,12 @@ pub(super) fn interleaved(
     for (pair, t) in grid.sigmas.windows(2).zip(&own[1..]) {
         let between = f64::from(middle(pair[0], pair[1]));
         timesteps.extend([timestep_of(between, &logs) as f32, *t]);
+    }
+    // A run that does not end at zero calls the UNet in the middle of its last step too.
+    if let [.., from, to] = *grid.sigmas
+        && to > 0.0
+    {
+        timesteps.push(timestep_of(f64::from(middle(from, to)), &logs) as f32);
     }
     let (first, rest) = grid.sigmas.split_at(1);
     let twice = rest.iter().flat_map(|s| [*s, *s]);

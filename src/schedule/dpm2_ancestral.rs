@@ -2,7 +2,7 @@
 //! `KDPM2AncestralDiscreteScheduler`: two calls of the UNet a step, except the last.
 
 use super::Scheduler;
-use super::class::{CURVES, Class, Defaults, NOISE_OR_V, SPACING, TRAINING};
+use super::class::{CURVES, Class, Defaults, NOISE_OR_V, SCHEDULE_TYPE, SPACING, TRAINING};
 use super::config::Config;
 use super::dpm2::{START, between, interleaved, levels};
 use super::euler_ancestral::split;
@@ -17,7 +17,7 @@ pub(super) const CLASS: Class = Class {
     name: Dpm2Ancestral::NAME,
     others: &["dpm2_a_karras", "DPM2 a", "dpm_2_a", "dpm_2_ancestral"],
     class: "KDPM2AncestralDiscreteScheduler",
-    options: &[TRAINING, SPACING, CURVES],
+    options: &[TRAINING, SPACING, CURVES, SCHEDULE_TYPE],
     defaults: Defaults::SECOND_ORDER,
     predictions: NOISE_OR_V,
     edm: None,

@@ -2,14 +2,15 @@
 //! algorithm 2), as diffusers' `DPMSolverMultistepScheduler`.
 
 use super::class::{
-    ANY, CURVES, Class, Defaults, EDM, SPACING, THRESHOLD, TIMESTEPS, TRAINING, ZERO_SNR,
+    ANY, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, THRESHOLD, TIMESTEPS, TRAINING,
+    ZERO_SNR,
 };
 use super::exponential::{self, Weights, converted};
 use super::solver::{Algorithm, SolverType};
 use super::step::{Combination, Step};
 use super::table::Table;
 use super::variance::{self, Kind, Level};
-use super::{Config, FinalSigma, Grid, Scheduler};
+use super::{Config, Grid, Scheduler};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -22,6 +23,7 @@ pub(super) const CLASS: Class = Class {
         SPACING,
         CURVES,
         TIMESTEPS,
+        SCHEDULE_TYPE,
         ZERO_SNR,
         THRESHOLD,
         OWN,
@@ -75,7 +77,14 @@ const EDM_OWN: &[&str] = &[
 
 /// The names of the stochastic solvers say their order and equation.
 const STOCHASTIC: &[&[&str]] = &[
-    TRAINING, SPACING, CURVES, TIMESTEPS, ZERO_SNR, THRESHOLD, OWN,
+    TRAINING,
+    SPACING,
+    CURVES,
+    TIMESTEPS,
+    SCHEDULE_TYPE,
+    ZERO_SNR,
+    THRESHOLD,
+    OWN,
 ];
 
 /// Slot `k % order` holds what step `k` integrated over: the picture or the noise.
@@ -135,12 +144,12 @@ impl DpmMulti {
         Ok(DpmMulti { name, ..solver })
     }
 
-    /// The order of step `k` of `n`, `done` steps after the start.
-    fn order_at(&self, k: usize, n: usize, done: usize) -> usize {
-        let lower_final = self.config.lower_order_final.unwrap_or(true) && n < 15;
-        let euler_final = lower_final
-            || self.config.euler_at_final.unwrap_or(false)
-            || self.config.final_sigmas_type == FinalSigma::Zero;
+    /// The order of step `k` of `n`, `done` steps after the start; k-diffusion lowers it
+    /// only where the run ends at zero.
+    fn order_at(&self, k: usize, n: usize, done: usize, ends_clean: bool) -> usize {
+        let by_k_diffusion = self.config.schedule_type.is_some();
+        let lower_final = self.config.lower_order_final.unwrap_or(!by_k_diffusion) && n < 15;
+        let euler_final = lower_final || self.config.euler_at_final.unwrap_or(false) || ends_clean;
         let most = match n - k {
             1 if euler_final => 1,
             2 if lower_final => 2,
@@ -154,9 +163,21 @@ impl DpmMulti {
     fn step(&self, grid: &Grid, levels: &[Level], k: usize, done: usize) -> Step {
         let slot = |back: usize| (k - back) % self.order;
         let (from, to) = (levels[k], levels[k + 1]);
-        let weights = Weights::new(self.algorithm, from, to);
-        let wanted = self.order_at(k, grid.timesteps.len(), done);
-        let history = history(self.config.solver_type, &levels[..k + 2], wanted, weights)
+        let ends_clean = levels.last().is_some_and(|level| level.is_clean());
+        let count = grid.timesteps.len();
+        let wanted = self.order_at(k, count, done, ends_clean);
+        let mut weights = Weights::new(self.algorithm, from, to);
+        let mut solver_type = self.config.solver_type;
+        if self.config.schedule_type.is_some() {
+            weights = weights.of_k_diffusion(self.algorithm, from, to);
+            // Its solver of order 3 has no other second step.
+            solver_type = solver_type.or((self.order == 3).then_some(SolverType::Heun));
+            if k + 1 == count {
+                // Latents that are not clean at the end are taken as `x₀ + σ·noise`.
+                weights = weights.scaled(1.0 / to.alpha);
+            }
+        }
+        let history = history(solver_type, &levels[..k + 2], wanted, weights)
             .into_iter()
             .enumerate()
             .map(|(back, factor)| (slot(back), factor))

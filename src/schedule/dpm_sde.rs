@@ -1,7 +1,7 @@
 //! DPM-Solver++ for the stochastic equation in two stages per step, as diffusers'
 //! `DPMSolverSDEScheduler` (k-diffusion's `sample_dpmpp_sde`).
 
-use super::class::{ANY, CURVES, Class, Defaults, SPACING, TRAINING};
+use super::class::{ANY, CURVES, Class, Defaults, SCHEDULE_TYPE, SPACING, TRAINING};
 use super::config::{FinalSigma, Interpolation, SigmaCurve, Spacing, TimestepType};
 use super::grid::{Grid, linspace, ln_f32, timestep_of};
 use super::step::{Bound, Combination, NoiseMix, Step, Store};
@@ -19,7 +19,13 @@ pub(super) const CLASS: Class = Class {
     name: DpmSde::NAME,
     others: &["dpmpp_sde", "dpmpp_sde_ancestral", "dpmpp_sde_gpu"],
     class: "DPMSolverSDEScheduler",
-    options: &[TRAINING, SPACING, CURVES, &["noise_sampler_seed"]],
+    options: &[
+        TRAINING,
+        SPACING,
+        CURVES,
+        SCHEDULE_TYPE,
+        &["noise_sampler_seed"],
+    ],
     defaults: Defaults::SECOND_ORDER,
     predictions: ANY,
     edm: None,
@@ -186,21 +192,32 @@ impl Scheduler for DpmSde {
     /// `t₀, m₀, t₁, m₁, …, tₙ₋₁` with the middles `m`, and levels `σ₀, σ₁, σ₁, …, 0`.
     fn grid(&self, steps: usize) -> Result<Grid> {
         let mut once = Grid::of_sigmas(&self.config, &self.table, steps)?;
-        if self.config.timestep_spacing == Spacing::Linspace {
+        if self.config.timestep_spacing == Spacing::Linspace && self.config.schedule_type.is_none()
+        {
             // This class spaces in double precision.
             let last = self.config.num_train_timesteps - 1;
             let timesteps = linspace(0.0, last as f64, steps).into_iter().rev();
             once = Grid::at(&self.config, &self.table, timesteps.collect(), steps);
         }
         let logs: Vec<f32> = self.table.sigmas.iter().map(|s| ln_f32(*s)).collect();
+        let middle = |pair: &[f32]| {
+            let level = (f64::from(pair[0]) * f64::from(pair[1])).sqrt();
+            timestep_of(level, &logs) as f32
+        };
         let mut timesteps = once.timesteps[..1].to_vec();
         let mut sigmas = once.sigmas[..1].to_vec();
         for (pair, timestep) in once.sigmas.windows(2).zip(&once.timesteps[1..]) {
-            let middle = (f64::from(pair[0]) * f64::from(pair[1])).sqrt();
-            timesteps.extend([timestep_of(middle, &logs) as f32, *timestep]);
+            timesteps.extend([middle(pair), *timestep]);
             sigmas.extend([pair[1], pair[1]]);
         }
-        sigmas.push(0.0);
+        // A run that does not end at zero makes the last step in two stages too.
+        if let [.., from, to] = *once.sigmas
+            && to > 0.0
+        {
+            timesteps.push(middle(&[from, to]));
+            sigmas.push(to);
+        }
+        sigmas.extend(once.sigmas.last());
         Ok(Grid {
             timesteps,
             sigmas,

@@ -2,7 +2,9 @@
 //! algorithm 1 without churn), as diffusers' `EulerDiscreteScheduler`.
 
 use super::Scheduler;
-use super::class::{ANY, CURVES, Class, Defaults, EDM, SPACING, TIMESTEPS, TRAINING, ZERO_SNR};
+use super::class::{
+    ANY, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING, ZERO_SNR,
+};
 use super::config::Config;
 use super::grid::Grid;
 use super::linear::{Linear, mix, way};
@@ -20,6 +22,7 @@ pub(super) const CLASS: Class = Class {
         SPACING,
         CURVES,
         TIMESTEPS,
+        SCHEDULE_TYPE,
         ZERO_SNR,
         &["final_sigmas_type", "timestep_type", "interpolation_type"],
     ],

@@ -2,7 +2,7 @@
 //! `EulerAncestralDiscreteScheduler`.
 
 use super::Scheduler;
-use super::class::{Class, Defaults, EDM, NOISE_OR_V, SPACING, TRAINING, ZERO_SNR};
+use super::class::{Class, Defaults, EDM, NOISE_OR_V, SCHEDULE_TYPE, SPACING, TRAINING, ZERO_SNR};
 use super::config::Config;
 use super::grid::Grid;
 use super::linear::{Linear, mix, way};
@@ -15,7 +15,7 @@ pub(super) const CLASS: Class = Class {
     name: EulerAncestral::NAME,
     others: &["euler_a", "euler_ancestral"],
     class: "EulerAncestralDiscreteScheduler",
-    options: &[TRAINING, SPACING, ZERO_SNR],
+    options: &[TRAINING, SPACING, SCHEDULE_TYPE, ZERO_SNR],
     defaults: Defaults::USUAL,
     predictions: NOISE_OR_V,
     edm: Some(&[EDM]),

@@ -44,6 +44,29 @@ impl Weights {
         }
     }
 
+    /// With the third order's weight as k-diffusion's `sample_dpmpp_3m_sde` has it.
+    pub fn of_k_diffusion(self, algorithm: Algorithm, from: Level, to: Level) -> Self {
+        let h = to.lambda - from.lambda;
+        match algorithm {
+            Algorithm::SdeDpmSolverPlusPlus => Weights {
+                bend: to.alpha * (0.5 - phi3(-2.0 * h)),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// Of `factor` times the latents.
+    pub fn scaled(self, factor: f64) -> Self {
+        Weights {
+            sample: self.sample * factor,
+            value: self.value * factor,
+            slope: self.slope * factor,
+            bend: self.bend * factor,
+            noise: self.noise * factor,
+        }
+    }
+
     fn of_noise(algorithm: Algorithm, from: Level, to: Level) -> Self {
         let h = to.lambda - from.lambda;
         let (times, noise) = match algorithm.is_stochastic() {

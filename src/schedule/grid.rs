@@ -4,6 +4,7 @@ use super::ays;
 use super::beta::beta_quantile;
 use super::choices::FIELD;
 use super::config::{Config, FinalSigma, Interpolation, SigmaCurve, Spacing, Timesteps};
+use super::schedule_type;
 use super::table::{Table, torch_linspace};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -43,6 +44,9 @@ impl Grid {
     pub(super) fn of_sigmas(config: &Config, table: &Table, steps: usize) -> Result<Self> {
         if let Some(edm) = &config.edm {
             return edm.grid(config, steps);
+        }
+        if let Some(grid) = schedule_type::grid(config, table, steps)? {
+            return Ok(grid);
         }
         let steps = config.listed_steps().unwrap_or(steps);
         within_training(config, steps)?;

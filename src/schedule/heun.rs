@@ -2,9 +2,11 @@
 //! `HeunDiscreteScheduler`: two calls of the UNet a step, except the last.
 
 use super::Scheduler;
-use super::class::{ANY, CLIP, CURVES, Class, Defaults, EDM, SPACING, TIMESTEPS, TRAINING};
+use super::class::{
+    ANY, CLIP, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, TIMESTEPS, TRAINING,
+};
 use super::config::Config;
-use super::grid::Grid;
+use super::grid::{Grid, timestep_of};
 use super::linear::{Linear, bound, keep, mix, way};
 use super::step::{Bound, Combination, Step, Store};
 use super::table::Table;
@@ -15,7 +17,7 @@ pub(super) const CLASS: Class = Class {
     name: Heun::NAME,
     others: &["heun"],
     class: "HeunDiscreteScheduler",
-    options: &[TRAINING, SPACING, CURVES, TIMESTEPS, CLIP],
+    options: &[TRAINING, SPACING, CURVES, TIMESTEPS, SCHEDULE_TYPE, CLIP],
     defaults: Defaults::SECOND_ORDER,
     predictions: ANY,
     edm: Some(&[EDM]),
@@ -102,13 +104,22 @@ impl Scheduler for Heun {
         2
     }
 
-    /// Every entry but the first is there twice.
+    /// Every entry but the first is there twice. Where the last level is not zero, the
+    /// last step too calls the UNet at its end.
     fn grid(&self, steps: usize) -> Result<Grid> {
         let grid = Grid::of_sigmas(&self.config, &self.table, steps)?;
         let (levels, last) = grid.sigmas.split_at(grid.timesteps.len());
+        let mut timesteps = doubled(&grid.timesteps);
+        let mut sigmas = [&doubled(levels), last].concat();
+        if let [level] = *last
+            && level > 0.0
+        {
+            timesteps.push(timestep_of(f64::from(level), &self.table.logs()) as f32);
+            sigmas.push(level);
+        }
         Ok(Grid {
-            timesteps: doubled(&grid.timesteps),
-            sigmas: [&doubled(levels), last].concat(),
+            timesteps,
+            sigmas,
             ..grid
         })
     }

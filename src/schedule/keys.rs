@@ -6,6 +6,7 @@ use super::config::{
 };
 use super::read::{MOST_TIMESTEPS, Reader, Source};
 use super::registry;
+use super::schedule_type::ScheduleType;
 use crate::{Error, Result};
 use serde_json::Value;
 
@@ -169,6 +170,16 @@ impl Reader<'_> {
     /// Options that no file has.
     fn requested(&self, config: &mut Config) -> Result<()> {
         config.eta = self.share("eta")?.or(self.base.eta);
+        let kind = self.choice("schedule_type", &ScheduleType::NAMES)?;
+        config.schedule_type = kind.or(self.base.schedule_type);
+        let other = ["sigmas", "timesteps", "timestep_spacing"]
+            .into_iter()
+            .find(|key| self.get(key).is_some());
+        if let (Some(value), Some(other)) = (self.get("schedule_type"), other) {
+            let allowed = format!("a name alone, without {other}; leave one of them out");
+            return Err(self.wrong("schedule_type", value, &allowed));
+        }
+        config.discard_next_to_last_sigma = self.flag("discard_next_to_last_sigma")?;
         if let Some(value) = self.get("timesteps") {
             config.timesteps = Some(self.timesteps(value, config.num_train_timesteps)?);
         }

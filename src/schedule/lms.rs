@@ -1,7 +1,7 @@
 //! A linear multistep method of order four, as diffusers' `LMSDiscreteScheduler`.
 
 use super::Scheduler;
-use super::class::{ANY, CURVES, Class, Defaults, EDM, SPACING, TRAINING};
+use super::class::{ANY, CURVES, Class, Defaults, EDM, SCHEDULE_TYPE, SPACING, TRAINING};
 use super::config::{Config, SigmaCurve};
 use super::grid::Grid;
 use super::linear::{Linear, keep, mix};
@@ -14,7 +14,7 @@ pub(super) const CLASS: Class = Class {
     name: Lms::NAME,
     others: &["lms"],
     class: "LMSDiscreteScheduler",
-    options: &[TRAINING, SPACING, CURVES],
+    options: &[TRAINING, SPACING, CURVES, SCHEDULE_TYPE],
     defaults: Defaults::USUAL,
     predictions: ANY,
     edm: Some(&[EDM]),

@@ -10,6 +10,7 @@
 //! in `registry.rs` has a line for each.
 
 mod alphas;
+pub mod automatic1111;
 mod ays;
 mod beta;
 mod brownian;
@@ -39,6 +40,7 @@ mod philox;
 mod pndm;
 mod read;
 mod registry;
+mod schedule_type;
 mod solver;
 mod step;
 mod table;
@@ -61,6 +63,7 @@ pub use philox::PhiloxGenerator;
 pub use registry::{
     Choice, SchedulerInfo, canonical_name, choose, create, create_with, list, list_for, names,
 };
+pub use schedule_type::ScheduleType;
 pub use solver::{Algorithm, SolverType};
 pub use step::{Bound, Combination, MOST_SLOTS, MOST_STORES, NoiseMix, State, Step, Store};
 

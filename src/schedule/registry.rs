@@ -159,7 +159,12 @@ pub fn choose(name: &str, options: &Map<String, Value>) -> Result<Choice> {
     let (class, with) = find(name)?;
     let mut all = implied(class.implies);
     all.extend(implied(with));
-    all.extend(choices::checked(class, options)?);
+    let given = choices::checked(class, options)?;
+    if given.contains_key("schedule_type") {
+        // In the place of the curve that the name stands for.
+        all.remove("sigmas");
+    }
+    all.extend(given);
     // Typed, and once more checked as a whole.
     let options = choices::checked(class, &all)?;
     Ok(Choice {

@@ -2,7 +2,7 @@
 //! rounded where PyTorch rounds them.
 
 use super::config::{BetaSchedule, Config};
-use super::grid::ln_f32;
+use super::grid::{linspace, ln_f32};
 use crate::{Error, Result};
 
 /// Training noise levels `σ = √((1 − ᾱ)/ᾱ)`, lowest first.
@@ -14,7 +14,10 @@ pub(super) struct Table {
 impl Table {
     /// Fails where the variances are such that a level is not a positive number.
     pub fn new(config: &Config) -> Result<Self> {
-        let mut alphas = alphas_cumprod(config);
+        let mut alphas = match exact_alphas(config) {
+            Some(alphas) => alphas,
+            None => alphas_cumprod(config),
+        };
         if config.rescale_betas_zero_snr
             && let Some(last) = alphas.last_mut()
         {
@@ -59,6 +62,28 @@ pub(super) fn alphas_cumprod(config: &Config) -> Vec<f32> {
         rescale_zero_terminal_snr(&mut betas);
     }
     cumulative_product(&betas)
+}
+
+/// [`alphas_cumprod`] in double precision until the products are rounded, as the
+/// model's own code has them, and with it k-diffusion and AUTOMATIC1111's program; none
+/// where the configuration asks for diffusers' numbers, or variances that only
+/// diffusers has.
+fn exact_alphas(config: &Config) -> Option<Vec<f32>> {
+    let plain = config.trained_betas.is_none() && !config.rescale_betas_zero_snr;
+    if config.schedule_type.is_none() || !plain {
+        return None;
+    }
+    let (start, end, power) = match config.beta_schedule {
+        BetaSchedule::Linear => (config.beta_start, config.beta_end, 1),
+        BetaSchedule::ScaledLinear => (config.beta_start.sqrt(), config.beta_end.sqrt(), 2),
+        _ => return None,
+    };
+    let betas = linspace(start, end, config.num_train_timesteps).into_iter();
+    let products = betas.scan(1.0f64, |product, beta| {
+        *product *= 1.0 - beta.powi(power);
+        Some(*product as f32)
+    });
+    Some(products.collect())
 }
 
 fn betas(config: &Config) -> Vec<f32> {

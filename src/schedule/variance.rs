@@ -5,6 +5,7 @@
 use super::config::{Config, FinalSigma, SigmaCurve, Spacing};
 use super::grid::{Grid, curve, interpolate, linspace, listed, ln_f32, timestep_of, whole};
 use super::linear::Linear;
+use super::schedule_type;
 use super::step::{Bound, Combination, NoiseMix, Step};
 use super::table::Table;
 use crate::{Error, Result};
@@ -116,6 +117,14 @@ pub(super) fn table(config: &Config, kind: Kind) -> Result<Table> {
 pub(super) fn grid(config: &Config, table: &Table, kind: Kind, steps: usize) -> Result<Grid> {
     if let Some(edm) = &config.edm {
         return edm.grid(config, steps);
+    }
+    if let Some(grid) = schedule_type::grid(config, table, steps)? {
+        // The first level of latents that are `α·x₀ + σ·noise`.
+        let init_noise_sigma = Level::new(config, grid.sigmas[0]).sigma as f32;
+        return Ok(Grid {
+            init_noise_sigma,
+            ..grid
+        });
     }
     let steps = config.listed_steps().unwrap_or(steps);
     let timesteps = match listed(config, steps)? {

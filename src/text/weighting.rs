@@ -38,6 +38,25 @@ impl Weighting {
         }
     }
 
+    /// AUTOMATIC1111's name of it ("Emphasis"); none of ComfyUI's.
+    pub fn emphasis(self) -> Option<&'static str> {
+        match self {
+            Weighting::A1111 => Some("Original"),
+            Weighting::NoNorm => Some("No norm"),
+            Weighting::Off => Some("None"),
+            Weighting::Comfy => None,
+        }
+    }
+
+    /// What AUTOMATIC1111's name stands for; none for "Ignore", which drops weights.
+    pub fn of_emphasis(name: &str) -> Option<Self> {
+        let means = |mode: &Self| {
+            let own = mode.emphasis();
+            own.is_some_and(|own| own.eq_ignore_ascii_case(name.trim()))
+        };
+        Self::ALL.into_iter().find(means)
+    }
+
     /// The pieces of `prompt`.
     pub fn parse(self, prompt: &str) -> Vec<Piece> {
         match self {

@@ -1,13 +1,17 @@
-//! Models of other kinds, made of the demonstration base: `tools/make_inpaint_model.py`
-//! and `tools/record_embedded_guidance.py` in Rust.
+//! Models of other kinds, made of the demonstration base: `tools/make_inpaint_model.py`,
+//! `tools/make_sharp_model.py` and `tools/record_embedded_guidance.py` in Rust.
 
 // Not every test binary uses all of it.
 #![allow(dead_code)]
 
+use half::f16;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+
+#[path = "tensors.rs"]
+mod tensors;
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
@@ -42,6 +46,40 @@ pub fn edm(folder: &Path, scheduler: &Value, vae: &Value) {
         .map(|(key, value)| (key.as_str(), value.clone()))
         .collect();
     set(folder, "vae/config.json", &keys);
+}
+
+/// Makes `folder` a model whose attention logits reach hundreds: queries and keys
+/// enlarged by powers of two, which float16 holds.
+pub fn sharp_attention(folder: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    copy(&root.join("models/demo/base"), folder);
+    for (file, layers, factor) in [
+        ("text_encoder/model.safetensors", ["q_proj", "k_proj"], 16.0),
+        (
+            "text_encoder_2/model.safetensors",
+            ["q_proj", "k_proj"],
+            8.0,
+        ),
+        (WEIGHTS, ["to_q", "to_k"], 8.0),
+        (
+            "vae/diffusion_pytorch_model.safetensors",
+            ["to_q", "to_k"],
+            8.0,
+        ),
+    ] {
+        let path = folder.join(file);
+        let mut tensors = tensors::read(&path);
+        for (name, (dtype, _, bytes)) in &mut tensors {
+            if !layers.contains(&name.rsplit('.').nth(1).unwrap()) {
+                continue;
+            }
+            assert_eq!(*dtype, safetensors::Dtype::F16, "{name}");
+            for value in bytemuck::cast_slice_mut::<u8, [u8; 2]>(bytes) {
+                *value = f16::from_f32(f16::from_le_bytes(*value).to_f32() * factor).to_le_bytes();
+            }
+        }
+        tensors::write(&path, &tensors, None);
+    }
 }
 
 /// The base with the tensors of a fixture over its UNet's, and keys of its

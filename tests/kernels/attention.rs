@@ -1,7 +1,7 @@
 //! Attention, in one pass and by products, and the turning of keys.
 
 use crate::common::{
-    BELOW, Device, EVEN, Random, Report, device, kinds, margin, rounded, storages,
+    BELOW, Device, EVEN, Random, Report, device, kinds, margin, relative_error, rounded, storages,
 };
 use calotype::kernel::attention::{Attention, scratch_bytes, transpose, twin, twin_transpose};
 use calotype::kernel::{Storage, Tensor, Tuning};
@@ -93,8 +93,37 @@ impl Shape {
         (device.read(&out), count)
     }
 
+    /// Numbers whose scores are whole and reach from -520 to 520; every other query
+    /// has none above -100, so that padding and masked keys lie far above them.
+    fn sharp(&self, seed: u64) -> [Vec<f32>; 3] {
+        let mut random = Random::new(seed);
+        let (c, d) = (self.width(), self.d);
+        let root = (d as f32).sqrt();
+        let mut rows = |count: usize, unit: f32, first: &dyn Fn(usize) -> f32| -> Vec<f32> {
+            let mut values: Vec<f32> = random.values(count * c);
+            for (i, x) in values.iter_mut().enumerate() {
+                *x = unit
+                    * match i % d {
+                        0 => first(i / c),
+                        // A few more, so that neighbours compete.
+                        j if j < 8 => x.round(),
+                        _ => 0.0,
+                    };
+            }
+            values
+        };
+        let q = rows(self.n * self.queries, root, &|i| {
+            [25.0, -25.0, 1.0, -10.0][i % 4]
+        });
+        let k = rows(self.n * self.keys, 1.0, &|j| 10.0 + (j * 7 % 11) as f32);
+        [q, k, random.values(self.n * self.keys * c)]
+    }
+
     fn check(&self, report: &mut Report, seed: u64) {
-        let numbers = self.numbers(seed);
+        self.check_numbers(report, &self.numbers(seed));
+    }
+
+    fn check_numbers(&self, report: &mut Report, numbers: &[Vec<f32>; 3]) {
         for storage in storages() {
             let seen = numbers.clone().map(|x| rounded(storage, &x));
             let twin = twin(
@@ -104,7 +133,7 @@ impl Shape {
                 self.causal,
             );
             for direct in [true, false] {
-                let (out, _) = self.run(device(), Tuning { direct }, storage, &numbers);
+                let (out, _) = self.run(device(), Tuning { direct }, storage, numbers);
                 let variant = if direct { "direct" } else { "tiled" };
                 report.compare(variant, storage, &out, &twin, self);
             }
@@ -196,6 +225,118 @@ fn heads_of_other_widths() {
         shape.check(&mut report, i as u64);
     }
     report.finish(30);
+}
+
+/// Scores of hundreds: weights from one to nothing, rows far below zero, a single key.
+#[test]
+fn scores_of_hundreds() {
+    let mut report = Report::new("sharp attention");
+    for d in [64, 16] {
+        let shapes = [
+            shape([1, 5, 1], [1, d], false),
+            shape([1, 5, 1], [1, d], true),
+            shape([2, 33, 77], [2, d], false),
+            shape([1, 40, 81], [1, d], false),
+            shape([1, 9, 80], [2, d], false),
+            shape([1, 20, 70], [2, d], true),
+            fused([1, 81], [1, d], false),
+            fused([2, 77], [2, d], true),
+            fused([1, 130], [1, d], true),
+        ];
+        for (i, shape) in shapes.into_iter().enumerate() {
+            shape.check_numbers(&mut report, &shape.sharp(i as u64));
+        }
+    }
+    report.finish(18);
+}
+
+/// The same where the root of the width is no power of two: scores are rounded.
+#[test]
+fn scores_of_hundreds_in_wide_heads() {
+    for (i, shape) in [
+        fused([1, 81], [1, 512], false),
+        fused([1, 77], [2, 160], true),
+        shape([2, 9, 77], [1, 40], false),
+        shape([1, 7, 1], [1, 8], false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let numbers = shape.sharp(i as u64);
+        let [q, k, v] = &numbers;
+        let sizes = [shape.n, shape.queries, shape.keys];
+        let twin = twin([q, k, v], sizes, [shape.heads, shape.d], shape.causal);
+        for direct in [true, false] {
+            let (out, _) = shape.run(device(), Tuning { direct }, Storage::F32, &numbers);
+            let error = relative_error(&out, &twin);
+            assert!(error <= 2e-4, "{shape:?} direct {direct}: {error:e}");
+        }
+    }
+}
+
+/// Means of values at the ends of f32.
+#[test]
+fn values_at_the_ends_of_f32() {
+    let mut report = Report::new("large values");
+    for (i, shape) in [
+        shape([1, 9, 77], [1, 64], false),
+        fused([1, 77], [1, 64], true),
+        shape([1, 9, 77], [1, 16], false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let [q, k, v] = shape.numbers(2 * i as u64);
+        let v: Vec<f32> = v.iter().map(|x| x * 2e38).collect();
+        let twin = twin(
+            [&q, &k, &v],
+            [shape.n, shape.queries, shape.keys],
+            [shape.heads, shape.d],
+            shape.causal,
+        );
+        let small = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| x * 1e-30).collect() };
+        for direct in [true, false] {
+            let numbers = [q.clone(), k.clone(), v.clone()];
+            let (out, _) = shape.run(device(), Tuning { direct }, Storage::F32, &numbers);
+            let (out, twin) = (small(&out), small(&twin));
+            report.compare(direct, Storage::F32, &out, &twin, &shape);
+        }
+    }
+    report.finish(3);
+}
+
+/// A query, a key or a value that is not a number makes every row so that sees it; a
+/// query and a key no other.
+#[test]
+fn what_is_not_a_number_stays_so() {
+    for shape in [
+        shape([1, 9, 77], [1, 64], false),
+        fused([1, 40], [1, 64], true),
+        fused([1, 21], [1, 16], true),
+        shape([1, 9, 77], [1, 512], false),
+    ] {
+        let place = 7;
+        for operand in 0..3 {
+            let mut numbers = shape.numbers(0);
+            numbers[operand][place * shape.d] = f32::NAN;
+            for direct in [true, false] {
+                let (out, _) = shape.run(device(), Tuning { direct }, Storage::F32, &numbers);
+                for (row, values) in out.chunks(shape.d).enumerate() {
+                    let sees = match operand {
+                        0 => row == place,
+                        _ => !shape.causal || row >= place,
+                    };
+                    // A value is in one column only, and a masked one may count: no
+                    // weight times NaN is nothing.
+                    let found = match operand {
+                        2 => values[0].is_nan() || !sees,
+                        _ => values.iter().all(|x| x.is_nan()) == sees,
+                    };
+                    assert!(found, "{shape:?} {operand} direct {direct}: row {row}");
+                }
+            }
+        }
+    }
 }
 
 /// Scores that take several chunks of queries.

@@ -161,10 +161,16 @@ fn convolutions_with_wide_weights() {
 
 #[test]
 fn a_line_wider_than_a_binding_is_an_error() {
-    use calotype::kernel::product::{Epilogue, Product, Weight, dispatches, packed_bytes};
+    use calotype::kernel::product::{Epilogue, Layout, Product, Weight, dispatches};
     let device = capped();
-    let bytes = packed_bytes(WeightStorage::F32, 9, 4, 8);
-    let weight = Weight::packed(device.scratch(bytes), WeightStorage::F32, 9, 4, 8);
+    let layout = Layout {
+        taps: 9,
+        k: 4,
+        n: 8,
+        geglu: false,
+    };
+    let storage = WeightStorage::F32;
+    let weight = Weight::packed(device.scratch(layout.bytes(storage)), storage, layout);
     let margin = crate::common::BELOW;
     let a = device.blank(Storage::F32, [1, 4, 2000, 4], margin);
     let out = device.blank(Storage::F32, [1, 4, 2000, 8], margin);

@@ -11,7 +11,7 @@ use calotype::kernel::latent::{
     threshold, update,
 };
 use calotype::kernel::norm::{self, GroupNorm, Mask, layer_norm, softmax};
-use calotype::kernel::product::{self, Conv, Epilogue, Product, Weight, WeightStorage};
+use calotype::kernel::product::{self, Conv, Epilogue, Layout, Product, Weight, WeightStorage};
 use calotype::kernel::sinusoid::{self, Sinusoid};
 use calotype::kernel::{Activation, Dispatch, Program, Storage, Tensor, Tuning, View, layout, map};
 use std::sync::Arc;
@@ -204,6 +204,16 @@ fn attention_calls(tuning: Tuning) -> Vec<Call> {
     vec![make([2, 35, 33], [2, 64]), make([2, 9, 16], [2, 24])]
 }
 
+/// Weights of 12 channels to `n`.
+fn twelve_to(taps: usize, n: usize) -> Layout {
+    Layout {
+        taps,
+        k: 12,
+        n,
+        geglu: false,
+    }
+}
+
 fn product_calls(tuning: Tuning) -> Vec<Call> {
     let conv = Conv {
         stride: 1,
@@ -215,7 +225,7 @@ fn product_calls(tuning: Tuning) -> Vec<Call> {
         let (shape, out) = ([2, 5, 3, 12], [2, 5, 3, 64]);
         let bytes = [
             Tensor::bytes_of(F32, shape),
-            product::packed_bytes(storage, taps, 12, 64),
+            twelve_to(taps, 64).bytes(storage),
             Tensor::bytes_of(F32, out),
             256,
             2 * 256,
@@ -224,7 +234,7 @@ fn product_calls(tuning: Tuning) -> Vec<Call> {
         call("product", &bytes, move |v| {
             let product = Product {
                 a: &tensor(&v[0], shape),
-                weight: &Weight::packed(v[1].clone(), storage, taps, 12, 64),
+                weight: &Weight::packed(v[1].clone(), storage, twelve_to(taps, 64)),
                 out: &tensor(&v[2], out),
                 conv,
                 blocks: None,
@@ -450,8 +460,8 @@ fn products_of_other_kinds_are_refused() {
     let made = |change: fn(&mut Product<'_>, &mut Weight)| {
         let bytes = |shape| Tensor::bytes_of(F32, shape);
         let (a, out) = (tensor(&view(bytes(a)), a), tensor(&view(bytes(out)), out));
-        let room = product::packed_bytes(WeightStorage::F32, 9, 12, 16);
-        let mut weight = Weight::packed(view(room), WeightStorage::F32, 1, 12, 16);
+        let room = twelve_to(9, 16).bytes(WeightStorage::F32);
+        let mut weight = Weight::packed(view(room), WeightStorage::F32, twelve_to(1, 16));
         let given = weight.clone();
         let mut product = Product {
             a: &a,

@@ -277,6 +277,58 @@ pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
     (difference / norm.max(1e-30)).sqrt()
 }
 
+/// Values from nothing to the ends of f32, of both signs; those that `storage` holds.
+pub fn extremes(storage: Storage) -> Vec<f32> {
+    let sizes = [
+        0.0,
+        1e-30,
+        1e-8,
+        0.1,
+        1.0,
+        3.0,
+        6.0,
+        10.0,
+        40.0,
+        47.0,
+        52.0,
+        79.0,
+        80.5,
+        88.0,
+        89.0,
+        104.0,
+        200.0,
+        500.0,
+        1e4,
+        65504.0,
+        1e5,
+        1e10,
+        1e19,
+        1e25,
+        1e36,
+        3e38,
+        f32::MAX,
+    ];
+    let most = if storage == Storage::F16 {
+        65504.0
+    } else {
+        f32::MAX
+    };
+    let held = sizes.into_iter().filter(|x| *x <= most);
+    held.flat_map(|x| [x, -x]).collect()
+}
+
+/// Every value by itself: as small ones among large ones would not show in a norm.
+pub fn assert_close(out: &[f32], twin: &[f32], storage: Storage, what: &dyn Debug) {
+    assert_eq!(out.len(), twin.len());
+    let limit = if storage == Storage::F16 { 2e-3 } else { 4e-6 };
+    for (i, (a, b)) in out.iter().zip(twin).enumerate() {
+        let off = (f64::from(*a) - f64::from(*b)).abs();
+        // Infinite ones are equal or wrong.
+        let close = a == b || off <= limit * (1.0 + f64::from(b.abs()));
+        assert!(close, "{what:?} {storage:?}: {a:e} is not {b:e} at {i}");
+    }
+}
+
 /// The worst error and the number of shapes of each variant of a kernel.
 pub struct Report {
     kernel: &'static str,

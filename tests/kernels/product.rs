@@ -1,11 +1,16 @@
 //! Linear layers and convolutions with every epilogue.
 
-use crate::common::{Device, EVEN, Random, Report, device, kinds, margin, rounded, storages};
+use crate::common::{
+    BELOW, Device, EVEN, Random, Report, assert_close, device, extremes, kinds, margin, rounded,
+    storages,
+};
+use crate::norm::ACTIVATIONS;
 use calotype::kernel::product::{
-    Conv, Epilogue, Product, TwinEpilogue, Weight, WeightStorage, dispatches, pack, twin_conv,
+    Conv, Epilogue, Layout, Product, TwinEpilogue, Weight, WeightStorage, dispatches, twin_conv,
     twin_epilogue, twin_linear,
 };
 use calotype::kernel::{Activation, Storage, Tensor, Tuning};
+use half::f16;
 
 /// An epilogue by its parts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -113,12 +118,12 @@ impl Problem {
         }
     }
 
-    /// Columns of the weights: twice those of the result, padded, for geglu.
-    fn columns(&self) -> usize {
-        if self.parts.geglu {
-            2 * self.co.next_multiple_of(4)
-        } else {
-            self.co
+    fn layout(&self) -> Layout {
+        Layout {
+            taps: self.taps,
+            k: self.shape[3],
+            n: self.co << u32::from(self.parts.geglu),
+            geglu: self.parts.geglu,
         }
     }
 
@@ -145,24 +150,12 @@ impl Problem {
     fn numbers(&self) -> Numbers {
         let mut random = Random::new(self.seed);
         let out = self.out_shape();
-        let (n, columns) = (self.shape[0], self.columns());
-        let padding = |j: usize| self.parts.geglu && j / 8 * 4 + j % 4 >= self.co;
-        let mut no_padding = |count: usize| {
-            let mut values = random.values(count);
-            for (i, v) in values.iter_mut().enumerate() {
-                if padding(i % columns) {
-                    *v = 0.0;
-                }
-            }
-            values
-        };
-        let w = no_padding(self.taps * self.shape[3] * columns);
-        let bias = no_padding(columns);
+        let (batch, Layout { taps, k, n, .. }) = (self.shape[0], self.layout());
         Numbers {
-            w,
-            bias,
+            w: random.values(taps * k * n),
+            bias: random.values(n),
             x: random.values(self.shape.iter().product()),
-            channel: random.values(n * self.co),
+            channel: random.values(batch * self.co),
             residual: random.values(out.iter().product()),
         }
     }
@@ -177,7 +170,7 @@ impl Problem {
             WeightStorage::F32 => numbers.w,
             WeightStorage::F16 => rounded(Storage::F16, &numbers.w),
         };
-        let columns = self.columns();
+        let columns = self.layout().n;
         let sums = match self.conv {
             None => twin_linear(&x, &weight, [n * h * w, k, columns]),
             Some(conv) => twin_conv(
@@ -192,7 +185,7 @@ impl Problem {
         let channel = rounded(storage, &numbers.channel);
         let residual = rounded(storage, &numbers.residual);
         let parts = self.parts;
-        let result = twin_epilogue(
+        twin_epilogue(
             &sums,
             columns,
             &TwinEpilogue {
@@ -203,14 +196,7 @@ impl Problem {
                 activation: parts.activation,
                 residual: parts.residual.then_some(&residual),
             },
-        );
-        if !parts.geglu {
-            return result;
-        }
-        result
-            .chunks_exact(columns / 2)
-            .flat_map(|row| row[..self.co].to_vec())
-            .collect()
+        )
     }
 
     /// Uploads everything.
@@ -222,21 +208,21 @@ impl Problem {
     ) -> Uploaded<'a> {
         let numbers = self.numbers();
         let out = self.out_shape();
-        let (k, columns, turn) = (self.shape[3], self.columns(), self.seed as usize);
-        let packed = pack(weights, [self.taps, k, columns], |t, i, j| {
-            numbers.w[(t * k + i) * columns + j]
-        });
+        let (layout, turn) = (self.layout(), self.seed as usize);
+        let weight = packed(device, weights, layout, &numbers.w);
         let parts = self.parts;
         let channel_shape = [self.shape[0], 1, 1, self.co];
         Uploaded {
             device,
             a: device.tensor(storage, self.shape, &numbers.x, margin(turn)),
-            weight: Weight::packed(device.view(&packed), weights, self.taps, k, columns),
+            weight,
             out: device.blank(storage, out, margin(turn + 1)),
             conv: self.conv,
             epilogue: Epilogue {
                 scale: parts.scale,
-                bias: parts.bias.then(|| device.floats(&numbers.bias, 8)),
+                bias: parts
+                    .bias
+                    .then(|| device.floats(&layout.pack_bias(&numbers.bias), 1)),
                 channel: parts
                     .channel
                     .then(|| device.tensor(storage, channel_shape, &numbers.channel, margin(turn))),
@@ -250,9 +236,34 @@ impl Problem {
     }
 }
 
+/// Weights `[taps, k, n]` as the kernels read them.
+fn packed(device: &Device, storage: WeightStorage, layout: Layout, w: &[f32]) -> Weight {
+    let Layout { taps, k, n, .. } = layout;
+    let column = |j: usize| -> Vec<f32> {
+        let rows = (0..k).flat_map(|i| (0..taps).map(move |t| t * k + i));
+        rows.map(|row| w[row * n + j]).collect()
+    };
+    let columns: Vec<Vec<f32>> = (0..n).map(column).collect();
+    let view = match storage {
+        WeightStorage::F32 => {
+            let columns: Vec<&[f32]> = columns.iter().map(|c| &c[..]).collect();
+            device.view(bytemuck::cast_slice(&layout.pack(&columns)))
+        }
+        WeightStorage::F16 => {
+            let half = |c: &Vec<f32>| c.iter().map(|x| f16::from_f32(*x)).collect();
+            let columns: Vec<Vec<f16>> = columns.iter().map(half).collect();
+            let columns: Vec<&[f16]> = columns.iter().map(|c| &c[..]).collect();
+            device.view(bytemuck::cast_slice(&layout.pack(&columns)))
+        }
+    };
+    assert_eq!(view.size, layout.bytes(storage));
+    Weight::packed(view, storage, layout)
+}
+
 struct Numbers {
-    x: Vec<f32>,
+    /// `[taps, k, n]`.
     w: Vec<f32>,
+    x: Vec<f32>,
     bias: Vec<f32>,
     channel: Vec<f32>,
     residual: Vec<f32>,
@@ -540,6 +551,82 @@ fn results_do_not_depend_on_the_tile() {
         report.compare(weights, storage, &uploaded.read(), &twin, &picture);
     }
     report.finish(2);
+}
+
+/// Sums at the ends of f32 go through every activation and the gate; what is not a
+/// number stays so.
+#[test]
+fn epilogues_at_extremes() {
+    for (tuning, storage) in kinds() {
+        let x = extremes(storage);
+        // Values and gates: every pair of an extreme and something usual.
+        let usual = [0.0, 1.0, -0.3, 5.0, -11.0];
+        let pairs = || x.iter().flat_map(|x| usual.map(|y| (*x, y)));
+        let both = pairs().chain(pairs().map(|(x, y)| (y, x)));
+        let (values, gates): (Vec<f32>, Vec<f32>) = both.unzip();
+        let gated = (
+            [values, gates].concat(),
+            Parts {
+                geglu: true,
+                ..Default::default()
+            },
+        );
+        let activated = ACTIVATIONS.map(|activation| {
+            let parts = Parts {
+                activation,
+                ..Default::default()
+            };
+            (x.clone(), parts)
+        });
+        for (bias, parts) in activated.into_iter().chain([gated]) {
+            let (out, twin) = biases_through(tuning, storage, &bias, parts);
+            assert_close(&out, &twin, storage, &parts);
+            let mut broken = bias.clone();
+            broken[3] = f32::NAN;
+            let (out, _) = biases_through(tuning, storage, &broken, parts);
+            let found = out.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3));
+            assert!(found, "{parts:?}: {out:?}");
+        }
+    }
+}
+
+/// A product of zeros whose bias goes through the epilogue, and its twin.
+fn biases_through(
+    tuning: Tuning,
+    storage: Storage,
+    bias: &[f32],
+    parts: Parts,
+) -> (Vec<f32>, Vec<f32>) {
+    let (device, n) = (device(), bias.len());
+    let layout = Layout {
+        taps: 1,
+        k: 4,
+        n,
+        geglu: parts.geglu,
+    };
+    let co = n >> u32::from(parts.geglu);
+    let uploaded = Uploaded {
+        device,
+        a: device.tensor(storage, [1, 1, 1, 4], &[1.0; 4], BELOW),
+        weight: packed(device, WeightStorage::F32, layout, &vec![0.0; 4 * n]),
+        out: device.blank(storage, [1, 1, 1, co], BELOW),
+        conv: None,
+        epilogue: Epilogue {
+            bias: Some(device.floats(&layout.pack_bias(bias), 1)),
+            geglu: parts.geglu,
+            activation: parts.activation,
+            ..Default::default()
+        },
+    };
+    uploaded.run(tuning, None);
+    let epilogue = TwinEpilogue {
+        bias: Some(bias),
+        geglu: parts.geglu,
+        activation: parts.activation,
+        ..Default::default()
+    };
+    let twin = twin_epilogue(&vec![0.0; n], n, &epilogue);
+    (uploaded.read(), rounded(storage, &twin))
 }
 
 /// Rows outside the range keep what they had.

@@ -1,6 +1,7 @@
 //! Sinusoidal embeddings.
 
-use crate::common::{Margin, Random, Report, device, rounded, storages};
+use crate::common::{BELOW, Margin, Random, Report, device, rounded, storages};
+use calotype::kernel::Storage;
 use calotype::kernel::sinusoid::{MAX_DIM, Sinusoid, dispatch, twin};
 
 #[test]
@@ -57,4 +58,22 @@ fn sinusoids() {
         }
     }
     report.finish(30);
+}
+
+/// Beyond what a reduction in f32 can do the columns are still sines.
+#[test]
+fn sinusoids_of_large_values() {
+    let sinusoid = Sinusoid {
+        dim: 16,
+        cos_first: true,
+        shift: 0.0,
+    };
+    for value in [1e6, -1e7, 1e10, 1e20, 1e30, f32::MAX, f32::MIN] {
+        let y = device().blank(Storage::F32, [1, 1, 1, 16], BELOW);
+        let given = device().floats(&[value], 1);
+        device().run(vec![dispatch(&given, &y, sinusoid, 1, false).unwrap()]);
+        let out = device().read(&y);
+        let within = out.iter().all(|x| (-1.001..=1.001).contains(x));
+        assert!(within, "{value:e}: {out:?}");
+    }
 }

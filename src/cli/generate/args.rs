@@ -283,8 +283,8 @@ pub struct OutputArgs {
     #[arg(long)]
     pub show: bool,
 
-    /// Take the settings from a picture's metadata, this program's or
-    /// AUTOMATIC1111's; other flags overrule them
+    /// Take the settings from a picture's metadata, this program's,
+    /// AUTOMATIC1111's or Fooocus'; other flags overrule them
     #[arg(long, value_name = "PICTURE")]
     pub like: Option<PathBuf>,
 

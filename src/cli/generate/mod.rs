@@ -93,6 +93,8 @@ struct Job {
     styles: Styles,
     /// A contact sheet is wanted.
     grid: bool,
+    /// The schedule is the sampler's own, unless the checkpoint is of few steps.
+    automatic: bool,
     warnings: Vec<String>,
 }
 
@@ -105,8 +107,10 @@ impl Job {
         let mut raw = args.request()?;
         let mut options = args.load_options()?;
         let mut warnings = Vec::new();
+        let mut automatic = false;
         if let Some(path) = &args.output.like {
-            let like = Like::open(path)?;
+            let like = Like::open(path, &raw, args.picture.image.is_some())?;
+            automatic = like.automatic && raw.scheduler_options.is_empty();
             warnings = like.lay_under(&mut raw, &mut options, args)?;
         }
         warnings.extend(raw.take_lora_tags(Some(args.model.lora_folder()), &styles)?);
@@ -123,6 +127,7 @@ impl Job {
             options,
             styles,
             grid: args.output.grid,
+            automatic,
             warnings,
         })
     }
@@ -165,7 +170,11 @@ fn draw(
     };
     let mut pipeline = Pipeline::load(&job.options, &mut observer)?;
     cancel.check()?;
-    let request = pipeline.resolve(job.raw.clone(), &job.styles)?;
+    let mut raw = job.raw.clone();
+    if job.automatic && pipeline.preset().wish().own_schedule {
+        raw.scheduler_options.clear();
+    }
+    let request = pipeline.resolve(raw, &job.styles)?;
     if job.grid {
         // Before the work, not after it.
         picture::grid_size(request.samples, request.width, request.height)?;

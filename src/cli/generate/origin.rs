@@ -62,10 +62,11 @@ pub fn traced(error: anyhow::Error, args: &Args) -> anyhow::Error {
 
 fn setting(field: &Field, args: &Args) -> Option<Setting> {
     let picture = args.output.like.as_ref()?;
-    if says(&args.request().ok()?, field) {
+    let given = args.request().ok()?;
+    if says(&given, field) {
         return None;
     }
-    let like = Like::open(picture).ok()?;
+    let like = Like::open(picture, &given, args.picture.image.is_some()).ok()?;
     says(like.request(), field).then(|| Setting {
         picture: picture.clone(),
         name: like.name_of(field).to_owned(),

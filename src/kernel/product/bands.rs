@@ -1,5 +1,6 @@
 //! Bands of rows and columns whose windows fit into an adapter's binding limit.
 
+use super::layout::PANEL8;
 use super::{Conv, Product, Weight};
 use crate::gpu::Gpu;
 use crate::kernel::Tensor;
@@ -14,7 +15,7 @@ pub(super) fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize
     }
     let panel = (weight.panel as u64).saturating_mul(weight.storage.bytes8());
     let panels = (limit / panel.max(1)) as usize;
-    if panels == 0 || weight.pitch != 8 {
+    if panels == 0 || weight.pitch != PANEL8 {
         return Err(gpu.error(
             format!(
                 "a weight of {} bytes exceeds its binding limit of {limit} bytes",
@@ -24,8 +25,8 @@ pub(super) fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize
         ));
     }
     Ok((0..weight.n8)
-        .step_by(panels * 8)
-        .map(|first| first..(first + panels * 8).min(weight.n8))
+        .step_by(panels * PANEL8)
+        .map(|first| first..(first + panels * PANEL8).min(weight.n8))
         .collect())
 }
 

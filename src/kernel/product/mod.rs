@@ -9,11 +9,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 mod bands;
+mod layout;
 mod twin;
 
+pub use layout::{Layout, PANEL};
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
 
 use bands::{Band, column_bands, row_bands};
+use layout::PANEL8;
 
 const BINDINGS: &[Access] = &[
     Access::Read,
@@ -110,8 +113,7 @@ impl WeightStorage {
 }
 
 /// The right operand of a product, `[taps * k_rows, n]`, in groups of 8 columns;
-/// packed weights lie in panels of 64 columns, `[n / 64, taps * k_rows, 64]`, so
-/// that a range of columns is a range of bytes.
+/// packed weights lie in panels of 64 columns (see [`Layout`]).
 #[derive(Clone)]
 pub struct Weight {
     pub view: View,
@@ -130,17 +132,16 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// Weights as [`pack`] lays them out.
-    pub fn packed(view: View, storage: WeightStorage, taps: usize, k: usize, n: usize) -> Self {
-        let k_rows = k.next_multiple_of(4);
+    /// Weights as [`Layout::pack`] lays them out.
+    pub fn packed(view: View, storage: WeightStorage, layout: Layout) -> Self {
         Self {
             view,
             storage,
-            taps,
-            k_rows,
-            n8: n.div_ceil(8),
-            pitch: 8,
-            panel: taps * k_rows * 8,
+            taps: layout.taps,
+            k_rows: layout.rows(),
+            n8: layout.columns().div_ceil(8),
+            pitch: PANEL8,
+            panel: layout.taps * layout.rows() * PANEL8,
             offset: 0,
         }
     }
@@ -163,37 +164,9 @@ impl Weight {
             k_rows: tensor.rows_per_batch(),
             n8: tensor.c.div_ceil(8),
             pitch: tensor.pitch / 2,
-            panel: 8,
+            panel: PANEL8,
             offset: tensor.offset / 2,
         })
-    }
-}
-
-/// Bytes of weights `[taps, k, n]` once packed.
-pub fn packed_bytes(storage: WeightStorage, taps: usize, k: usize, n: usize) -> u64 {
-    (taps * k.next_multiple_of(4) * n.div_ceil(64) * 8) as u64 * storage.bytes8()
-}
-
-/// Packs `value(tap, k, n)` as the kernels read it: panels of 64 columns,
-/// `[n / 64, taps, k rounded up to 4, 64]`, padding zero. For tests and small tensors; checkpoints
-/// are packed by the model's loader.
-pub fn pack(
-    storage: WeightStorage,
-    [taps, k, n]: [usize; 3],
-    value: impl Fn(usize, usize, usize) -> f32,
-) -> Vec<u8> {
-    let k4 = k.next_multiple_of(4);
-    let mut values = vec![0f32; taps * k4 * n.next_multiple_of(64)];
-    for t in 0..taps {
-        for i in 0..k {
-            for j in 0..n {
-                values[((j / 64 * taps + t) * k4 + i) * 64 + j % 64] = value(t, i, j);
-            }
-        }
-    }
-    match storage {
-        WeightStorage::F32 => Storage::F32.encode(&values),
-        WeightStorage::F16 => Storage::F16.encode(&values),
     }
 }
 
@@ -223,7 +196,7 @@ impl Conv {
 #[derive(Clone, Default)]
 pub struct Epilogue {
     pub scale: Option<f32>,
-    /// f32, padded to groups of 8 columns.
+    /// f32, as [`Layout::pack_bias`] has it.
     pub bias: Option<View>,
     /// `[n, 1, 1, c]`, added to every row of a picture.
     pub channel: Option<Tensor>,
@@ -475,13 +448,15 @@ impl Weight {
             self.view.clone()
         } else {
             let panel = (self.panel as u64).saturating_mul(self.storage.bytes8());
-            let place = |n8: usize| panel.saturating_mul(n8.div_ceil(8) as u64);
+            let place = |n8: usize| panel.saturating_mul(n8.div_ceil(PANEL8) as u64);
             self.view.part(place(columns.start)..place(columns.end))?
         };
         // The last group lies furthest, or the last one of the panel before.
         let last = columns.len() - 1;
-        let place = |n8: usize| ((n8 / 8) as u64).saturating_mul(self.panel as u64) + n8 as u64 % 8;
-        let furthest = place(last).max(place((last / 8 * 8).saturating_sub(1)));
+        let place = |n8: usize| {
+            ((n8 / PANEL8) as u64).saturating_mul(self.panel as u64) + (n8 % PANEL8) as u64
+        };
+        let furthest = place(last).max(place((last / PANEL8 * PANEL8).saturating_sub(1)));
         let rows = (self.taps as u64).saturating_mul(self.k_rows as u64) - 1;
         let groups = [
             self.offset as u64,
@@ -551,14 +526,14 @@ fn dispatch(
     };
     // Columns before this band, in panels: a window on weights and bias, an
     // offset in what runs along the output.
-    let panels = columns.start / 8;
-    let per_panel = if epilogue.geglu { 8 } else { 16 };
+    let panels = columns.start / PANEL8;
+    let per_panel = PANEL / if epilogue.geglu { 8 } else { 4 };
     let skip4 = panels * per_panel;
     let mut flags = 0;
     let bias = match &epilogue.bias {
         Some(view) => {
             flags |= BIAS;
-            let start = 256 * panels as u64;
+            let start = (4 * PANEL * panels) as u64;
             let bytes = 32 * n8 as u64;
             let view = view.part(start..view.size.max(start))?;
             view.operand("bias", bytes)?

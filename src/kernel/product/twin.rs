@@ -31,8 +31,8 @@ pub struct TwinEpilogue<'a> {
     pub residual: Option<&'a [f32]>,
 }
 
-/// The CPU twin of an epilogue over sums `[m, n]`. With `geglu` the result has
-/// half of the columns.
+/// The CPU twin of an epilogue over sums `[m, n]`. With `geglu` the second half of the
+/// columns gates the first, which is the result.
 pub fn twin_epilogue(sums: &[f32], n: usize, e: &TwinEpilogue<'_>) -> Vec<f32> {
     let before = |i: usize, sum: f32| {
         let bias = e.bias.map_or(0.0, |b| b[i % n]);
@@ -48,8 +48,12 @@ pub fn twin_epilogue(sums: &[f32], n: usize, e: &TwinEpilogue<'_>) -> Vec<f32> {
         .collect();
     if e.geglu {
         return values
-            .chunks_exact(8)
-            .flat_map(|x| (0..4).map(|j| x[j] * Activation::Gelu.apply(x[j + 4])))
+            .chunks_exact(n)
+            .flat_map(|row| {
+                let (value, gate) = row.split_at(n / 2);
+                let gated = |(v, g): (&f32, &f32)| v * Activation::Gelu.apply(*g);
+                value.iter().zip(gate).map(gated)
+            })
             .collect();
     }
     values

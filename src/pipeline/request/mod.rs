@@ -187,6 +187,10 @@ impl Request {
         let samples = count("samples", raw.samples, 1, SAMPLES)?;
         let name = raw.scheduler.as_deref().unwrap_or(preset.scheduler);
         let mut options = preset.options_for(name);
+        if raw.scheduler_options.contains_key("schedule_type") {
+            // In the place of a spacing.
+            options.remove("timestep_spacing");
+        }
         options.extend(raw.scheduler_options.clone());
         let choice = schedule::choose(name, &options)?;
         if let Some(training) = &preset.training {

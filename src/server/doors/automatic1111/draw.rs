@@ -3,11 +3,11 @@
 use super::Refusals;
 use super::answer::{Asked, FIRST_LAYER, SdapiAnswer, answer};
 use super::names::{Loaded, same};
-use super::sampling::{self, Sampling};
 use super::types::SdapiRequest;
 use crate::picture::{Format, MaskReading};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Preset, RawRequest};
+use crate::schedule::automatic1111;
 use crate::server::auth::Caller;
 use crate::server::body::{self, Body};
 use crate::server::doors::jobs;
@@ -16,6 +16,7 @@ use crate::server::lenient::{Flag, Integer, Number};
 use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size, within};
 use crate::server::service::Service;
+use crate::text::Weighting;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value};
@@ -154,27 +155,16 @@ impl<'a> Work<'a> {
         let name = said(request.sampler_name.as_deref());
         let sampler = name.or(said(request.sampler_index.as_deref()));
         let scheduler = said(request.scheduler.as_deref());
-        let mut sampling = sampling::choose(sampler, scheduler, preset)?;
+        let mut sampling = automatic1111::choose(sampler, scheduler, preset.wish())?;
         preset.fit_schedule(&sampling.name, &mut sampling.options);
         if let Some(eta) = number(request.eta) {
-            self.eta(eta, &mut sampling);
+            sampling.set_eta(eta);
         }
         self.asked.sampler = sampling.label;
         self.asked.warnings.extend(sampling.warnings);
         self.order.raw.scheduler = Some(sampling.name);
         self.order.raw.scheduler_options = sampling.options;
         Ok(())
-    }
-
-    /// Some clients send 1, the ancestral samplers' own, with every sampler.
-    fn eta(&mut self, eta: f64, sampling: &mut Sampling) {
-        let label = &sampling.label;
-        if sampling.has("eta") {
-            sampling.options.insert("eta".into(), eta.into());
-        } else if eta != 1.0 && (label.ends_with(" a") || label.contains("SDE")) {
-            let warning = format!("eta {eta} has no effect: {label} draws with 1");
-            sampling.warnings.push(warning);
-        }
     }
 
     /// Prompts and styles. The pipeline takes the last style; those before it are laid
@@ -279,6 +269,12 @@ impl<'a> Work<'a> {
             "samples_format" => {
                 self.order.format = Some(jobs::format(&field, Some(text))?);
             }
+            "emphasis" => match Weighting::of_emphasis(text) {
+                Some(mode) => self.order.raw.prompt_weighting = Some(mode.name().into()),
+                None => self.warn(format!(
+                    "{field} {value} has no effect here; Original, No norm and None have"
+                )),
+            },
             "randn_source" => {
                 let rng = match text.to_lowercase().as_str() {
                     "cpu" => "cpu",

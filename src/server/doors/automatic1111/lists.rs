@@ -2,8 +2,8 @@
 
 use super::SdapiError;
 use super::names::Loaded;
-use super::sampling::{SAMPLERS, SCHEDULES};
 use crate::checkpoint::lora;
+use crate::schedule::automatic1111::{SAMPLERS, SCHEDULES, Sampler, Schedule};
 use crate::server::auth::Caller;
 use crate::server::failure::Failure;
 use crate::server::service::{Service, blocking};
@@ -98,7 +98,7 @@ macro_rules! list {
 list! {
     /// The samplers.
     get samplers "/sdapi/v1/samplers" Vec<SdapiSampler> = |service| {
-        let sampler = |row: &super::sampling::Sampler| SdapiSampler {
+        let sampler = |row: &Sampler| SdapiSampler {
             name: row.label,
             aliases: row.aliases,
             options: row
@@ -108,7 +108,7 @@ list! {
                 .into_iter()
                 .collect(),
         };
-        let fits = |row: &&super::sampling::Sampler| service.goes_with_model(row.label);
+        let fits = |row: &&Sampler| service.goes_with_model(row.label);
         SAMPLERS.iter().filter(fits).map(sampler).collect()
     }
 }
@@ -116,7 +116,7 @@ list! {
 list! {
     /// The schedules of noise levels.
     get schedulers "/sdapi/v1/schedulers" Vec<SdapiScheduler> = |_service| {
-        let scheduler = |row: &super::sampling::Schedule| SdapiScheduler {
+        let scheduler = |row: &Schedule| SdapiScheduler {
             name: row.name,
             label: row.label,
             aliases: row.aliases,

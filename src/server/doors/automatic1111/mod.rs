@@ -13,7 +13,6 @@ mod names;
 mod options;
 mod png_info;
 mod progress;
-mod sampling;
 mod types;
 
 use super::names::Names;

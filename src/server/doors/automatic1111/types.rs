@@ -77,8 +77,8 @@ pub struct SdapiRequest {
     /// Share of the noise schedule given to the base, the rest to the refiner.
     #[schema(value_type = Option<f64>, default = 0.8)]
     pub refiner_switch_at: Option<Number>,
-    /// `CLIP_stop_at_last_layers`, `samples_format` (png, jpg, webp) and `randn_source`
-    /// (GPU, NV, CPU) count; others are left out with a warning.
+    /// `CLIP_stop_at_last_layers`, `samples_format` (png, jpg, webp), `randn_source`
+    /// (GPU, NV, CPU) and `emphasis` (Original, No norm, None) count; others are left out with a warning.
     #[schema(value_type = Object)]
     pub override_settings: Option<Map<String, Value>>,
     /// CLIP_stop_at_last_layers, as SD.Next names it.

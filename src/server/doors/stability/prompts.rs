@@ -24,7 +24,7 @@ pub fn joined(prompts: &[TextPrompt]) -> Result<(String, Option<String>), Failur
     for (i, prompt) in prompts.iter().enumerate() {
         let weight = prompt.weight.map_or(1.0, |n| n.0);
         within(
-            &format!("text_prompts[{i}].weight"),
+            format!("text_prompts[{i}].weight"),
             Some(weight),
             -WEIGHT,
             WEIGHT,

@@ -1,12 +1,15 @@
 //! `--like`: the settings of a picture, laid under the flags.
 
+mod automatic1111;
+mod fooocus;
+
 use super::args::Args;
 use anyhow::Result;
 use calotype::Error;
 use calotype::error::Field;
 use calotype::picture::Parameters;
 use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Recipe, model_name};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// What AUTOMATIC1111's program calls fields in a picture.
@@ -31,29 +34,72 @@ pub struct Like {
     recipe: Recipe,
     /// Written by this program, which says everything.
     own: bool,
+    /// The schedule is the sampler's own, unless the checkpoint is of few steps.
+    pub automatic: bool,
+    /// The VAE that another program had in the place of the model's own.
+    vae: Option<String>,
+    /// What the user should know, about the picture.
+    notes: Vec<String>,
+}
+
+/// What another program's settings come to.
+#[derive(Debug, Default)]
+struct Read {
+    recipe: Recipe,
+    automatic: bool,
+    vae: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Like {
-    /// Reads a picture's metadata: this program's or AUTOMATIC1111's.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// Reads a picture's metadata: this program's, AUTOMATIC1111's or Fooocus'; what the
+    /// flags say in `given` need not be understood.
+    pub fn open(path: &Path, given: &RawRequest, starts: bool) -> Result<Self> {
         let Some(parameters) = Parameters::open(path)? else {
-            let remedy = "use a picture as this program or AUTOMATIC1111's wrote it";
-            return Err(Error::file(path, "holds no settings", remedy).into());
+            return Err(match Parameters::foreign(path)? {
+                Some(program) => refused(path, &format!("has settings of {program}'s alone")),
+                None => refused(path, "holds no settings"),
+            });
         };
-        let (recipe, own) = match &parameters.settings {
-            Some(settings) => (
-                serde_json::from_value(settings.clone()).map_err(|e| {
+        let mut own = false;
+        let read = match (&parameters.settings, object(&parameters)) {
+            (Some(settings), _) => {
+                own = true;
+                let recipe = serde_json::from_value(settings.clone()).map_err(|e| {
                     let problem = format!("its settings cannot be read ({e})");
                     Error::file(path, problem, "give the settings as flags")
-                })?,
-                true,
-            ),
-            None => (automatic1111(&parameters), false),
+                })?;
+                Read {
+                    recipe,
+                    ..Default::default()
+                }
+            }
+            (None, Some(json)) if fooocus::is_fooocus(&json) => fooocus::read(&json, given)
+                .map_err(|error| Error::file(path, error, "or give the settings as flags"))?,
+            (None, Some(json)) => {
+                let swarm = json.contains_key("sui_image_params");
+                let whose = if swarm {
+                    "SwarmUI's"
+                } else {
+                    "of an unknown program's"
+                };
+                return Err(refused(path, &format!("has settings {whose} alone")));
+            }
+            (None, None) if parameters.get("Steps").is_none() => {
+                let problem = "has a text under \"parameters\" without a line of settings \
+                               (Steps: ...)";
+                return Err(refused(path, problem));
+            }
+            (None, None) => automatic1111::read(&parameters, given, starts)
+                .map_err(|error| Error::file(path, error, "or give the settings as flags"))?,
         };
         Ok(Self {
             path: path.to_owned(),
-            recipe,
+            recipe: read.recipe,
             own,
+            automatic: read.automatic,
+            vae: read.vae,
+            notes: read.notes,
         })
     }
 
@@ -64,8 +110,10 @@ impl Like {
         options: &mut LoadOptions,
         args: &Args,
     ) -> Result<Vec<String>> {
-        let mut warnings = Vec::new();
+        let about = |note: &String| format!("{} {note}", self.path.display());
+        let mut warnings: Vec<String> = self.notes.iter().map(about).collect();
         self.model(options, args, &mut warnings)?;
+        self.others(options, raw, &mut warnings);
         for (wanted, given, flag) in [
             (&self.recipe.image, &args.picture.image, "--image"),
             (&self.recipe.mask, &args.picture.mask, "--mask"),
@@ -76,10 +124,13 @@ impl Like {
                 return Err(Error::file(&self.path, problem, remedy).into());
             }
         }
-        if self.recipe.request.refiner == Some(true) && options.refiner.is_none() {
+        if self.own && self.recipe.request.refiner == Some(true) && options.refiner.is_none() {
             options.refiner = self.recipe.loaded_refiner.clone();
         }
         let mut request = self.recipe.request.clone();
+        if !self.own && options.refiner.is_none() {
+            (request.refiner, request.high_noise_fraction) = (None, None);
+        }
         // Their files are looked for where a prompt's tags are.
         for lora in &mut request.loras {
             lora.path = args.model.lora_folder().join(&lora.path);
@@ -89,6 +140,38 @@ impl Like {
         }
         *raw = overlaid(&request, raw)?;
         Ok(warnings)
+    }
+
+    /// Refiner and VAE of another program.
+    fn others(&self, options: &LoadOptions, raw: &RawRequest, warnings: &mut Vec<String>) {
+        if self.own {
+            return;
+        }
+        let wanted = [
+            (
+                &self.recipe.loaded_refiner,
+                &options.refiner,
+                "refiner",
+                "--refiner",
+            ),
+            (&self.vae, &options.vae, "VAE", "--vae"),
+        ];
+        let silent = |what: &str| what == "refiner" && raw.refiner == Some(false);
+        for (wanted, given, what, flag) in wanted {
+            let Some(wanted) = wanted.as_deref().filter(|_| !silent(what)) else {
+                continue;
+            };
+            let path = self.path.display();
+            match given.as_deref().map(model_name) {
+                None => warnings.push(format!(
+                    "{path} was made with the {what} {wanted}, which is not loaded; give it by {flag}"
+                )),
+                Some(given) if given != wanted => warnings.push(format!(
+                    "{path} was made with the {what} {wanted}; this is {given}"
+                )),
+                Some(_) => {}
+            }
+        }
     }
 
     /// What it asks for.
@@ -133,6 +216,17 @@ impl Like {
         }
         Ok(())
     }
+}
+
+fn refused(path: &Path, problem: &str) -> anyhow::Error {
+    let remedy = "use a picture as this program, AUTOMATIC1111's or Fooocus wrote it";
+    Error::file(path, problem, remedy).into()
+}
+
+/// The text where it is a JSON object.
+fn object(parameters: &Parameters) -> Option<Map<String, Value>> {
+    let text = parameters.to_string();
+    serde_json::from_str(text.trim()).ok()
 }
 
 /// Whether a field's value says something.
@@ -180,55 +274,4 @@ fn overlaid(under: &RawRequest, over: &RawRequest) -> Result<RawRequest> {
         }
     }
     Ok(serde_json::from_value(all)?)
-}
-
-/// What AUTOMATIC1111's program says of a picture, in this program's terms.
-fn automatic1111(parameters: &Parameters) -> Recipe {
-    let number = |name: &str| {
-        parameters
-            .get(name)
-            .and_then(|v| v.trim().parse::<f64>().ok())
-    };
-    let whole = |name: &str| {
-        parameters
-            .get(name)
-            .and_then(|v| v.trim().parse::<i64>().ok())
-    };
-    let size = parameters.get("Size").and_then(|size| size.split_once('x'));
-    let side = |text: Option<&str>| text.and_then(|text| text.trim().parse().ok());
-    let sampler = parameters.get("Sampler").map(|sampler| {
-        // Since 1.9 the curve is a pair of its own.
-        let curve = parameters.get("Schedule type").filter(|curve| {
-            ["Karras", "Exponential", "Beta"].contains(curve) && !sampler.ends_with(*curve)
-        });
-        match curve {
-            Some(curve) => format!("{sampler} {curve}"),
-            None => sampler.to_owned(),
-        }
-    });
-    let rng = match parameters.get("RNG") {
-        Some(rng) if rng.eq_ignore_ascii_case("cpu") => "cpu",
-        // Its default.
-        _ => "cuda",
-    };
-    Recipe {
-        request: RawRequest {
-            prompt: Some(parameters.prompt.clone()),
-            negative_prompt: Some(parameters.negative_prompt.clone().unwrap_or_default()),
-            steps: whole("Steps"),
-            scheduler: sampler,
-            guidance_scale: number("CFG scale"),
-            guidance_rescale: number("CFG Rescale phi"),
-            seed: parameters.get("Seed").and_then(|seed| seed.parse().ok()),
-            rng: Some(rng.into()),
-            width: side(size.map(|size| size.0)),
-            height: side(size.map(|size| size.1)),
-            strength: number("Denoising strength"),
-            // That program counts from the last layer; SDXL is never below 2 there.
-            clip_skip: whole("Clip skip").map(|n| (n - 2).max(0)),
-            ..Default::default()
-        },
-        model: parameters.get("Model").unwrap_or_default().to_owned(),
-        ..Default::default()
-    }
 }
