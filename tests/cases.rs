@@ -299,6 +299,32 @@ fn what_does_not_go_with_a_model_over_noise_levels_is_refused() {
 }
 
 #[test]
+fn the_class_in_model_index_counts_too() {
+    let case = Case::open("edm-cosxl");
+    let folder = tempfile::tempdir().unwrap();
+    let index = folder.path().join("model_index.json");
+    let open = |class: &str, file: &serde_json::Value| {
+        variant::edm(folder.path(), file, &case.meta["vae"]);
+        let mut value: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+        value["scheduler"] = serde_json::json!(["diffusers", class]);
+        std::fs::write(&index, value.to_string()).unwrap();
+        calotype::checkpoint::Checkpoint::open(folder.path().to_str().unwrap())
+    };
+    let mut file = case.meta["file"].clone();
+    file.as_object_mut().unwrap().remove("_class_name");
+    let checkpoint = open("EDMEulerScheduler", &file).unwrap();
+    assert_eq!(checkpoint.scheduler.edm.unwrap().sigma_data, 1.0);
+    let flow = open("FlowMatchEulerDiscreteScheduler", &file)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        flow.contains("model_index.json") && flow.contains("FlowMatch"),
+        "{flow}"
+    );
+}
+
+#[test]
 fn the_refiner_makes_a_second_pass_over_a_model_of_noise_levels() {
     let case = Case::open("edm-cosxl");
     let folder = tempfile::tempdir().unwrap();

@@ -33,7 +33,7 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
     let vae = architecture::autoencoder(&config(Part::Vae)?)?;
     let text_encoder_2 = architecture::clip(&config(Part::TextEncoder2)?, true)?;
     let scheduler = tree.fields("scheduler/scheduler_config.json")?;
-    let scheduler = schedule::Config::from_json(scheduler.path(), &scheduler.value())?;
+    let scheduler = scheduler_config(tree, &index, &scheduler)?;
     let aesthetics = index.optional_flag("requires_aesthetics_score")?;
     let second = weights(Part::TextEncoder2)?;
     let (unet_weights, vae_weights) = (weights(Part::UNet)?, weights(Part::Vae)?);
@@ -59,6 +59,26 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
     };
     checkpoint.check(&tree.path(""))?;
     Ok(checkpoint)
+}
+
+/// The scheduler's file. Its class may stand in `model_index.json` alone; one there that
+/// is not known is refused too, as it is the one that diffusers takes.
+fn scheduler_config(tree: &Tree, index: &Fields, file: &Fields) -> Result<schedule::Config> {
+    let config = schedule::Config::from_json(file.path(), &file.value())?;
+    let named = index.map().get("scheduler").and_then(|pair| pair.get(1));
+    let Some(class) = named.filter(|class| class.is_string()) else {
+        return Ok(config);
+    };
+    let named = Value::from_iter([("_class_name", class.clone())]);
+    schedule::Config::from_json(tree.path("model_index.json"), &named)?;
+    match config.class_name {
+        Some(_) => Ok(config),
+        None => {
+            let mut whole = file.map().clone();
+            whole.insert("_class_name".into(), class.clone());
+            schedule::Config::from_json(file.path(), &Value::Object(whole))
+        }
+    }
 }
 
 /// Whether `model_index.json` names a component; where it is silent, whether its folder is there.

@@ -81,7 +81,11 @@ impl fmt::Display for Diffusion {
                 sigma_data,
             } => write!(
                 f,
-                " over noise levels {sigma_min} to {sigma_max} (EDM, sigma_data {sigma_data})"
+                " over noise levels {} to {} (EDM, sigma_data {})",
+                // Files keep them in f32.
+                *sigma_min as f32,
+                *sigma_max as f32,
+                *sigma_data as f32
             ),
         }
     }
