@@ -109,7 +109,7 @@ impl Job {
         let mut warnings = Vec::new();
         let mut automatic = false;
         if let Some(path) = &args.output.like {
-            let like = Like::open(path, &raw, args.picture.image.is_some())?;
+            let like = Like::open(path, &raw, args)?;
             automatic = like.automatic && raw.scheduler_options.is_empty();
             warnings = like.lay_under(&mut raw, &mut options, args)?;
         }

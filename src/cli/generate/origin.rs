@@ -66,7 +66,7 @@ fn setting(field: &Field, args: &Args) -> Option<Setting> {
     if says(&given, field) {
         return None;
     }
-    let like = Like::open(picture, &given, args.picture.image.is_some()).ok()?;
+    let like = Like::open(picture, &given, args).ok()?;
     says(like.request(), field).then(|| Setting {
         picture: picture.clone(),
         name: like.name_of(field).to_owned(),

@@ -56,12 +56,28 @@ const LEFT_OUT: [(&str, &str); 9] = [
     ("ControlNet", "there is no ControlNet here"),
     ("ADetailer", "there is no ADetailer here"),
     ("TI", "textual inversions are not loaded here"),
-    (
-        "Mask",
-        "masks are given by --mask, --mask-blur and --mask-invert",
-    ),
-    ("Inpaint", "the whole picture is drawn"),
+    ("Mask", NO_MASK),
+    ("Inpaint", NO_MASK),
 ];
+
+/// Why pairs about a mask are left out.
+const NO_MASK: &str = "it was painted within a mask, which is given by --mask";
+
+/// Pairs that are read where there is a mask.
+const MASK: [&str; 5] = [
+    "Mask blur",
+    "Mask mode",
+    "Masked content",
+    "Inpaint area",
+    "Masked area padding",
+];
+
+/// What the flags start from.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Start {
+    pub picture: bool,
+    pub mask: bool,
+}
 
 /// Why any other pair is left out.
 const UNKNOWN: &str = "it is not known here";
@@ -69,12 +85,11 @@ const UNKNOWN: &str = "it is not known here";
 /// Of that program, where its text is silent.
 const SAMPLER: &str = "Euler";
 
-/// The recipe, under what the flags say in `given`; `starts` where they give a picture
-/// to start from.
+/// The recipe, under what the flags say in `given`.
 ///
 /// # Errors
 /// Where a sampler that the flags do not replace is not here, or a size cannot be drawn.
-pub(super) fn read(parameters: &Parameters, given: &RawRequest, starts: bool) -> Result<Read> {
+pub(super) fn read(parameters: &Parameters, given: &RawRequest, start: Start) -> Result<Read> {
     let mut text = Text {
         parameters,
         notes: Vec::new(),
@@ -103,20 +118,24 @@ pub(super) fn read(parameters: &Parameters, given: &RawRequest, starts: bool) ->
         height,
         clip_skip: text.clip_skip(),
         prompt_weighting: text.weighting(),
-        strength: text.strength(starts),
+        strength: text.strength(start.picture),
+        strength_steps: start.picture.then(|| "webui".into()),
         // As its own first choice; the size is the text's.
-        fit: starts.then(|| "stretch".into()),
+        fit: start.picture.then(|| "stretch".into()),
         refiner: refiner.as_ref().map(|_| true),
         high_noise_fraction: refiner
             .as_ref()
             .and_then(|_| text.number("Refiner switch at")),
         ..read.recipe.request
     };
-    read.recipe.request = request;
+    read.recipe.request = match start.mask {
+        true => text.masking(request),
+        false => request,
+    };
     read.recipe.loaded_refiner = refiner;
     read.recipe.model = parameters.get("Model").unwrap_or_default().to_owned();
     read.vae = text.vae();
-    text.left_out();
+    text.left_out(start.mask);
     read.notes = text.notes;
     Ok(read)
 }
@@ -293,6 +312,27 @@ impl Text<'_> {
         None
     }
 
+    /// What that program does with a mask, by its defaults where the text is silent.
+    fn masking(&mut self, request: RawRequest) -> RawRequest {
+        let is = |text: &Self, name: &str, value: &str| {
+            text.get(name)
+                .is_some_and(|said| said.eq_ignore_ascii_case(value))
+        };
+        let blur: Option<f64> = self.number("Mask blur");
+        let content = self.get("Masked content").unwrap_or("original");
+        RawRequest {
+            masked_content: Some(content.to_lowercase().replace(' ', "_")),
+            mask_blur: Some([blur.unwrap_or(0.0); 2]),
+            mask_invert: Some(is(self, "Mask mode", "Inpaint not masked")),
+            keep_unmasked: Some(true),
+            padding_mask_crop: match is(self, "Inpaint area", "Only masked") {
+                true => Some(self.number("Masked area padding").unwrap_or(32)),
+                false => None,
+            },
+            ..request
+        }
+    }
+
     /// The VAE that was loaded in the place of the model's own.
     fn vae(&self) -> Option<String> {
         let named = |name: &str| {
@@ -310,9 +350,11 @@ impl Text<'_> {
     }
 
     /// Names every pair that is not read, those of a kind together.
-    fn left_out(&mut self) {
+    fn left_out(&mut self, masked: bool) {
         let known = |name: &str| {
-            READ.iter().any(|own| own.eq_ignore_ascii_case(name)) || name.starts_with("Module ")
+            READ.iter().any(|own| own.eq_ignore_ascii_case(name))
+                || name.starts_with("Module ")
+                || (masked && MASK.contains(&name))
         };
         let reason = |name: &str| {
             let kind = LEFT_OUT.iter().find(|(begins, _)| match *begins {
@@ -356,8 +398,16 @@ pub(super) fn left_out(pairs: &[(&str, &str)], why: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(text: &str, given: RawRequest, starts: bool) -> Read {
-        read(&Parameters::parse(text), &given, starts).unwrap()
+    fn of(text: &str, given: RawRequest, picture: bool) -> Read {
+        read(
+            &Parameters::parse(text),
+            &given,
+            Start {
+                picture,
+                mask: false,
+            },
+        )
+        .unwrap()
     }
 
     const TEXT: &str = "a red circle\nSteps: 4, Sampler: Euler, CFG scale: 7, Seed: 5";
@@ -460,10 +510,31 @@ mod tests {
     }
 
     #[test]
+    fn a_mask_is_that_programs() {
+        let text = format!(
+            "{TEXT}, Denoising strength: 0.5, Mask blur: 4, Inpaint area: Only masked, \
+             Mask mode: Inpaint not masked, Masked content: latent noise"
+        );
+        let start = Start {
+            picture: true,
+            mask: true,
+        };
+        let read = read(&Parameters::parse(&text), &RawRequest::default(), start).unwrap();
+        assert_eq!(read.notes, [""; 0]);
+        let request = read.recipe.request;
+        assert_eq!(request.mask_blur, Some([4.0, 4.0]));
+        assert_eq!(request.mask_invert, Some(true));
+        assert_eq!(request.masked_content.as_deref(), Some("latent_noise"));
+        assert_eq!(request.padding_mask_crop, Some(32));
+        assert_eq!(request.keep_unmasked, Some(true));
+        assert_eq!(request.strength_steps.as_deref(), Some("webui"));
+    }
+
+    #[test]
     fn flags_replace_what_is_not_here() {
         let text = TEXT.replace("Euler", "DPM adaptive") + ", Size: 16x16";
         let parameters = Parameters::parse(&text);
-        let error = read(&parameters, &RawRequest::default(), false).unwrap_err();
+        let error = read(&parameters, &RawRequest::default(), Start::default()).unwrap_err();
         assert!(
             error.to_string().starts_with("Sampler is \"DPM adaptive\""),
             "{error}"
@@ -472,9 +543,12 @@ mod tests {
             scheduler: Some("Heun".into()),
             ..Default::default()
         };
-        let error = read(&parameters, &given, false).unwrap_err();
+        let error = read(&parameters, &given, Start::default()).unwrap_err();
         assert!(error.to_string().starts_with("Size is 16x16"), "{error}");
         (given.width, given.height) = (Some(64), Some(64));
-        assert_eq!(read(&parameters, &given, false).unwrap().notes, [""; 0]);
+        assert_eq!(
+            read(&parameters, &given, Start::default()).unwrap().notes,
+            [""; 0]
+        );
     }
 }

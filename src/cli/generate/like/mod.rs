@@ -54,7 +54,11 @@ struct Read {
 impl Like {
     /// Reads a picture's metadata: this program's, AUTOMATIC1111's or Fooocus'; what the
     /// flags say in `given` need not be understood.
-    pub fn open(path: &Path, given: &RawRequest, starts: bool) -> Result<Self> {
+    pub fn open(path: &Path, given: &RawRequest, args: &Args) -> Result<Self> {
+        let start = automatic1111::Start {
+            picture: args.picture.image.is_some(),
+            mask: args.picture.mask.is_some(),
+        };
         let Some(parameters) = Parameters::open(path)? else {
             return Err(match Parameters::foreign(path)? {
                 Some(program) => refused(path, &format!("has settings of {program}'s alone")),
@@ -90,7 +94,7 @@ impl Like {
                                (Steps: ...)";
                 return Err(refused(path, problem));
             }
-            (None, None) => automatic1111::read(&parameters, given, starts)
+            (None, None) => automatic1111::read(&parameters, given, start)
                 .map_err(|error| Error::file(path, error, "or give the settings as flags"))?,
         };
         Ok(Self {
