@@ -104,6 +104,7 @@ pub(super) fn read(parameters: &Parameters, given: &RawRequest, starts: bool) ->
         clip_skip: text.clip_skip(),
         prompt_weighting: text.weighting(),
         strength: text.strength(starts),
+        strength_steps: starts.then(|| "webui".into()),
         // As its own first choice; the size is the text's.
         fit: starts.then(|| "stretch".into()),
         refiner: refiner.as_ref().map(|_| true),
