@@ -397,8 +397,8 @@ mod tests {
             let mut bytes = Cursor::new(Vec::new());
             image.write_to(&mut bytes, format).unwrap();
             let bytes = bytes.into_inner();
-            // Some of the pixels are missing, but the size is there.
-            let header = &bytes[..bytes.len() - 17];
+            // The pixels are missing, but the size is there.
+            let header = &bytes[..bytes.len() / 2];
             assert_eq!(Picture::size_of("image", header).unwrap(), (40, 24));
             assert!(Picture::from_bytes("image", header).is_err(), "{format:?}");
         }
