@@ -153,7 +153,11 @@ fn a_pictures_setting_is_named_and_not_a_flag() {
     ] {
         picture(&shot, &format!("a cat\n{parameters}"));
         let output = generate(folder.path(), &["--like", "shot.png", "--quiet"]);
-        let code = if wanted.starts_with("error: shot.png") { 1 } else { 2 };
+        let code = if wanted.starts_with("error: shot.png") {
+            1
+        } else {
+            2
+        };
         assert_eq!(told(&output), (Some(code), wanted.into()), "{parameters}");
     }
     // A flag that was given is named as one.

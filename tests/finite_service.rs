@@ -56,8 +56,10 @@ fn doors(server: &Server, key: &str, refiner: Option<&str>) -> Vec<(&'static str
         (answer.status, body)
     };
     let post = |path: &str, body: Value| text(server.post(path, &body, Some(key)));
-    let torch = json!({ "prompt": "x", "num_inference_steps": 2 });
-    let mut automatic = json!({ "prompt": "x", "steps": 2, "width": 64, "height": 64 });
+    // Enough for some of them to be the refiner's.
+    let steps = if refiner.is_some() { 10 } else { 2 };
+    let torch = json!({ "prompt": "x", "num_inference_steps": steps });
+    let mut automatic = json!({ "prompt": "x", "steps": steps, "width": 64, "height": 64 });
     if let Some(refiner) = refiner {
         automatic["refiner_checkpoint"] = refiner.into();
     }
@@ -67,13 +69,13 @@ fn doors(server: &Server, key: &str, refiner: Option<&str>) -> Vec<(&'static str
         (
             "openai",
             "/v1/images/generations",
-            json!({ "prompt": "x", "steps": 2 }),
+            json!({ "prompt": "x", "steps": steps }),
         ),
         ("automatic1111", "/sdapi/v1/txt2img", automatic),
         (
             "hugging_face",
             "/",
-            json!({ "inputs": "x", "parameters": { "num_inference_steps": 2 } }),
+            json!({ "inputs": "x", "parameters": { "num_inference_steps": steps } }),
         ),
         (
             "stability",

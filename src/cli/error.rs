@@ -13,7 +13,8 @@ use std::sync::OnceLock;
 pub const USAGE: u8 = 2;
 /// What a shell reports for a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
-const FAILURE: u8 = 1;
+/// Anything else.
+pub const FAILURE: u8 = 1;
 
 /// The subcommand that runs, and whether it prints JSON.
 static RUNNING: OnceLock<(String, bool)> = OnceLock::new();

@@ -1,9 +1,10 @@
 //! `calotype inspect`.
 
-use super::output;
-use anyhow::{Result, bail};
+use super::{error, output};
+use anyhow::Result;
 use calotype::checkpoint::Checkpoint;
 use calotype::model;
+use std::process::ExitCode;
 
 /// Say what a checkpoint is: its parts, parameters, precision, and problems
 #[derive(clap::Args)]
@@ -22,16 +23,15 @@ pub struct Args {
     json: bool,
 }
 
-/// Describes a checkpoint without loading it onto a device.
-///
-/// # Errors
-/// Where it cannot be opened, or has problems, which are printed first.
-pub fn run(args: &Args) -> Result<()> {
+/// Describes a checkpoint without loading it onto a device. A failure where it has
+/// problems; they are part of what is printed.
+pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(part) = &args.graph {
         let checkpoint = Checkpoint::open(super::checked_model(&args.checkpoint)?)?;
         let side = checkpoint.native_size();
         let graph = model::describe(&checkpoint, part, [side, side])?;
-        return output::line(&graph.to_string());
+        output::line(&graph.to_string())?;
+        return Ok(ExitCode::SUCCESS);
     }
     let report = Checkpoint::inspect(super::checked_model(&args.checkpoint)?)?;
     match args.json {
@@ -39,7 +39,10 @@ pub fn run(args: &Args) -> Result<()> {
         false => output::line(report.to_string().trim_end()),
     }?;
     match report.problems.is_empty() {
-        true => Ok(()),
-        false => bail!("the checkpoint has problems; they are listed on stdout"),
+        true => Ok(ExitCode::SUCCESS),
+        false => {
+            error::say("the checkpoint has problems; they are listed on stdout");
+            Ok(ExitCode::from(error::FAILURE))
+        }
     }
 }

@@ -61,7 +61,9 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Devices(args) => devices::run(&args),
-        Command::Inspect(args) => inspect::run(&args),
+        Command::Inspect(args) => {
+            return inspect::run(&args).unwrap_or_else(|error| error::report(&error));
+        }
         Command::Styles(args) => styles::run(&args),
         Command::Schedulers(args) => schedulers::run(&args),
         Command::Serve(args) => serve::run(&args),
