@@ -69,7 +69,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let high = select(next, low, repeated || next > 1.0e38);
     let most = max(step.threshold_most, 1e-30);
     let level = min(max(low + (place - k) * (high - low), 1.0), most);
+    // Beyond 2^126 a divisor's reciprocal is no normal number, and WGSL promises nothing
+    // of the quotient (0 on an NVIDIA H200): both sides are made smaller, which is exact.
+    let unit = select(1.0, 5.421010862427522e-20, level > 1.0e19);
     for (var i = lane; i < p.count; i += LANES) {
-        x[base + i] = bounded(x[base + i], level) / level;
+        x[base + i] = (bounded(x[base + i], level) * unit) / (level * unit);
     }
 }

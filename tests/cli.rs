@@ -70,7 +70,10 @@ fn wrong_values_are_named_with_what_is_allowed() {
     );
     refuses_request(&["--guidance-scale=inf"], &["--guidance-scale is inf"]);
     refuses_request(&["--guidance-scale", "-1"], &["--guidance-scale is -1"]);
-    refuses_request(&["--seed", "-2"], &["--seed is -2", "-1"]);
+    refuses_request(
+        &["--seed", "-9223372036854775809"],
+        &["-9223372036854775809", "--seed", "-2^63", "-1 draws one"],
+    );
     refuses_request(&["--samples", "0"], &["--samples is 0"]);
     refuses_request(
         &["--scheduler", "Eula"],
@@ -87,8 +90,8 @@ fn wrong_arguments_are_one_line() {
     refuses_request(&["--widht", "64"], &["--widht", "--width"]);
     refuses_request(&["--width", "many"], &["many", "--width", "whole number"]);
     refuses_request(
-        &["--seed", "9223372036854775808"],
-        &["--seed", "below 2^63"],
+        &["--seed", "18446744073709551616"],
+        &["--seed", "2^64 - 1"],
     );
     refuses_request(&["--dtype", "f64"], &["f64", "auto, f32, f16"]);
     refuses_request(&["--backend", "opengl"], &["opengl", "vulkan, metal, dx12"]);

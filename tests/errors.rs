@@ -210,7 +210,7 @@ fn styles_in_latin_1_are_told_to_be_saved_as_utf_8() {
     let bytes = b"name,prompt,negative_prompt\ncaf\xe9,{prompt} caf\xe9,\n";
     std::fs::write(folder.path().join("styles.csv"), bytes).unwrap();
     let output = generate(folder.path(), &["a cat", "--styles-file", "styles.csv"]);
-    let wanted = "error: styles.csv: is not UTF-8: byte 32; save it as UTF-8\n";
+    let wanted = "error: styles.csv: its text is not UTF-8 (byte 32); save it as UTF-8\n";
     assert_eq!(told(&output), (Some(1), wanted.into()));
 }
 
@@ -280,8 +280,8 @@ fn each_door_answers_with_its_own_fields_and_what_was_sent() {
             "/v1/sdxl-torch",
             json!({"prompt": "a cat <lora:x:1>"}),
             "/error",
-            "a LoRA tag of prompt is unknown: the service's folder of LoRAs holds no .safetensors \
-             file, so no LoRA \"x\"",
+            "a LoRA tag of prompt is \"x\": the folder of LoRAs holds no .safetensors file; put it \
+             there, or take the tag out",
         ),
         (
             "/sdapi/v1/txt2img",

@@ -100,6 +100,16 @@ impl Preset {
         }
     }
 
+    /// Whether the checkpoint asks for nothing in particular, so that each API's defaults hold.
+    pub fn is_plain(&self) -> bool {
+        let training = self.training.clone();
+        *self
+            == Self {
+                training,
+                ..Self::default()
+            }
+    }
+
     /// What a table of other names must know of it.
     pub fn wish(&self) -> Wish<'_> {
         let own = self.scheduler != Self::default().scheduler;

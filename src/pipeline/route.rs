@@ -49,6 +49,17 @@ impl Leg {
         self.steps.get(k + 1).map_or(self.end, |step| step.mix)
     }
 
+    /// What a mask keeps of the picture, and how much noise, after step `k`; after the
+    /// last, the picture alone, also where another model goes on (as diffusers has it
+    /// with `denoising_end`).
+    pub fn put_back(&self, k: usize) -> NoiseMix {
+        let clean = NoiseMix {
+            original: 1.0,
+            noise: 0.0,
+        };
+        self.steps.get(k + 1).map_or(clean, |step| step.mix)
+    }
+
     /// Whether its last latents are a finished picture's.
     pub fn finishes(&self) -> bool {
         self.end.noise == 0.0

@@ -35,7 +35,7 @@ def picture(text):
 def refused(reply, *words):
     assert reply.status_code == 400, (reply.status_code, reply.text)
     body = reply.json()
-    assert set(body) == {"error", "detail", "body", "errors"}, body
+    assert set(body) == {"error", "detail", "body", "errors", "code"}, body
     assert body["error"] == body["detail"]
     assert all(word in body["error"] for word in words), body
 

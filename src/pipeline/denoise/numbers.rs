@@ -17,7 +17,7 @@ pub(super) fn is_thresholded(step: &Step) -> bool {
 /// The numbers of step `k` as the kernels read them; `scale` is that of guidance.
 pub(super) fn step_values(leg: &Leg, k: usize, request: &Request, scale: f64) -> StepValues {
     let step = &leg.steps[k];
-    let reached = leg.reached(k);
+    let kept = leg.put_back(k);
     // Where in the whole way the step lies: guidance may be off at either end.
     let place = (leg.first + k) as f64 / leg.grid.timesteps.len().max(1) as f64;
     let guided = (request.guidance_start..=request.guidance_end).contains(&place);
@@ -30,8 +30,8 @@ pub(super) fn step_values(leg: &Leg, k: usize, request: &Request, scale: f64) ->
         } else {
             0.0
         },
-        kept_original: reached.original as f32,
-        kept_noise: reached.noise as f32,
+        kept_original: kept.original as f32,
+        kept_noise: kept.noise as f32,
         stores: step.store.len() as f32,
         number: (k + 1) as f32,
         update: row(0, Bound::None, &step.update),

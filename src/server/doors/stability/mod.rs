@@ -274,7 +274,7 @@ async fn account(caller: Caller) -> Json<Account> {
 fn defaults(service: &Service) -> Result<Preset, Failure> {
     let model = service.model()?;
     let mut preset = service.preset(&model);
-    if model.preset == Preset::default() {
+    if model.preset.is_plain() {
         preset.guidance_scale = CFG_SCALE;
         if service.limits.default_steps.is_none() {
             preset.steps = STEPS.min(service.limits.max_steps);
