@@ -54,6 +54,8 @@ def main():
         assert all(t.fix_text is ftfy.fix_text for t in slow)
         ids = lambda t, text: t(text, truncation=True, max_length=77).input_ids
         differ = [p for p in prompts() if any(ids(a, p) != ids(b, p) for a, b in zip(slow, fast))]
+        # After an apostrophe the slow one takes a long s for the s of "it's".
+        differ = [p for p in differ if "'\u017f" not in p]
         for text in dict.fromkeys([*PASTED, *differ]):
             first, second = (ids(t, text) for t in slow)
             rows.append([text, first, None if first == second else second])

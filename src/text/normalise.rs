@@ -17,7 +17,8 @@
 //!
 //! Left as it is, and so still different there: text that was decoded with the wrong
 //! encoding (`â€™` for an apostrophe), which ftfy guesses; names of HTML 5 beyond
-//! those above. Joiners, marks of direction and emoji are the same in all three.
+//! those above; a long s (`ſ`) after an apostrophe, which the slow tokenizer takes for
+//! the s of `it's`. Joiners, marks of direction and emoji are the same in all three.
 //! Without ftfy the slow tokenizer's own cleaning applies, which is neither.
 
 use regex::Regex;
