@@ -42,7 +42,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         if p.guided == 2u {
             start = y[at];
         }
-        value = start + step.guidance_scale * p.weight * (value - negative);
+        let scale = step.guidance_scale * p.weight;
+        // At scale 1 the prediction itself, to the bit, as where guidance is off.
+        if p.guided == 2u || scale != 1.0 {
+            value = start + scale * (value - negative);
+        }
     }
     y[at] = value;
 }
