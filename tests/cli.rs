@@ -91,7 +91,7 @@ fn wrong_arguments_are_one_line() {
     refuses_request(&["--width", "many"], &["many", "--width", "whole number"]);
     refuses_request(
         &["--seed", "18446744073709551616"],
-        &["--seed", "2^64 - 1"],
+        &["--seed", "from -2^63 to 18446744073709551615"],
     );
     refuses_request(&["--dtype", "f64"], &["f64", "auto, f32, f16"]);
     refuses_request(&["--backend", "opengl"], &["opengl", "vulkan, metal, dx12"]);

@@ -95,7 +95,12 @@ fn one_weight_that_is_nan_is_an_error_that_names_the_stage() {
         ),
         (
             Model::base(),
-            &["--refiner", own_encoder.path()],
+            &[
+                "--refiner",
+                own_encoder.path(),
+                "--high-noise-fraction",
+                "0.5",
+            ],
             "the refiner's text encoder",
             bias,
         ),

@@ -184,7 +184,7 @@ fn structs_are_the_same_in_rust_and_wgsl() {
     }
     let shaders: BTreeSet<_> = permutations().iter().map(|key| key.shader).collect();
     assert_eq!(uniforms, shaders, "a shader without a uniform");
-    assert_eq!(steps.len(), 6, "{steps:?}");
+    assert_eq!(steps.len(), 7, "{steps:?}");
 }
 
 /// Numbers that are written down on both sides.

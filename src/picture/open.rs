@@ -397,8 +397,12 @@ mod tests {
             let mut bytes = Cursor::new(Vec::new());
             image.write_to(&mut bytes, format).unwrap();
             let bytes = bytes.into_inner();
-            // The pixels are missing, but the size is there.
-            let header = &bytes[..bytes.len() / 2];
+            // Pixels are missing (of a PNG's end 16 bytes are checksums), but the size is there.
+            let end = match format {
+                ImageFormat::Png => bytes.len() / 2,
+                _ => bytes.len() - 17,
+            };
+            let header = &bytes[..end];
             assert_eq!(Picture::size_of("image", header).unwrap(), (40, 24));
             assert!(Picture::from_bytes("image", header).is_err(), "{format:?}");
         }

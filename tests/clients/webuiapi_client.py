@@ -101,7 +101,7 @@ job = requests.post(
         "seed": 7,
         "rng": "cuda",
         "scheduler": "Euler a",
-        "scheduler_options": {"spacing": "linspace"},
+        "scheduler_options": {"schedule_type": "uniform"},
         "num_inference_steps": 2,
         "guidance_scale": 7,
         "refiner": False,
