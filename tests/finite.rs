@@ -59,7 +59,7 @@ fn one_weight_that_is_nan_is_an_error_that_names_the_stage() {
     let refiner = Model::refiner().with_nan(UNET, TO_K);
     // At the ends of tensors it is seen that the encoder is not the base's.
     let bias = "text_model.encoder.layers.0.self_attn.k_proj.bias";
-    let own_encoder = Model::refiner().with_nan(ENCODER_2, bias);
+    let own_encoder = Model::refiner().with_nan_at(ENCODER_2, bias, |_| 0);
     let picture = picture();
     let start = ["--strength", "1", "--image", &picture];
     for (model, more, stage, tensor) in [

@@ -53,11 +53,16 @@ impl Model {
 
     /// NaN in place of the middle value of a tensor of f16.
     pub fn with_nan(self, file: &str, tensor: &str) -> Self {
+        self.with_nan_at(file, tensor, |bytes| bytes / 4 * 2)
+    }
+
+    /// The same where `place` says, of a tensor of so many bytes.
+    pub fn with_nan_at(self, file: &str, tensor: &str, place: fn(usize) -> usize) -> Self {
         self.change(file, |tensors| {
             let (dtype, _, bytes) = tensors.get_mut(tensor).expect(tensor);
             assert_eq!(*dtype, Dtype::F16);
-            let middle = bytes.len() / 4 * 2;
-            bytes[middle..middle + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+            let at = place(bytes.len());
+            bytes[at..at + 2].copy_from_slice(&f16::NAN.to_le_bytes());
         })
     }
 }
