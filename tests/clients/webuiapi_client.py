@@ -282,7 +282,7 @@ for body, words in [
     ({"cfg_scale": 1000}, ["cfg_scale"]),
     ({"batch_size": 0}, ["batch_size"]),
     ({"batch_size": 10, "n_iter": 10}, ["batch_size", "n_iter"]),
-    ({"seed": -2}, ["seed"]),
+    ({"seed": -(2**63) - 1}, ["seed"]),
     ({"styles": ["no such style at all"]}, ["styles"]),
     ({"enable_hr": True}, ["enable_hr", "width"]),
     ({"script_name": "X/Y/Z plot"}, ["script_name", "X/Y/Z"]),
