@@ -2,8 +2,11 @@
 //! remedy, the right exit code, no panic, no file left behind.
 
 mod common;
+#[path = "common/folder.rs"]
+mod folder;
 
 use common::write_header;
+use folder::copy;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -108,20 +111,6 @@ impl Copy {
             .iter()
             .map(|(n, d, s, data)| (n.clone(), TensorView::new(*d, s.clone(), data).unwrap()));
         fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => {
-                fs::copy(entry.path(), target).unwrap();
-            }
-        }
     }
 }
 

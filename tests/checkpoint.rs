@@ -1,10 +1,13 @@
 //! Checkpoints as folders, embedded and random, and every kind of bad input.
 
 mod common;
+#[path = "common/folder.rs"]
+mod folder;
 
 use calotype::checkpoint::{Checkpoint, DType, Layout, Part};
 use calotype::schedule::Spacing;
 use common::{write_header, write_sparse};
+use folder::copy;
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -51,20 +54,6 @@ impl Copy {
 
 fn demo_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/base")
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.path().is_dir() {
-            true => copy(&entry.path(), &target),
-            false => {
-                std::fs::copy(entry.path(), target).unwrap();
-            }
-        }
-    }
 }
 
 /// Checks that two checkpoints hold the same values.

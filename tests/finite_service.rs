@@ -9,7 +9,7 @@ mod spoilt;
 mod tensors;
 
 use serde_json::{Value, json};
-use server::{Answer, Server};
+use server::{Answer, Server, keys};
 use spoilt::{ENCODER, Model, UNET, VAE};
 use std::path::Path;
 use std::process::Command;
@@ -19,13 +19,7 @@ const TO_K: &str = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weigh
 
 /// Makes a key with 100 credits.
 fn key(file: &Path) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
-        .args(["keys", "add", "me", "--credits", "100", "--keys"])
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    keys(file, &["add", "me", "--credits", "100"])
 }
 
 fn credits(server: &Server, key: &str) -> Value {

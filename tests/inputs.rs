@@ -1,10 +1,13 @@
 //! What users bring, as they have it: texts with byte order marks, seeds of 64 bits,
 //! soft masks, tags of adapters; on the command line and at every front door.
 
+#[path = "common/folder.rs"]
+mod folder;
 #[path = "common/server.rs"]
 mod server;
 
 use calotype::picture::{Format, Picture};
+use folder::copy;
 use serde_json::{Value, json};
 use server::{Answer, Server};
 use std::fs;
@@ -109,17 +112,6 @@ fn byte_order_marks_are_no_part_of_texts() {
 
 /// A copy of the embedded base model's folder.
 fn model(folder: &Path) -> PathBuf {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let from = entry.unwrap().path();
-            let to = to.join(from.file_name().unwrap());
-            match from.is_dir() {
-                true => copy(&from, &to),
-                false => drop(fs::copy(from, to).unwrap()),
-            }
-        }
-    }
     let to = folder.join("model");
     copy(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/base"),

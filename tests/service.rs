@@ -4,7 +4,7 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Answer, Server};
+use server::{Answer, Server, keys};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -23,20 +23,6 @@ fn long() -> Value {
 
 fn serve(more: &[&str]) -> Server {
     Server::start(&[&["--api-min-steps", "1"], more].concat())
-}
-
-/// Runs `calotype keys`.
-fn keys(file: &Path, args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
-        .arg("keys")
-        .args(args)
-        .arg("--keys")
-        .arg(file)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{args:?}: {text}");
-    text.trim().to_owned()
 }
 
 fn usage(file: &Path) -> Vec<Value> {

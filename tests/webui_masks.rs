@@ -8,9 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use calotype::picture::{Format, Picture};
 use image::{DynamicImage, ImageFormat, RgbaImage};
 use serde_json::{Value, json};
-use server::Server;
+use server::{Server, keys};
 use std::io::Cursor;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SIDE: usize = 64;
@@ -294,19 +293,6 @@ fn a_strength_of_nothing_draws_one_step() {
     assert!(near < far);
     // Below one step in eight the same single step is drawn.
     assert_eq!(ask(0.1), nothing);
-}
-
-/// Runs `calotype keys`.
-fn keys(file: &std::path::Path, args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
-        .arg("keys")
-        .args(args)
-        .arg("--keys")
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{args:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 #[test]

@@ -15,19 +15,13 @@ pub struct Variant {
     pub kb: u32,
     /// How far, in powers of two, a row's maximum may grow before sums are rescaled.
     pub slack: f32,
-    /// Sums start from zeros in memory, not from a constant.
-    pub loaded: bool,
 }
 
 impl Variant {
     pub fn label(&self) -> String {
         format!(
-            "{} subgroups x {} queries, {} keys, slack {}{}",
-            self.sg,
-            self.qr,
-            self.kb,
-            self.slack,
-            if self.loaded { ", loaded" } else { "" }
+            "{} subgroups x {} queries, {} keys, slack {}",
+            self.sg, self.qr, self.kb, self.slack
         )
     }
 
@@ -41,7 +35,7 @@ impl Variant {
         let rows = self.sg * self.qr;
         let per_row = self.lanes / self.qr;
         let chunks = 64u32.div_ceil(self.kb);
-        let mut defines: Vec<(String, String)> = [
+        let mut defines = [
             ("F", self.f),
             ("T", t),
             ("QR", self.qr),
@@ -61,23 +55,15 @@ impl Variant {
             ("CV", self.kb / 4 / per_row),
             ("CH", self.kb / 8 / per_row),
         ]
-        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .map(|(name, value)| (name, value.to_string()))
         .to_vec();
-        defines.push(("SLACK".into(), format!("{:?}", self.slack)));
+        defines.push(("SLACK", format!("{:?}", self.slack)));
         let flags = [
             ("F16", true),
             ("PAIR", per_row == 2),
-            ("LOADED", self.loaded),
             ("MASK", !tokens.is_multiple_of(self.kb)),
         ];
-        defines.extend(
-            flags
-                .iter()
-                .filter(|f| f.1)
-                .map(|f| (f.0.to_string(), String::new())),
-        );
-        let text = calotype::gpu::preprocess(include_str!("attention.wgsl"), &defines, &[]);
-        device.kernel(text.map_err(anyhow::Error::msg)?)
+        device.permutation(include_str!("attention.wgsl"), &defines, &flags)
     }
 }
 
@@ -91,7 +77,6 @@ pub fn variants(device: &Device) -> Vec<Variant> {
         qr,
         kb,
         slack,
-        loaded: false,
     };
     let mut all = vec![
         v(4, 16, 32, 8.0),
@@ -111,12 +96,9 @@ pub fn variants(device: &Device) -> Vec<Variant> {
                 qr,
                 kb,
                 slack: 8.0,
-                loaded: false,
             })
             .to_vec();
     }
-    let loaded: Vec<_> = all.iter().map(|v| Variant { loaded: true, ..*v }).collect();
-    all.extend(loaded);
     all.retain(|v| v.shared_bytes() <= device.shared);
     all
 }

@@ -10,6 +10,9 @@
 // Bindings, in units of 8 halves:
 //   x    f16 [batch, tokens, 3 * heads * 8]: q, k and v of all heads side by side
 //   out  f16 [batch, tokens, heads * 8]
+// Measured on an H200: docs/gpu.md. Rejected there: sums that start from zeros in
+// memory (1 to 2 % slower than the constant), and an array for the queries alone (58
+// for 95 TFLOP/s: they are then read again for each block).
 // Grid: query blocks, batch * heads. Constraints: LANES / QR = LR is 1 or 2.
 
 enable wgpu_cooperative_matrix;
@@ -38,9 +41,6 @@ var<workgroup> sp: array<vec4<f16>, ${SP}>;    // [SG][QR][KB + 8]
 // bytes here put the next array 8 bytes off the 16 that matrix loads need, and they
 // read 4 values too early (seen on an H200).
 var<workgroup> grown: vec4<u32>;
-#ifdef LOADED
-var<workgroup> zeros: array<vec4<f32>, 4>;     // where sums start from
-#endif
 
 @compute @workgroup_size(${T})
 fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) sg: u32, @builtin(subgroup_invocation_id) lane: u32) {
@@ -48,11 +48,6 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
     let head = g.y % p.heads;
     let pitch = 3u * p.heads * 8u;
     let base = batch * p.tokens * pitch + head * 8u;
-#ifdef LOADED
-    if t < 4u {
-        zeros[t] = vec4(0.0);
-    }
-#endif
     let q0 = g.x * ${QB}u;
     // Queries on their way to matrices.
 #repeat i ${QU}
@@ -75,11 +70,7 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
 #repeat i ${QF}
 #repeat c ${OC}
 #repeat d ${OD}
-#ifdef LOADED
-    var o${i}_${c}_${d} = coopLoadT<coop_mat${F}x${F}<f32, C>>(&zeros[0], 0u);
-#else
     var o${i}_${c}_${d} = coop_mat${F}x${F}<f32, C>();
-#endif
 #end
 #end
 #end
@@ -117,11 +108,7 @@ fn main(@builtin(workgroup_id) g: vec3<u32>, @builtin(local_invocation_index) t:
 #repeat j ${KF}
         {
 #repeat i ${QF}
-#ifdef LOADED
-            var s${i} = coopLoadT<coop_mat${F}x${F}<f32, C>>(&zeros[0], 0u);
-#else
             var s${i} = coop_mat${F}x${F}<f32, C>();
-#endif
 #end
 #repeat c ${DF}
             let ka${c} = ${j}u * ${F}u * P + ${c}u * ${F}u / 4u;

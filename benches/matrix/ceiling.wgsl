@@ -1,5 +1,5 @@
 // The rate of one instruction from registers: CHAINS independent sums, `turns`
-// times. KIND 0: matrices F x F, f16 to f32; 1: f16 to f16; 2: f32 fma; 3: f16 fma.
+// times: with MATRIX multiply-adds of F x F matrices, f16 to SUM; else fma of IN.
 // Bindings: x, y f32 or f16 [..]; p the number of turns.
 #ifdef MATRIX
 enable wgpu_cooperative_matrix;

@@ -109,6 +109,24 @@ impl Device {
         buffer
     }
 
+    /// The kernel of a shader in the dialect of `shaders/`, with its numbers or types,
+    /// and those of its flags that hold.
+    pub fn permutation(
+        &self,
+        text: &str,
+        defines: &[(&str, String)],
+        flags: &[(&str, bool)],
+    ) -> Result<Kernel> {
+        let flags = flags.iter().filter(|flag| flag.1);
+        let flags = flags.map(|(name, _)| (name.to_string(), String::new()));
+        let defines = defines
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.clone()));
+        let defines: Vec<_> = defines.chain(flags).collect();
+        let wgsl = calotype::gpu::preprocess(text, &defines, &[]);
+        self.kernel(wgsl.map_err(anyhow::Error::msg)?)
+    }
+
     pub fn kernel(&self, wgsl: String) -> Result<Kernel> {
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);

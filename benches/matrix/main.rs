@@ -172,22 +172,14 @@ fn peaks(device: &Device) -> Result<()> {
             if matrix && device.matrices.is_empty() {
                 continue;
             }
-            let mut defines: Vec<(String, String)> = [
+            let defines = [
                 ("SUM", sum.to_string()),
                 ("IN", input.into()),
                 ("CHAINS", chains.to_string()),
                 ("F", f.to_string()),
-            ]
-            .map(|(n, v)| (n.to_string(), v))
-            .to_vec();
-            if matrix {
-                defines.push(("MATRIX".into(), String::new()));
-            }
-            if device.f16 {
-                defines.push(("F16".into(), String::new()));
-            }
-            let text = calotype::gpu::preprocess(include_str!("ceiling.wgsl"), &defines, &[]);
-            let kernel = device.kernel(text.map_err(anyhow::Error::msg)?)?;
+            ];
+            let flags = [("MATRIX", matrix), ("F16", device.f16)];
+            let kernel = device.permutation(include_str!("ceiling.wgsl"), &defines, &flags)?;
             let noise: Vec<half::f16> = (0..1u32 << 20)
                 .map(|i| {
                     half::f16::from_f32(

@@ -73,7 +73,7 @@ impl Variant {
         let (tm, tn) = (self.bm / self.wm, self.bn / self.wn);
         let element = if self.flat { 1 } else { 4 };
         let half = |rows: u32| rows * (self.bk + 8) / element;
-        let mut defines: Vec<(String, String)> = [
+        let mut defines = [
             ("F", self.f),
             ("LANES", self.lanes),
             ("BM", self.bm),
@@ -95,24 +95,17 @@ impl Variant {
             ("SW", self.stages * half(self.bn)),
             ("SPILL", self.wm * self.wn * 256 / element),
         ]
-        .map(|(name, value)| (name.to_string(), value.to_string()))
+        .map(|(name, value)| (name, value.to_string()))
         .to_vec();
         let of = if self.flat { "f32" } else { "vec4<f32>" };
-        defines.push(("SPILL_OF".into(), of.into()));
+        defines.push(("SPILL_OF", of.into()));
         let flags = [
             ("F16", true),
             ("FLAT", self.flat),
             ("TWO", self.stages == 2),
             ("GATHER", gather),
         ];
-        defines.extend(
-            flags
-                .iter()
-                .filter(|f| f.1)
-                .map(|f| (f.0.to_string(), String::new())),
-        );
-        let text = calotype::gpu::preprocess(include_str!("product.wgsl"), &defines, &[]);
-        device.kernel(text.map_err(anyhow::Error::msg)?)
+        device.permutation(include_str!("product.wgsl"), &defines, &flags)
     }
 }
 

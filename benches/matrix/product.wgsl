@@ -5,6 +5,8 @@
 // its WM x WN subgroups make (BM / WM) x (BN / WN) each, in matrices of F x F.
 // The next slice is read into registers while this one is multiplied.
 //
+// Measured on an H200: docs/gpu.md.
+//
 // Bindings and shapes, all counted in units of 8 halves (16 bytes):
 //   a     f16 [m, k8]; with GATHER [pictures, h, w, k8]
 //   w     f16 [n / 64, taps * k8, 64, 8]: a unit is 8 values along K of one column

@@ -14,18 +14,16 @@ pub fn run(device: &Device) -> Result<()> {
     let x: Vec<f16> = (0..2 * f * f).map(|i| f16::from_f32(number(i))).collect();
     for pitch in [f / 4, f / 4 + 2, 18] {
         for flag in ["PLAIN", "TRANSPOSED", "LOOP", "FAR", "BACK"] {
-            let mut defines: Vec<(String, String)> = [
+            let defines = [
                 ("F", f),
                 ("P", pitch),
                 ("SX", 2 * f * pitch),
                 ("SS", f * (f / 4 + 1)),
                 ("LANES", device.info.subgroup_min_size as usize),
             ]
-            .map(|(n, v)| (n.to_string(), v.to_string()))
-            .to_vec();
-            defines.extend(["F16", flag].map(|n| (n.to_string(), String::new())));
-            let text = calotype::gpu::preprocess(include_str!("semantics.wgsl"), &defines, &[]);
-            let kernel = device.kernel(text.map_err(anyhow::Error::msg)?)?;
+            .map(|(name, value)| (name, value.to_string()));
+            let flags = [("F16", true), (flag, true)];
+            let kernel = device.permutation(include_str!("semantics.wgsl"), &defines, &flags)?;
             let input = device.buffer(bytemuck::cast_slice(&x));
             let y = device.buffer(bytemuck::cast_slice(&vec![f32::NAN; f * f]));
             device.pass(&kernel, &[device.job(&kernel, &[&input, &y], [1, 1])], 1)?;

@@ -277,23 +277,29 @@ pub(super) fn curve(config: &Config, trained: &[f64], steps: usize) -> Vec<f64> 
     let high = config.sigma_max.unwrap_or(trained[0]);
     match config.sigma_curve {
         SigmaCurve::Trained => trained.to_vec(),
-        SigmaCurve::Karras => {
-            const RHO: f64 = 7.0;
-            let (from, to) = (high.powf(1.0 / RHO), low.powf(1.0 / RHO));
-            linspace(0.0, 1.0, steps)
-                .into_iter()
-                .map(|ramp| (from + ramp * (to - from)).powf(RHO))
-                .collect()
-        }
-        SigmaCurve::Exponential => linspace(high.ln(), low.ln(), steps)
-            .into_iter()
-            .map(f64::exp)
-            .collect(),
+        SigmaCurve::Karras => karras(high, low, steps),
+        SigmaCurve::Exponential => exponential(high, low, steps),
         SigmaCurve::Beta => linspace(0.0, 1.0, steps)
             .into_iter()
             .map(|t| low + beta_quantile(1.0 - t, 0.6) * (high - low))
             .collect(),
     }
+}
+
+/// `steps` noise levels from `high` to `low`, even in their seventh roots (Karras et al.
+/// 2022, equation 5).
+pub(super) fn karras(high: f64, low: f64, steps: usize) -> Vec<f64> {
+    const RHO: f64 = 7.0;
+    let (from, to) = (high.powf(1.0 / RHO), low.powf(1.0 / RHO));
+    let ramp = linspace(0.0, 1.0, steps).into_iter();
+    ramp.map(|ramp| (from + ramp * (to - from)).powf(RHO))
+        .collect()
+}
+
+/// `steps` noise levels from `high` to `low`, even in their logarithms.
+pub(super) fn exponential(high: f64, low: f64, steps: usize) -> Vec<f64> {
+    let logs = linspace(high.ln(), low.ln(), steps).into_iter();
+    logs.map(f64::exp).collect()
 }
 
 /// The timestep, in fractions, at which the training has this noise level.

@@ -9,7 +9,7 @@
 use super::beta::beta_quantile;
 use super::choices::FIELD;
 use super::config::Config;
-use super::grid::{Grid, interpolate, linspace, ln_f32, timestep_of};
+use super::grid::{Grid, exponential, interpolate, karras, linspace, ln_f32, timestep_of};
 use super::table::Table;
 use crate::{Error, Result};
 
@@ -96,18 +96,8 @@ impl ScheduleType {
                 places.pop();
                 places.into_iter().map(at).collect()
             }
-            Self::Karras => {
-                const RHO: f64 = 7.0;
-                let (from, to) = (high.powf(1.0 / RHO), low.powf(1.0 / RHO));
-                linspace(0.0, 1.0, steps)
-                    .into_iter()
-                    .map(|ramp| (from + ramp * (to - from)).powf(RHO))
-                    .collect()
-            }
-            Self::Exponential | Self::Polyexponential => linspace(high.ln(), low.ln(), steps)
-                .into_iter()
-                .map(f64::exp)
-                .collect(),
+            Self::Karras => karras(high, low, steps),
+            Self::Exponential | Self::Polyexponential => exponential(high, low, steps),
             Self::KlOptimal => {
                 // One more level than steps, of which the last is the final one.
                 return linspace(0.0, 1.0, steps + 1)

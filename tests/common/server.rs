@@ -7,6 +7,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Runs `calotype keys` on the ledger in `file`, and gives what it prints.
+pub fn keys(file: &Path, args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
+        .arg("keys")
+        .args(args)
+        .arg("--keys")
+        .arg(file)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{args:?}: {text}");
+    text.trim().to_owned()
+}
+
 /// A running `calotype serve`, killed when dropped.
 pub struct Server {
     pub child: Child,

@@ -3,10 +3,13 @@
 // Not every test binary uses all of it.
 #![allow(dead_code)]
 
+#[path = "folder.rs"]
+mod folder;
+
 use super::tensors::{Tensors, read, write};
+use folder::copy;
 use half::f16;
 use safetensors::tensor::Dtype;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The weight files, below a model's folder.
@@ -80,16 +83,4 @@ pub fn widen(tensors: &mut Tensors, tensor: &str, value: impl Fn(usize, f32) -> 
 fn demo(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     root.join("models/demo").join(name)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy(&path, &target),
-            false => drop(fs::copy(&path, &target).unwrap()),
-        }
-    }
 }

@@ -4,6 +4,10 @@
 // Not every test binary uses all of it.
 #![allow(dead_code)]
 
+#[path = "folder.rs"]
+mod folder;
+
+use folder::copy;
 use half::f16;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -106,16 +110,4 @@ fn set(folder: &Path, file: &str, keys: &[(&str, Value)]) {
         config[*key] = value.clone();
     }
     fs::write(path, config.to_string()).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        match path.is_dir() {
-            true => copy(&path, &target),
-            false => drop(fs::copy(&path, &target).unwrap()),
-        }
-    }
 }
