@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use server::{Answer, Server, keys};
 use spoilt::{ENCODER, Model, UNET, VAE};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const TO_K: &str = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight";
