@@ -183,6 +183,14 @@ impl Job {
         });
     }
 
+    /// Between its arrival and its beginning, or until now where it still waits. One
+    /// difference of two moments: that of two readings of the clock is negative where
+    /// the thread pauses between them.
+    pub fn waited(&self) -> Duration {
+        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        started.map_or_else(|| self.since.elapsed(), |at| at.duration_since(self.since))
+    }
+
     /// Since it began to run.
     pub fn running_for(&self) -> Duration {
         let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
@@ -250,5 +258,23 @@ impl Job {
         );
         job.id = id.into();
         job
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The two moments of a wait are read by two threads, which may be in either order.
+    #[test]
+    fn a_wait_is_never_negative() {
+        let mut job = Job::for_test("a", None);
+        assert!(job.waited() <= job.since.elapsed());
+        job.begins();
+        let waited = job.waited();
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(job.waited(), waited);
+        job.since = Instant::now();
+        assert_eq!(job.waited(), Duration::ZERO);
     }
 }

@@ -116,7 +116,7 @@ fn draw(service: &Service, pipeline: &mut Pipeline, job: &Arc<Job>) -> Result<Dr
     };
     let output = pipeline.generate(&prepared.request, &mut observer)?;
     service.metrics.holds(pipeline.device_bytes());
-    let waited = (job.since.elapsed() - job.running_for()).as_secs_f64();
+    let waited = job.waited().as_secs_f64();
     let steps = job.snapshot().steps;
     let count = output.pictures.len();
     service.metrics.drawn(count, steps, waited, &output.seconds);
