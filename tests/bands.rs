@@ -4,7 +4,7 @@ use calotype::checkpoint::{Checkpoint, Part};
 use calotype::gpu::{AdapterChoice, Gpu};
 use calotype::graph::{Executor, Graph};
 use calotype::kernel::product::WeightStorage;
-use calotype::kernel::{Storage, Tuning};
+use calotype::kernel::{Context, Mode, Storage};
 use calotype::model::{DeviceWeights, Loaded, autoencoder};
 use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
 use std::collections::HashMap;
@@ -23,8 +23,8 @@ fn run(graph: &Graph, input: &str, max_binding: Option<u64>, direct: bool) -> Ve
     let source = checkpoint.source(Part::Vae);
     let weights = DeviceWeights::new(&gpu, source, WeightStorage::F32, &loaded);
     let none = HashMap::new();
-    let tuning = Tuning { direct };
-    let executor = Executor::new(&gpu, tuning, Storage::F32, graph, &weights, &none).unwrap();
+    let context = Context::new(&gpu, Mode { direct }).unwrap();
+    let executor = Executor::new(&context, Storage::F32, graph, &weights, &none).unwrap();
     let tensor = executor.input(input).unwrap();
     let values = TorchCpuGenerator::new(1).randn(tensor.rows() * tensor.c);
     executor.write(&gpu, input, &values).unwrap();
@@ -39,7 +39,7 @@ fn the_vae_is_the_same_in_bands() {
     let encoder = autoencoder::encoder(&config, [104, 136]).optimise();
     for (graph, input) in [(&decoder, "latents"), (&encoder, "picture")] {
         for direct in [true, false] {
-            let (_, largest) = graph.planned_bytes(Tuning { direct }, Storage::F32);
+            let (_, largest) = graph.planned_bytes(Mode { direct }, Storage::F32);
             assert!(largest > 4 * BINDING, "{largest}");
             let whole = run(graph, input, None, direct);
             let banded = run(graph, input, Some(BINDING), direct);

@@ -12,7 +12,7 @@
 mod cases;
 
 use calotype::Result;
-use calotype::gpu::{Access, AdapterChoice, Buffer, Gpu, PipelineKey, Timestamps};
+use calotype::gpu::{Access, AdapterChoice, Gpu, PipelineKey, Timestamps};
 use calotype::kernel::attention::Attention;
 use calotype::kernel::finite::Mark;
 use calotype::kernel::latent::StepValues;
@@ -20,8 +20,8 @@ use calotype::kernel::norm::{GroupNorm, Mask};
 use calotype::kernel::product::{Conv, Epilogue, Layout, PANEL, Product, Weight, WeightStorage};
 use calotype::kernel::sinusoid::Sinusoid;
 use calotype::kernel::{
-    Activation, Dispatch, Program, Storage, Tensor, Tuning, View, attention, latent, layout, map,
-    norm, permutations, product, sinusoid,
+    Activation, Context, Dispatch, Mode, Program, Storage, Tensor, View, attention, latent, layout,
+    map, norm, permutations, product, sinusoid,
 };
 use calotype::pipeline::bench::cpu_seconds;
 use cases::{Case, Op, Work, cases};
@@ -55,8 +55,8 @@ struct Options {
 
 struct Bench {
     gpu: Arc<Gpu>,
-    none: Arc<Buffer>,
-    tuning: Tuning,
+    context: Context,
+    mode: Mode,
     storage: Storage,
     weights: WeightStorage,
 }
@@ -128,7 +128,7 @@ impl Bench {
             },
             rows: None,
         };
-        product::dispatches(&self.gpu, self.tuning, &self.none, &product)
+        product::dispatches(&self.context, &product)
     }
 
     fn attention(
@@ -137,8 +137,8 @@ impl Bench {
         [heads, d]: [usize; 2],
         causal: bool,
     ) -> Result<Vec<Dispatch>> {
-        let (tuning, storage, c) = (self.tuning, self.storage, heads * d);
-        let sizes = attention::scratch_bytes(tuning, storage, [n, queries, keys], [heads, d]);
+        let (mode, storage, c) = (self.mode, self.storage, heads * d);
+        let sizes = attention::scratch_bytes(mode, storage, [n, queries, keys], [heads, d]);
         let scratch = match sizes {
             Some([a, b]) => Some([self.view(storage, a)?, self.view(storage, b)?]),
             None => None,
@@ -152,7 +152,7 @@ impl Bench {
             causal,
             scratch: scratch.as_ref().map(|[a, b]| [a, b]),
         };
-        attention.dispatches(&self.gpu, tuning, &self.none)
+        attention.dispatches(&self.context)
     }
 
     fn group_norm(&self, shape: [usize; 4]) -> Result<Vec<Dispatch>> {
@@ -168,12 +168,12 @@ impl Bench {
             stats: &self.view(Storage::F32, stats)?,
             affine: &self.view(Storage::F32, affine)?,
         };
-        norm.dispatches(&self.gpu, self.tuning)
+        norm.dispatches(&self.gpu, self.mode)
     }
 
     fn dispatches(&self, case: &Case) -> Result<Vec<Dispatch>> {
         let (n, side, rows) = (case.n, case.side, case.rows());
-        let tuning = self.tuning;
+        let mode = self.mode;
         let tokens = |c: usize| self.tensor([n, rows / n, 1, c]);
         match case.op {
             Op::Conv {
@@ -211,7 +211,7 @@ impl Bench {
                 let (gamma, beta) = (self.floats(c)?, self.floats(c)?);
                 let (x, y) = (tokens(c)?, tokens(c)?);
                 let affine = [&gamma, &beta];
-                norm::layer_norm(&self.gpu, tuning, &x, affine, &y, 1e-5)
+                norm::layer_norm(&self.gpu, mode, &x, affine, &y, 1e-5)
             }
             Op::Softmax { columns } => {
                 let mask = Mask {
@@ -220,23 +220,17 @@ impl Bench {
                     first: 0,
                     causal: false,
                 };
-                Ok(vec![norm::softmax(tuning, &tokens(columns)?, mask)?])
+                Ok(vec![norm::softmax(mode, &tokens(columns)?, mask)?])
             }
             Op::Map { c } => {
                 let (x, b, y) = (tokens(c)?, tokens(c)?, tokens(c)?);
                 let act = Activation::Silu;
-                let (gpu, none) = (&self.gpu, &self.none);
-                map::dispatches(gpu, tuning, none, &x, act, Some(&b), &y)
+                map::dispatches(&self.context, &x, act, Some(&b), &y)
             }
             Op::ToPlanes { c } => {
                 let pixels = self.tensor([n, side, side, c])?;
                 let planes = self.floats(rows * c)?;
-                Ok(vec![layout::to_planes(
-                    tuning,
-                    &pixels,
-                    &planes,
-                    [0.5, 0.5],
-                )?])
+                Ok(vec![layout::to_planes(mode, &pixels, &planes, [0.5, 0.5])?])
             }
             Op::Guidance => {
                 let u = self.tensor([1, side, side, 4])?;
@@ -246,7 +240,7 @@ impl Bench {
                 let u = Some((&u, 0));
                 let part = latent::Weighed::ALONE;
                 Ok(vec![latent::guidance(
-                    tuning,
+                    mode,
                     u,
                     (&t, 0),
                     part,
@@ -277,12 +271,12 @@ impl Bench {
                 let bytes = bytemuck::bytes_of(&values);
                 self.gpu.upload(&step.buffer, bytes)?;
                 let share = latent::Share::Whole;
-                Ok(vec![latent::update(tuning, &state, &step, count, share)?])
+                Ok(vec![latent::update(mode, &state, &step, count, share)?])
             }
             Op::Watch { c } => {
                 let count = side * side * c;
                 let x = self.floats(count)?;
-                Mark::new(&self.gpu)?.watch(&self.gpu, tuning, &x, count, None)
+                Mark::new(&self.gpu)?.watch(&self.gpu, mode, &x, count, None)
             }
             Op::Sinusoid { dim } => {
                 let how = Sinusoid {
@@ -386,22 +380,21 @@ fn name_of(storage: Storage) -> &'static str {
 }
 
 fn run(options: &Options, gpu: &Arc<Gpu>, cases: &[Case]) -> Result<Vec<Row>> {
-    let own = Tuning::of(gpu.capabilities());
+    let own = Mode::of(gpu.capabilities());
     let tunings = match options.variant.as_deref() {
         None => vec![own],
-        Some("direct") => vec![Tuning { direct: true }],
-        Some("tiled") => vec![Tuning { direct: false }],
-        Some(_) => vec![Tuning { direct: true }, Tuning { direct: false }],
+        Some("direct") => vec![Mode { direct: true }],
+        Some("tiled") => vec![Mode { direct: false }],
+        Some(_) => vec![Mode { direct: true }, Mode { direct: false }],
     };
     let mut storages = vec![(Storage::F32, WeightStorage::F32)];
     storages.push((Storage::F32, WeightStorage::F16));
     if gpu.capabilities().shader_f16 {
         storages.push((Storage::F16, WeightStorage::F16));
     }
-    let none = Arc::new(gpu.buffer("none", 256)?);
     let mut rows = Vec::new();
     for case in cases {
-        for tuning in &tunings {
+        for mode in &tunings {
             for (storage, weights) in &storages {
                 if !case.has_weights() && (*storage, *weights) == (Storage::F32, WeightStorage::F16)
                 {
@@ -409,8 +402,8 @@ fn run(options: &Options, gpu: &Arc<Gpu>, cases: &[Case]) -> Result<Vec<Row>> {
                 }
                 let bench = Bench {
                     gpu: gpu.clone(),
-                    none: none.clone(),
-                    tuning: *tuning,
+                    context: Context::new(gpu, *mode)?,
+                    mode: *mode,
                     storage: *storage,
                     weights: *weights,
                 };
@@ -429,7 +422,7 @@ fn run(options: &Options, gpu: &Arc<Gpu>, cases: &[Case]) -> Result<Vec<Row>> {
                 rows.push(Row {
                     name: case.name,
                     shape,
-                    variant: if tuning.direct { "direct" } else { "tiled" },
+                    variant: if mode.direct { "direct" } else { "tiled" },
                     storage: format!("{}{weights}", name_of(*storage)),
                     result: timed(),
                 });

@@ -6,7 +6,7 @@ use crate::gpu::{Buffer, Gpu};
 use crate::kernel::attention::Attention;
 use crate::kernel::norm::{self, GroupNorm, layer_norm};
 use crate::kernel::product::{self, Epilogue, Weight};
-use crate::kernel::{Activation, Dispatch, Program, Storage, Tensor, Tuning, View, map, sinusoid};
+use crate::kernel::{Activation, Context, Dispatch, Program, Storage, Tensor, View, map, sinusoid};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,20 +62,18 @@ impl Executor {
     /// # Errors
     /// Out of memory, a limit that no banding can meet, or missing weights.
     pub fn new(
-        gpu: &Gpu,
-        tuning: Tuning,
+        context: &Context,
         storage: Storage,
         graph: &Graph,
         weights: &dyn Weights,
         sources: &HashMap<String, View>,
     ) -> Result<Self> {
-        Self::with_norms(gpu, tuning, storage, graph, weights, sources, None)
+        Self::with_norms(context, storage, graph, weights, sources, None)
     }
 
     /// [`Self::new`], with group norms that other graphs share.
     pub fn with_norms(
-        gpu: &Gpu,
-        tuning: Tuning,
+        context: &Context,
         storage: Storage,
         graph: &Graph,
         weights: &dyn Weights,
@@ -83,20 +81,19 @@ impl Executor {
         norms: Option<SharedNorms<'_>>,
     ) -> Result<Self> {
         graph.check()?;
-        let plan = Plan::new(graph, tuning, storage);
+        let gpu = &context.gpu;
+        let plan = Plan::new(graph, context.mode, storage);
         let slots = plan
             .slots
             .iter()
             .map(|bytes| Ok(Arc::new(gpu.buffer("activations", *bytes)?)))
             .collect::<Result<Vec<_>>>()?;
         let mut lowering = Lowering {
-            gpu,
-            tuning,
+            context,
             graph,
             weights,
             sources,
             norms,
-            none: Arc::new(gpu.buffer("none", 256)?),
             tensors: Vec::new(),
             scratch: Vec::new(),
         };
@@ -230,14 +227,11 @@ fn tensors(
 }
 
 struct Lowering<'a> {
-    gpu: &'a Gpu,
-    tuning: Tuning,
+    context: &'a Context,
     graph: &'a Graph,
     weights: &'a dyn Weights,
     sources: &'a HashMap<String, View>,
     norms: Option<SharedNorms<'a>>,
-    /// Bound where a kernel has an operand that a node has not.
-    none: Arc<Buffer>,
     tensors: Vec<Tensor>,
     scratch: Vec<Vec<View>>,
 }
@@ -249,6 +243,7 @@ impl Lowering<'_> {
 
     fn node(&self, x: Value) -> Result<Vec<Dispatch>> {
         let node = self.graph.node(x);
+        let (gpu, mode) = (&self.context.gpu, self.context.mode);
         let out = self.tensor(x);
         let input = |i: usize| self.tensor(node.inputs[i]);
         match &node.op {
@@ -290,16 +285,14 @@ impl Lowering<'_> {
                     affine: shared.map_or(affine, |(_, factors)| factors),
                 };
                 match shared {
-                    Some((shared, _)) if !shared.measure => {
-                        group_norm.apply_only(self.gpu, self.tuning)
-                    }
-                    _ => group_norm.dispatches(self.gpu, self.tuning),
+                    Some((shared, _)) if !shared.measure => group_norm.apply_only(gpu, mode),
+                    _ => group_norm.dispatches(gpu, mode),
                 }
             }
             Op::LayerNorm { norm } => {
                 let [gamma, beta] = self.weights.norm(norm)?;
                 let affine = [&gamma, &beta];
-                layer_norm(self.gpu, self.tuning, input(0), affine, out, norm.eps)
+                layer_norm(gpu, mode, input(0), affine, out, norm.eps)
             }
             Op::Attention { heads, causal } => {
                 let scratch = match &self.scratch[x.0][..] {
@@ -315,7 +308,7 @@ impl Lowering<'_> {
                     causal: *causal,
                     scratch,
                 }
-                .dispatches(self.gpu, self.tuning, &self.none)
+                .dispatches(self.context)
             }
             Op::Activate(kind) => self.map(input(0), *kind, None, out),
             Op::Add | Op::AddChannel => self.map(input(0), Activation::None, Some(input(1)), out),
@@ -336,7 +329,7 @@ impl Lowering<'_> {
         b: Option<&Tensor>,
         y: &Tensor,
     ) -> Result<Vec<Dispatch>> {
-        map::dispatches(self.gpu, self.tuning, &self.none, x, activation, b, y)
+        map::dispatches(self.context, x, activation, b, y)
     }
 
     fn product(&self, x: Value) -> Result<Vec<Dispatch>> {
@@ -370,6 +363,6 @@ impl Lowering<'_> {
             epilogue,
             rows: None,
         };
-        product::dispatches(self.gpu, self.tuning, &self.none, &product)
+        product::dispatches(self.context, &product)
     }
 }

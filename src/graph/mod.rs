@@ -17,7 +17,7 @@ pub use runner::Runner;
 
 use crate::kernel::product::Conv;
 use crate::kernel::sinusoid::Sinusoid;
-use crate::kernel::{Activation, Storage, Tuning};
+use crate::kernel::{Activation, Mode, Storage};
 use crate::{Error, Result};
 
 /// A value of the graph: the output of a node.
@@ -325,8 +325,8 @@ impl Graph {
     }
 
     /// Bytes of all activations, and of the largest, as the memory plan has them.
-    pub fn planned_bytes(&self, tuning: Tuning, storage: Storage) -> (u64, u64) {
-        let plan = plan::Plan::new(self, tuning, storage);
+    pub fn planned_bytes(&self, mode: Mode, storage: Storage) -> (u64, u64) {
+        let plan = plan::Plan::new(self, mode, storage);
         (plan.bytes(), plan.slots.iter().copied().max().unwrap_or(0))
     }
 

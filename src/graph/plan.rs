@@ -3,7 +3,7 @@
 //! written by one dispatch in wgpu.
 
 use super::{Graph, Op, Shape, Value};
-use crate::kernel::{Storage, Tensor, Tuning, attention, norm};
+use crate::kernel::{Mode, Storage, Tensor, attention, norm};
 
 /// Where values lie. Slot numbers index `slots`.
 pub(crate) struct Plan {
@@ -55,7 +55,7 @@ impl Allocator {
 pub(crate) fn scratch_bytes(
     graph: &Graph,
     node: &super::Node,
-    tuning: Tuning,
+    mode: Mode,
     storage: Storage,
 ) -> Vec<u64> {
     match &node.op {
@@ -64,7 +64,7 @@ pub(crate) fn scratch_bytes(
             let [n, queries, _, c] = node.shape;
             let keys = graph.shape(node.inputs[1])[1];
             let shape = [n, queries, keys];
-            attention::scratch_bytes(tuning, storage, shape, [*heads, c / heads])
+            attention::scratch_bytes(mode, storage, shape, [*heads, c / heads])
                 .map(|b| b.to_vec())
                 .unwrap_or_default()
         }
@@ -85,7 +85,7 @@ fn bytes(storage: Storage, shape: Shape) -> u64 {
 }
 
 impl Plan {
-    pub fn new(graph: &Graph, tuning: Tuning, storage: Storage) -> Self {
+    pub fn new(graph: &Graph, mode: Mode, storage: Storage) -> Self {
         let all = (0..graph.nodes.len()).map(Value);
         let (first, rest): (Vec<_>, Vec<_>) = all.partition(|x| graph.node(*x).once);
         let once = first.len();
@@ -114,7 +114,7 @@ impl Plan {
                     Op::Columns { .. } | Op::Reshape => value[x.0] = value[root(graph, x).0],
                     _ => {
                         value[x.0] = allocator.take(bytes(storage, node.shape));
-                        let wanted = scratch_bytes(graph, node, tuning, storage);
+                        let wanted = scratch_bytes(graph, node, mode, storage);
                         let taken: Vec<_> = wanted
                             .iter()
                             .map(|bytes| (allocator.take(*bytes), *bytes))
@@ -189,7 +189,7 @@ mod tests {
         let x = g.concat(x, skip);
         g.output(x);
         let g = g.optimise();
-        let plan = Plan::new(&g, Tuning { direct: true }, Storage::F32);
+        let plan = Plan::new(&g, Mode { direct: true }, Storage::F32);
         let last = last_uses(&g, &plan.order, plan.once);
         for (at, x) in plan.order.iter().enumerate() {
             for (earlier, y) in plan.order[..at].iter().enumerate() {

@@ -3,10 +3,9 @@
 
 use super::norm::{Mask, softmax};
 use super::product::{self, Blocks, Epilogue, Product, Weight};
-use super::{Dispatch, Storage, Tensor, Tuning, View, Work, key, require};
-use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
+use super::{Context, Dispatch, Mode, Storage, Tensor, View, Work, key, require};
+use crate::gpu::{Access, PipelineKey, host_shareable};
 use crate::{Error, Result};
-use std::sync::Arc;
 
 const FLASH: &[Access] = &[
     Access::Read,
@@ -84,19 +83,19 @@ fn chunk(storage: Storage, blocks: usize, queries: usize, keys: usize) -> usize 
 }
 
 /// Whether [`Attention`] runs in one pass.
-fn flash(tuning: Tuning, d: usize) -> bool {
-    !tuning.direct && d == 64
+fn flash(mode: Mode, d: usize) -> bool {
+    !mode.direct && d == 64
 }
 
 /// Bytes of the turned keys and of a chunk's scores; `None` where attention runs
 /// in one pass.
 pub fn scratch_bytes(
-    tuning: Tuning,
+    mode: Mode,
     storage: Storage,
     [n, queries, keys]: [usize; 3],
     [heads, d]: [usize; 2],
 ) -> Option<[u64; 2]> {
-    if flash(tuning, d) {
+    if flash(mode, d) {
         return None;
     }
     let row = keys.next_multiple_of(8) * storage.bytes();
@@ -129,13 +128,9 @@ impl Attention<'_> {
     /// # Errors
     /// [`Error::Internal`] where the shapes do not fit together or there is no room for
     /// [`scratch_bytes`]; what exceeds the adapter's limits.
-    pub fn dispatches(
-        &self,
-        gpu: &Gpu,
-        tuning: Tuning,
-        none: &Arc<Buffer>,
-    ) -> Result<Vec<Dispatch>> {
+    pub fn dispatches(&self, context: &Context) -> Result<Vec<Dispatch>> {
         self.check()?;
+        let gpu = &context.gpu;
         let sizes = [
             self.q.n * self.heads,
             self.q.rows_per_batch(),
@@ -155,25 +150,19 @@ impl Attention<'_> {
                     out: &self.out.picture(i, alignment)?,
                     ..*self
                 };
-                all.extend(one.whole(gpu, tuning, none, step)?);
+                all.extend(one.whole(context, step)?);
             }
             return Ok(all);
         }
-        self.whole(gpu, tuning, none, step)
+        self.whole(context, step)
     }
 
     /// The dispatches of a batch that bindings can hold, `step` queries at a time.
-    fn whole(
-        &self,
-        gpu: &Gpu,
-        tuning: Tuning,
-        none: &Arc<Buffer>,
-        step: usize,
-    ) -> Result<Vec<Dispatch>> {
+    fn whole(&self, context: &Context, step: usize) -> Result<Vec<Dispatch>> {
         let d = self.check()?;
         match self.scratch {
-            _ if flash(tuning, d) => Ok(vec![self.one_pass(d)?]),
-            Some(scratch) => self.by_products(gpu, tuning, none, step, scratch),
+            _ if flash(context.mode, d) => Ok(vec![self.one_pass(d)?]),
+            Some(scratch) => self.by_products(context, step, scratch),
             None => {
                 let problem = format!("{d} wide heads were given no room for their scores");
                 Err(Error::internal("attention", problem))
@@ -226,9 +215,7 @@ impl Attention<'_> {
 
     fn by_products(
         &self,
-        gpu: &Gpu,
-        tuning: Tuning,
-        none: &Arc<Buffer>,
+        context: &Context,
         step: usize,
         [turned, scores]: [&View; 2],
     ) -> Result<Vec<Dispatch>> {
@@ -273,14 +260,14 @@ impl Attention<'_> {
                 },
                 rows: Some(0..rows),
             };
-            all.extend(product::dispatches(gpu, tuning, none, &product)?);
+            all.extend(product::dispatches(context, &product)?);
             let mask = Mask {
                 count: keys,
                 rows_per_head: rows,
                 first,
                 causal: self.causal,
             };
-            all.push(softmax(tuning, &chunk_scores, mask)?);
+            all.push(softmax(context.mode, &chunk_scores, mask)?);
             let out_rows = Tensor {
                 offset: out.offset + first * out.pitch,
                 c: d,
@@ -305,7 +292,7 @@ impl Attention<'_> {
                 epilogue: Epilogue::default(),
                 rows: Some(0..rows),
             };
-            all.extend(product::dispatches(gpu, tuning, none, &product)?);
+            all.extend(product::dispatches(context, &product)?);
         }
         Ok(all)
     }

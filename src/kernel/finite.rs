@@ -2,7 +2,7 @@
 //! read once, when all has run, so that nothing waits for it.
 
 use super::latent::StepValues;
-use super::{Dispatch, Tuning, View, Work, key, require};
+use super::{Dispatch, Mode, View, Work, key, require};
 use crate::Result;
 use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
 /// Of a mark: nothing was found.
 const NOTHING: u32 = u32::MAX;
 
-pub(super) fn pipeline_key(tuning: Tuning) -> PipelineKey {
-    let wg = vec![("WG", tuning.workgroup())];
+pub(super) fn pipeline_key(mode: Mode) -> PipelineKey {
+    let wg = vec![("WG", mode.workgroup())];
     key::<Params>("first_not_finite", vec![], wg, BINDINGS)
 }
 
@@ -73,7 +73,7 @@ impl Mark {
     pub fn watch(
         &self,
         gpu: &Gpu,
-        tuning: Tuning,
+        mode: Mode,
         x: &View,
         count: usize,
         step: Option<&View>,
@@ -92,7 +92,7 @@ impl Mark {
             // The last vec4 is read whole.
             let read = skip + bytes.next_multiple_of(16);
             Dispatch::new(
-                pipeline_key(tuning),
+                pipeline_key(mode),
                 [
                     window.operand("x", read)?,
                     step.operand("step", STEP_BYTES)?,
@@ -102,7 +102,7 @@ impl Mark {
                     count: count as u32,
                     offset: (skip / 16) as u32,
                 },
-                tuning.item_grid(count.div_ceil(4)),
+                mode.item_grid(count.div_ceil(4)),
                 Work {
                     flops: count,
                     bytes: count * 4,

@@ -5,7 +5,7 @@
 //! All state tensors are f32 `[pictures, pixels, c]`, the channels padded to vec4s.
 
 use super::program::Operand;
-use super::{Dispatch, Storage, Tensor, Tuning, View, Work, fold, key, require};
+use super::{Dispatch, Mode, Storage, Tensor, View, Work, fold, key, require};
 use crate::Result;
 use crate::gpu::{Access, PipelineKey, host_shareable};
 
@@ -180,30 +180,30 @@ host_shareable! {
     }
 }
 
-fn workgroup(tuning: Tuning) -> Vec<(&'static str, u32)> {
-    vec![("WG", tuning.workgroup())]
+fn workgroup(mode: Mode) -> Vec<(&'static str, u32)> {
+    vec![("WG", mode.workgroup())]
 }
 
-pub(super) fn input_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key::<InputParams>("latent_input", storage.defines(), workgroup(tuning), INPUT)
+pub(super) fn input_key(mode: Mode, storage: Storage) -> PipelineKey {
+    key::<InputParams>("latent_input", storage.defines(), workgroup(mode), INPUT)
 }
 
-pub(super) fn guidance_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key::<GuidanceParams>("guidance", storage.defines(), workgroup(tuning), GUIDANCE)
+pub(super) fn guidance_key(mode: Mode, storage: Storage) -> PipelineKey {
+    key::<GuidanceParams>("guidance", storage.defines(), workgroup(mode), GUIDANCE)
 }
 
 /// Kernels that go over a whole picture give it a workgroup on every adapter: Mesa's
 /// CPU driver ends an invocation's loops after 65,535 rounds in all.
 fn by_picture(storage: Storage) -> Vec<(String, String)> {
-    Tuning { direct: false }.row_defines(storage)
+    Mode { direct: false }.row_defines(storage)
 }
 
 pub(super) fn rescale_key(storage: Storage) -> PipelineKey {
     key::<RescaleParams>("guidance_rescale", by_picture(storage), vec![], RESCALE)
 }
 
-pub(super) fn update_key(tuning: Tuning) -> PipelineKey {
-    key::<UpdateParams>("latent_update", vec![], workgroup(tuning), UPDATE)
+pub(super) fn update_key(mode: Mode) -> PipelineKey {
+    key::<UpdateParams>("latent_update", vec![], workgroup(mode), UPDATE)
 }
 
 pub(super) fn threshold_key() -> PipelineKey {
@@ -211,8 +211,8 @@ pub(super) fn threshold_key() -> PipelineKey {
     key::<ThresholdParams>("latent_threshold", defines, vec![], THRESHOLD)
 }
 
-pub(super) fn mask_key(tuning: Tuning) -> PipelineKey {
-    key::<MaskParams>("latent_mask", vec![], workgroup(tuning), MASK)
+pub(super) fn mask_key(mode: Mode) -> PipelineKey {
+    key::<MaskParams>("latent_mask", vec![], workgroup(mode), MASK)
 }
 
 /// Bytes of `count` vec4s of f32.
@@ -226,13 +226,7 @@ fn vec4s(count: usize) -> u64 {
 ///
 /// # Errors
 /// [`crate::Error::Internal`] where the shapes do not fit together.
-pub fn input(
-    tuning: Tuning,
-    x: &Tensor,
-    extra: &View,
-    step: &View,
-    y: &Tensor,
-) -> Result<Dispatch> {
+pub fn input(mode: Mode, x: &Tensor, extra: &View, step: &View, y: &Tensor) -> Result<Dispatch> {
     x.expect_dense("x")?;
     x.expect("x", x.shape(), Storage::F32)?;
     y.expect_dense("y")?;
@@ -250,7 +244,7 @@ pub fn input(
         y_operand,
     ];
     Dispatch::new(
-        input_key(tuning, y.storage),
+        input_key(mode, y.storage),
         operands,
         InputParams {
             rows: rows as u32,
@@ -258,7 +252,7 @@ pub fn input(
             x_c4: x_c4 as u32,
             y_c4: y_c4 as u32,
         },
-        tuning.item_grid(rows * y_c4),
+        mode.item_grid(rows * y_c4),
         Work {
             flops: 4 * rows * y_c4,
             bytes: rows * y_c4 * (16 + copies * 4 * y.storage.bytes()),
@@ -303,7 +297,7 @@ impl Weighed {
 /// # Errors
 /// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn guidance(
-    tuning: Tuning,
+    mode: Mode,
     u: Option<(&Tensor, usize)>,
     (t, place): (&Tensor, usize),
     part: Weighed,
@@ -323,7 +317,7 @@ pub fn guidance(
         y.operand("y", vec4s(count))?,
     ];
     Dispatch::new(
-        guidance_key(tuning, t.storage),
+        guidance_key(mode, t.storage),
         operands,
         GuidanceParams {
             count: count as u32,
@@ -339,7 +333,7 @@ pub fn guidance(
             unused_2: 0,
             unused_3: 0,
         },
-        tuning.item_grid(count),
+        mode.item_grid(count),
         Work {
             flops: 12 * count,
             bytes: count * (16 + 8 * t.storage.bytes()),
@@ -409,7 +403,7 @@ pub enum Share {
 /// # Errors
 /// [`crate::Error::Internal`] where the latents or the prediction hold fewer.
 pub fn update(
-    tuning: Tuning,
+    mode: Mode,
     state: &State<'_>,
     step: &View,
     count: usize,
@@ -432,7 +426,7 @@ pub fn update(
         step.operand("step", STEP_BYTES)?,
     ];
     Dispatch::new(
-        update_key(tuning),
+        update_key(mode),
         operands,
         UpdateParams {
             count: count as u32,
@@ -442,7 +436,7 @@ pub fn update(
             noise: u32::from(noise),
             slots: slots as u32,
         },
-        tuning.item_grid(count),
+        mode.item_grid(count),
         Work {
             flops: 60 * count,
             bytes: 96 * count,
@@ -487,7 +481,7 @@ pub fn threshold(history: &View, step: &View, pictures: usize, each: usize) -> R
 /// # Errors
 /// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn mask(
-    tuning: Tuning,
+    mode: Mode,
     x: &Tensor,
     [original, noise, m]: [&View; 3],
     step: &View,
@@ -504,14 +498,14 @@ pub fn mask(
         step.operand("step", STEP_BYTES)?,
     ];
     Dispatch::new(
-        mask_key(tuning),
+        mask_key(mode),
         operands,
         MaskParams {
             count: count as u32,
             c4: x.c4() as u32,
             pixels: x.rows_per_batch() as u32,
         },
-        tuning.item_grid(count),
+        mode.item_grid(count),
         Work {
             flops: 24 * count,
             bytes: 68 * count,

@@ -1,7 +1,7 @@
 //! Uploads and downloads: between PyTorch's planes `[n, c, h, w]` of f32 and
 //! activations.
 
-use super::{Dispatch, Storage, Tensor, Tuning, View, Work, fold, key};
+use super::{Dispatch, Mode, Storage, Tensor, View, Work, fold, key};
 use crate::Result;
 use crate::gpu::{Access, PipelineKey, host_shareable};
 
@@ -20,17 +20,17 @@ host_shareable! {
     }
 }
 
-pub(super) fn pipeline_key(tuning: Tuning, storage: Storage, to_planes: bool) -> PipelineKey {
+pub(super) fn pipeline_key(mode: Mode, storage: Storage, to_planes: bool) -> PipelineKey {
     let mut defines = storage.defines();
     if to_planes {
         defines.push(("TO_PLANES".into(), String::new()));
     }
-    let wg = vec![("WG", tuning.workgroup())];
+    let wg = vec![("WG", mode.workgroup())];
     key::<Params>("layout", defines, wg, BINDINGS)
 }
 
 fn dispatch(
-    tuning: Tuning,
+    mode: Mode,
     planes: &View,
     pixels: &Tensor,
     [scale, shift]: [f32; 2],
@@ -41,9 +41,9 @@ fn dispatch(
     let count = pixels.rows_per_batch();
     let bytes = (pixels.rows() as u64).saturating_mul(4 * pixels.c as u64);
     let plane_operand = planes.operand("planes", bytes)?;
-    let [x, y, _] = fold(count.div_ceil(tuning.workgroup() as usize));
+    let [x, y, _] = fold(count.div_ceil(mode.workgroup() as usize));
     Dispatch::new(
-        pipeline_key(tuning, pixels.storage, to_planes),
+        pipeline_key(mode, pixels.storage, to_planes),
         match to_planes {
             true => [pixel_operand, plane_operand],
             false => [plane_operand, pixel_operand],
@@ -69,26 +69,16 @@ fn dispatch(
 /// # Errors
 /// [`crate::Error::Internal`] where the planes hold fewer values, or the pixels are part
 /// of a wider tensor.
-pub fn to_pixels(
-    tuning: Tuning,
-    planes: &View,
-    pixels: &Tensor,
-    affine: [f32; 2],
-) -> Result<Dispatch> {
-    dispatch(tuning, planes, pixels, affine, false)
+pub fn to_pixels(mode: Mode, planes: &View, pixels: &Tensor, affine: [f32; 2]) -> Result<Dispatch> {
+    dispatch(mode, planes, pixels, affine, false)
 }
 
 /// `planes = pixels * scale + shift`, planes of f32.
 ///
 /// # Errors
 /// As [`to_pixels`].
-pub fn to_planes(
-    tuning: Tuning,
-    pixels: &Tensor,
-    planes: &View,
-    affine: [f32; 2],
-) -> Result<Dispatch> {
-    dispatch(tuning, planes, pixels, affine, true)
+pub fn to_planes(mode: Mode, pixels: &Tensor, planes: &View, affine: [f32; 2]) -> Result<Dispatch> {
+    dispatch(mode, planes, pixels, affine, true)
 }
 
 /// The CPU twin of [`to_pixels`]: `[n, c, count]` to `[n, count, c]`.

@@ -1,9 +1,8 @@
 //! Activations, sums, copies and concatenations: `y = act(x) + b`.
 
-use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, Work, key};
+use super::{Activation, Context, Dispatch, Mode, Storage, Tensor, View, Work, key};
 use crate::Result;
-use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
-use std::sync::Arc;
+use crate::gpu::{Access, PipelineKey, host_shareable};
 
 const BINDINGS: &[Access] = &[Access::Read, Access::Read, Access::Write, Access::Uniform];
 
@@ -27,8 +26,8 @@ host_shareable! {
     }
 }
 
-pub(super) fn pipeline_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    let wg = vec![("WG", tuning.workgroup())];
+pub(super) fn pipeline_key(mode: Mode, storage: Storage) -> PipelineKey {
+    let wg = vec![("WG", mode.workgroup())];
     key::<Params>("map", storage.defines(), wg, BINDINGS)
 }
 
@@ -38,9 +37,7 @@ pub(super) fn pipeline_key(tuning: Tuning, storage: Storage) -> PipelineKey {
 /// # Errors
 /// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn dispatches(
-    gpu: &Gpu,
-    tuning: Tuning,
-    none: &Arc<Buffer>,
+    context: &Context,
     x: &Tensor,
     activation: Activation,
     b: Option<&Tensor>,
@@ -56,6 +53,7 @@ pub fn dispatches(
         };
         b.expect("b", each, x.storage)?;
     }
+    let Context { gpu, mode, none } = context;
     let alignment = gpu.capabilities().alignment;
     let limit = gpu.capabilities().max_binding.saturating_sub(2 * alignment);
     let widest = x.row_bytes().max(y.row_bytes());
@@ -78,7 +76,7 @@ pub fn dispatches(
             None => (View::whole(none).operand("b", 0)?, 0, 0),
         };
         Dispatch::new(
-            pipeline_key(tuning, x.storage),
+            pipeline_key(*mode, x.storage),
             [x_operand, b_operand, y_operand],
             Params {
                 rows: count as u32,
@@ -94,7 +92,7 @@ pub fn dispatches(
                 activation: activation as u32,
                 shared_rows: shared as u32,
             },
-            tuning.item_grid(count * x.c4()),
+            mode.item_grid(count * x.c4()),
             Work {
                 flops: count * x.c4() * 8,
                 bytes: 2 * count * x.c4() * 4 * x.storage.bytes(),

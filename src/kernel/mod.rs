@@ -10,6 +10,7 @@
 //! once at load (see [`product::Layout`]).
 
 pub mod attention;
+mod context;
 pub mod finite;
 pub mod latent;
 pub mod layout;
@@ -21,6 +22,7 @@ mod program;
 pub mod sinusoid;
 mod tensor;
 
+pub use context::Context;
 pub use permutations::permutations;
 pub use program::{Dispatch, Program};
 pub use tensor::{Storage, Tensor, View};
@@ -89,12 +91,12 @@ pub fn erf(x: f64) -> f64 {
 /// How kernels are chosen on a device. Decided from its capabilities; tests and
 /// benches may force either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tuning {
+pub struct Mode {
     /// Kernels without shared memory and barriers, one row an invocation.
     pub direct: bool,
 }
 
-impl Tuning {
+impl Mode {
     pub fn of(capabilities: &Capabilities) -> Self {
         // What the tiled kernels need; attention.wgsl needs the most.
         let small = capabilities.max_workgroup_storage < 31232 || capabilities.max_invocations < 64;
@@ -129,9 +131,9 @@ impl Tuning {
 
     /// Names of the variants for `calotype devices`.
     pub fn variants(capabilities: &Capabilities) -> Vec<String> {
-        let tuning = Self::of(capabilities);
-        let kind = if tuning.direct { "direct" } else { "tiled" };
-        let attention = if tuning.direct {
+        let mode = Self::of(capabilities);
+        let kind = if mode.direct { "direct" } else { "tiled" };
+        let attention = if mode.direct {
             "attention by products over chunks of queries"
         } else {
             "attention flash 32x32 (heads of 64), by products otherwise"

@@ -1,6 +1,6 @@
 //! Group norm (with SiLU), layer norm and softmax.
 
-use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, Work, key, require};
+use super::{Activation, Dispatch, Mode, Storage, Tensor, View, Work, key, require};
 use crate::Result;
 use crate::gpu::{Access, Gpu, PipelineKey, host_shareable};
 use std::ops::Range;
@@ -87,27 +87,27 @@ host_shareable! {
     }
 }
 
-pub(super) fn stats_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    let wg = vec![("WG", tuning.workgroup())];
+pub(super) fn stats_key(mode: Mode, storage: Storage) -> PipelineKey {
+    let wg = vec![("WG", mode.workgroup())];
     key::<StatsParams>("group_norm_stats", storage.defines(), wg, STATS)
 }
 
-pub(super) fn finish_key(tuning: Tuning) -> PipelineKey {
-    let defines = tuning.row_defines(Storage::F32);
+pub(super) fn finish_key(mode: Mode) -> PipelineKey {
+    let defines = mode.row_defines(Storage::F32);
     key::<FinishParams>("group_norm_finish", defines, vec![], FINISH)
 }
 
-pub(super) fn apply_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    let wg = vec![("WG", tuning.workgroup())];
+pub(super) fn apply_key(mode: Mode, storage: Storage) -> PipelineKey {
+    let wg = vec![("WG", mode.workgroup())];
     key::<ApplyParams>("group_norm_apply", storage.defines(), wg, APPLY)
 }
 
-pub(super) fn layer_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key::<LayerParams>("layer_norm", tuning.row_defines(storage), vec![], LAYER)
+pub(super) fn layer_key(mode: Mode, storage: Storage) -> PipelineKey {
+    key::<LayerParams>("layer_norm", mode.row_defines(storage), vec![], LAYER)
 }
 
-pub(super) fn softmax_key(tuning: Tuning, storage: Storage) -> PipelineKey {
-    key::<SoftmaxParams>("softmax", tuning.row_defines(storage), vec![], SOFTMAX)
+pub(super) fn softmax_key(mode: Mode, storage: Storage) -> PipelineKey {
+    key::<SoftmaxParams>("softmax", mode.row_defines(storage), vec![], SOFTMAX)
 }
 
 /// Group norm over `[n, h, w, c]`: `act((x - mean) / sqrt(var + eps) * gamma +
@@ -177,7 +177,7 @@ impl GroupNorm<'_> {
     ///
     /// # Errors
     /// [`crate::Error::Internal`] where the shapes do not fit together.
-    pub fn apply_only(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<Dispatch>> {
+    pub fn apply_only(&self, gpu: &Gpu, mode: Mode) -> Result<Vec<Dispatch>> {
         self.check()?;
         let (limit, rows) = (gpu.capabilities().max_binding, self.x.rows());
         let alignment = gpu.capabilities().alignment;
@@ -186,7 +186,7 @@ impl GroupNorm<'_> {
         let step = step.clamp(1, rows);
         (0..rows)
             .step_by(step)
-            .map(|first| self.apply(tuning, first..rows.min(first + step), alignment))
+            .map(|first| self.apply(mode, first..rows.min(first + step), alignment))
             .collect()
     }
 
@@ -195,7 +195,7 @@ impl GroupNorm<'_> {
     /// # Errors
     /// [`crate::Error::Internal`] where the shapes do not fit together, or the views are
     /// smaller than [`scratch_bytes`].
-    pub fn dispatches(&self, gpu: &Gpu, tuning: Tuning) -> Result<Vec<Dispatch>> {
+    pub fn dispatches(&self, gpu: &Gpu, mode: Mode) -> Result<Vec<Dispatch>> {
         self.check()?;
         let x = self.x;
         let rows = x.rows_per_batch();
@@ -212,13 +212,13 @@ impl GroupNorm<'_> {
             .collect();
         let mut all = Vec::new();
         for (picture, band) in &bands {
-            all.push(self.stats(tuning, *picture, band, batch, alignment)?);
+            all.push(self.stats(mode, *picture, band, batch, alignment)?);
         }
-        all.push(self.finish(tuning)?);
+        all.push(self.finish(mode)?);
         for (picture, band) in &bands {
             let first = picture * rows + band.start;
             let count = (batch - 1) * rows + band.len();
-            all.push(self.apply(tuning, first..first + count, alignment)?);
+            all.push(self.apply(mode, first..first + count, alignment)?);
         }
         Ok(all)
     }
@@ -232,7 +232,7 @@ impl GroupNorm<'_> {
     /// pictures as `batch` says.
     fn stats(
         &self,
-        tuning: Tuning,
+        mode: Mode,
         picture: usize,
         band: &Range<usize>,
         batch: usize,
@@ -246,7 +246,7 @@ impl GroupNorm<'_> {
         let count = (batch - 1) * rows + band.len();
         let (operand, offset) = x.row_operand("x", first..first + count, alignment)?;
         Dispatch::new(
-            stats_key(tuning, x.storage),
+            stats_key(mode, x.storage),
             [operand, self.stats.operand("statistics", self.room()[0])?],
             StatsParams {
                 rows: band.len() as u32,
@@ -259,7 +259,7 @@ impl GroupNorm<'_> {
                 batch: (rows * x.pitch) as u32,
             },
             [
-                c4.div_ceil(tuning.workgroup() as usize) as u32,
+                c4.div_ceil(mode.workgroup() as usize) as u32,
                 band.len().div_ceil(slab) as u32,
                 batch as u32,
             ],
@@ -270,7 +270,7 @@ impl GroupNorm<'_> {
         )
     }
 
-    fn finish(&self, tuning: Tuning) -> Result<Dispatch> {
+    fn finish(&self, mode: Mode) -> Result<Dispatch> {
         let x = self.x;
         let rows = x.rows_per_batch();
         let slab = slab(rows);
@@ -278,7 +278,7 @@ impl GroupNorm<'_> {
         let all_groups = x.n * self.groups;
         let [stats, affine] = self.room();
         Dispatch::new(
-            finish_key(tuning),
+            finish_key(mode),
             [
                 self.stats.operand("statistics", stats)?,
                 self.gamma.operand("gamma", 4 * x.c as u64)?,
@@ -295,7 +295,7 @@ impl GroupNorm<'_> {
                 rows: rows as u32,
                 eps: self.eps,
             },
-            tuning.row_grid(all_groups),
+            mode.row_grid(all_groups),
             Work {
                 flops: x.n * slabs * x.c * 8,
                 bytes: x.n * slabs * x.c * 16,
@@ -304,12 +304,12 @@ impl GroupNorm<'_> {
     }
 
     /// The last pass over `rows`, counted over all pictures.
-    fn apply(&self, tuning: Tuning, rows: Range<usize>, alignment: u64) -> Result<Dispatch> {
+    fn apply(&self, mode: Mode, rows: Range<usize>, alignment: u64) -> Result<Dispatch> {
         let (x, y, count) = (self.x, self.y, rows.len());
         let (x_operand, x_offset) = x.row_operand("x", rows.clone(), alignment)?;
         let (y_operand, y_offset) = y.row_operand("y", rows.clone(), alignment)?;
         Dispatch::new(
-            apply_key(tuning, x.storage),
+            apply_key(mode, x.storage),
             [
                 x_operand,
                 self.affine.operand("factors", self.room()[1])?,
@@ -326,7 +326,7 @@ impl GroupNorm<'_> {
                 rows_per_batch: x.rows_per_batch() as u32,
                 activation: self.activation as u32,
             },
-            tuning.item_grid(count * x.c4()),
+            mode.item_grid(count * x.c4()),
             Work {
                 flops: count * x.c4() * 32,
                 bytes: count * (x.row_bytes() + y.row_bytes()) as usize,
@@ -342,7 +342,7 @@ impl GroupNorm<'_> {
 /// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn layer_norm(
     gpu: &Gpu,
-    tuning: Tuning,
+    mode: Mode,
     x: &Tensor,
     [gamma, beta]: [&View; 2],
     y: &Tensor,
@@ -366,7 +366,7 @@ pub fn layer_norm(
             y_operand,
         ];
         Dispatch::new(
-            layer_key(tuning, x.storage),
+            layer_key(mode, x.storage),
             operands,
             LayerParams {
                 rows: rows as u32,
@@ -377,7 +377,7 @@ pub fn layer_norm(
                 y_offset,
                 eps,
             },
-            tuning.row_grid(rows),
+            mode.row_grid(rows),
             Work {
                 flops: rows * x.c * 8,
                 bytes: rows * (x.row_bytes() + y.row_bytes()) as usize,
@@ -404,7 +404,7 @@ pub struct Mask {
 ///
 /// # Errors
 /// [`crate::Error::Internal`] where `mask` keeps more columns than there are, or none.
-pub fn softmax(tuning: Tuning, x: &Tensor, mask: Mask) -> Result<Dispatch> {
+pub fn softmax(mode: Mode, x: &Tensor, mask: Mask) -> Result<Dispatch> {
     let operand = x.operand("scores")?;
     let masked = (1..=x.c).contains(&mask.count) && mask.rows_per_head > 0;
     let counted = [mask.rows_per_head, mask.first].map(|x| x <= i32::MAX as usize);
@@ -412,7 +412,7 @@ pub fn softmax(tuning: Tuning, x: &Tensor, mask: Mask) -> Result<Dispatch> {
         format!("{mask:?} of {:?}", x.shape())
     })?;
     Dispatch::new(
-        softmax_key(tuning, x.storage),
+        softmax_key(mode, x.storage),
         [operand],
         SoftmaxParams {
             rows: x.rows() as u32,
@@ -424,7 +424,7 @@ pub fn softmax(tuning: Tuning, x: &Tensor, mask: Mask) -> Result<Dispatch> {
             offset: x.offset as u32,
             c4: x.c4() as u32,
         },
-        tuning.row_grid(x.rows()),
+        mode.row_grid(x.rows()),
         Work {
             flops: x.rows() * x.c * 12,
             bytes: 2 * x.rows() * x.row_bytes() as usize,

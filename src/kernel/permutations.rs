@@ -1,6 +1,6 @@
 //! Every pipeline that the kernels can ask for.
 
-use super::{Storage, Tuning, attention, finite, latent, layout, map, norm, product, sinusoid};
+use super::{Mode, Storage, attention, finite, latent, layout, map, norm, product, sinusoid};
 use crate::gpu::PipelineKey;
 use product::{Variant, WeightStorage};
 
@@ -8,12 +8,12 @@ use product::{Variant, WeightStorage};
 pub fn permutations() -> Vec<PipelineKey> {
     let mut all = Vec::new();
     for direct in [false, true] {
-        let tuning = Tuning { direct };
-        all.push(norm::finish_key(tuning));
-        all.push(finite::pipeline_key(tuning));
-        all.push(latent::update_key(tuning));
+        let mode = Mode { direct };
+        all.push(norm::finish_key(mode));
+        all.push(finite::pipeline_key(mode));
+        all.push(latent::update_key(mode));
         all.push(latent::threshold_key());
-        all.push(latent::mask_key(tuning));
+        all.push(latent::mask_key(mode));
         for storage in [Storage::F32, Storage::F16] {
             for weights in [WeightStorage::F32, WeightStorage::F16] {
                 for gather in [false, true] {
@@ -22,16 +22,16 @@ pub fn permutations() -> Vec<PipelineKey> {
                 }
             }
             all.extend([
-                norm::stats_key(tuning, storage),
-                norm::apply_key(tuning, storage),
-                norm::layer_key(tuning, storage),
-                norm::softmax_key(tuning, storage),
-                map::pipeline_key(tuning, storage),
-                latent::input_key(tuning, storage),
-                latent::guidance_key(tuning, storage),
+                norm::stats_key(mode, storage),
+                norm::apply_key(mode, storage),
+                norm::layer_key(mode, storage),
+                norm::softmax_key(mode, storage),
+                map::pipeline_key(mode, storage),
+                latent::input_key(mode, storage),
+                latent::guidance_key(mode, storage),
                 latent::rescale_key(storage),
-                layout::pipeline_key(tuning, storage, true),
-                layout::pipeline_key(tuning, storage, false),
+                layout::pipeline_key(mode, storage, true),
+                layout::pipeline_key(mode, storage, false),
                 attention::flash_key(storage),
                 attention::transpose_key(storage),
                 sinusoid::pipeline_key(storage),

@@ -83,7 +83,7 @@ impl Pipeline {
         let source = checkpoint.source(Part::UNet);
         let weights = DeviceWeights::new(gpu, source, self.precision.weights, &self.base.unet);
         let storage = self.precision.activations;
-        let unet = Executor::new(gpu, self.tuning, storage, &graph, &weights, &sources)?;
+        let unet = Executor::new(&self.context, storage, &graph, &weights, &sources)?;
         let mut noise = crate::schedule::TorchCpuGenerator::new(0);
         for name in [unet::SAMPLE, unet::CONTEXT, unet::TEXT_EMBEDS] {
             if let Some(input) = unet.input(name) {

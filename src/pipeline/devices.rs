@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::Result;
 use crate::gpu::{self, AdapterChoice, AdapterReport};
-use crate::kernel::Tuning;
+use crate::kernel::Mode;
 
 /// All adapters, in the order of their indices.
 ///
@@ -11,7 +11,7 @@ use crate::kernel::Tuning;
 /// [`Error::NoAdapter`] where there is none; it says what to install.
 pub fn devices() -> Result<Vec<AdapterReport>> {
     let choice = AdapterChoice::default();
-    let found = gpu::report(&choice, Tuning::variants)?;
+    let found = gpu::report(&choice, Mode::variants)?;
     if found.is_empty() {
         return Err(Error::NoAdapter {
             problem: "no GPU adapter found".into(),

@@ -7,7 +7,7 @@ use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request};
 use crate::checkpoint::{Checkpoint, Part, open_vae};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::WeightStorage;
-use crate::kernel::{Storage, Tuning};
+use crate::kernel::{self, Mode, Storage};
 use crate::model::{self, Loaded, clip, unet};
 use crate::text::Styles;
 use crate::{Error, Remedy, Result};
@@ -154,7 +154,7 @@ impl Refiner {
 /// A loaded model, with its refiner if it has one.
 pub struct Pipeline {
     pub(super) gpu: Arc<Gpu>,
-    pub(super) tuning: Tuning,
+    pub(super) context: kernel::Context,
     pub(super) base: Model,
     pub(super) refiner: Option<Refiner>,
     pub(super) precision: Precision,
@@ -192,11 +192,12 @@ impl Pipeline {
             ..Default::default()
         })?;
         let precision = Precision::choose(options, &gpu)?;
+        let mode = match options.direct_kernels {
+            Some(direct) => Mode { direct },
+            None => Mode::of(gpu.capabilities()),
+        };
         Ok(Self {
-            tuning: match options.direct_kernels {
-                Some(direct) => Tuning { direct },
-                None => Tuning::of(gpu.capabilities()),
-            },
+            context: kernel::Context::new(&gpu, mode)?,
             gpu,
             base,
             refiner,

@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
                 let ids = checkpoint.time_id_count();
                 let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
                 let storage = self.pipeline.precision.activations;
-                graph.planned_bytes(self.pipeline.tuning, storage).0
+                graph.planned_bytes(self.pipeline.context.mode, storage).0
             };
             batch.keep_below(BATCH_BYTES, &bytes);
             // The parts of a prompt may be many.

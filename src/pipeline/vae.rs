@@ -13,7 +13,7 @@ use crate::gpu::Gpu;
 use crate::graph::{Executor, Graph, Runner, SharedNorms};
 use crate::kernel::finite::Mark;
 use crate::kernel::product::WeightStorage;
-use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
+use crate::kernel::{Context, Program, Storage, Tensor, View, layout};
 use crate::model::{DeviceWeights, Loaded, autoencoder};
 use crate::{Error, Field, Result};
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ const PILOT: usize = 64;
 #[derive(Clone)]
 pub struct Vae<'a> {
     gpu: &'a Arc<Gpu>,
-    tuning: Tuning,
+    context: &'a Context,
     weights: WeightStorage,
     storage: Storage,
     config: &'a Autoencoder,
@@ -68,7 +68,7 @@ impl<'a> Vae<'a> {
     ) -> Self {
         Self {
             gpu: &pipeline.gpu,
-            tuning: pipeline.tuning,
+            context: &pipeline.context,
             weights: pipeline.precision.weights,
             storage: match config.force_upcast() {
                 true => Storage::F32,
@@ -92,12 +92,12 @@ impl<'a> Vae<'a> {
 
     /// The graph of `kind` for an input of `side`, ready to run.
     fn pass(&self, kind: &Kind, side: [usize; 2], norms: Option<SharedNorms<'_>>) -> Result<Pass> {
-        let (gpu, tuning) = (self.gpu, self.tuning);
+        let (gpu, mode) = (self.gpu, self.context.mode);
         let weights = DeviceWeights::new(gpu, self.source, self.weights, self.loaded);
         let graph = (kind.graph)(self.config, side).optimise();
         let none = HashMap::new();
         let executor =
-            Executor::with_norms(gpu, tuning, self.storage, &graph, &weights, &none, norms)
+            Executor::with_norms(self.context, self.storage, &graph, &weights, &none, norms)
                 .map_err(|e| self.suspect(kind).blamed(e))?;
         let planes = |t: &Tensor| {
             let bytes = (t.rows() * t.c * 4) as u64;
@@ -108,10 +108,10 @@ impl<'a> Vae<'a> {
         let output = executor.output(0).clone();
         let (from, to) = (planes(&input)?, planes(&output)?);
         let [before, after] = kind.affine;
-        let import = layout::to_pixels(tuning, &from, &input, before)?;
-        let mut export = vec![layout::to_planes(tuning, &output, &to, after)?];
+        let import = layout::to_pixels(mode, &from, &input, before)?;
+        let mut export = vec![layout::to_planes(mode, &output, &to, after)?];
         let mark = Mark::new(gpu)?;
-        export.extend(mark.watch(gpu, tuning, &to, output.rows() * output.c, None)?);
+        export.extend(mark.watch(gpu, mode, &to, output.rows() * output.c, None)?);
         Ok(Pass {
             executor,
             import: Program::new(gpu, vec![import])?,
@@ -254,7 +254,7 @@ impl<'a> Vae<'a> {
         let fits = || {
             let is_cpu = self.gpu.capabilities().is_cpu;
             let graph = (kind.graph)(self.config, size).optimise();
-            let (bytes, largest) = graph.planned_bytes(self.tuning, self.storage);
+            let (bytes, largest) = graph.planned_bytes(self.context.mode, self.storage);
             let limit = self.gpu.capabilities().max_buffer;
             largest <= limit && (!is_cpu || bytes <= WHOLE_BYTES)
         };

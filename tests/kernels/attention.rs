@@ -4,7 +4,7 @@ use crate::common::{
     BELOW, Device, EVEN, Random, Report, device, kinds, margin, relative_error, rounded, storages,
 };
 use calotype::kernel::attention::{Attention, scratch_bytes, transpose, twin, twin_transpose};
-use calotype::kernel::{Storage, Tensor, Tuning};
+use calotype::kernel::{Mode, Storage, Tensor};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
@@ -63,7 +63,7 @@ impl Shape {
     pub fn run(
         &self,
         device: &Device,
-        tuning: Tuning,
+        mode: Mode,
         storage: Storage,
         numbers: &[Vec<f32>; 3],
     ) -> (Vec<f32>, usize) {
@@ -75,7 +75,7 @@ impl Shape {
             margin(turn),
         );
         let sizes = [self.n, self.queries, self.keys];
-        let scratch = scratch_bytes(tuning, storage, sizes, [self.heads, self.d])
+        let scratch = scratch_bytes(mode, storage, sizes, [self.heads, self.d])
             .map(|bytes| bytes.map(|b| device.scratch(b)));
         let attention = Attention {
             q: &q,
@@ -86,8 +86,7 @@ impl Shape {
             causal: self.causal,
             scratch: scratch.as_ref().map(|[turned, scores]| [turned, scores]),
         };
-        let (gpu, none) = (&device.gpu, &device.none);
-        let dispatches = attention.dispatches(gpu, tuning, none).unwrap();
+        let dispatches = attention.dispatches(&device.context(mode)).unwrap();
         let count = dispatches.len();
         device.run(dispatches);
         (device.read(&out), count)
@@ -133,7 +132,7 @@ impl Shape {
                 self.causal,
             );
             for direct in [true, false] {
-                let (out, _) = self.run(device(), Tuning { direct }, storage, numbers);
+                let (out, _) = self.run(device(), Mode { direct }, storage, numbers);
                 let variant = if direct { "direct" } else { "tiled" };
                 report.compare(variant, storage, &out, &twin, self);
             }
@@ -267,7 +266,7 @@ fn scores_of_hundreds_in_wide_heads() {
         let sizes = [shape.n, shape.queries, shape.keys];
         let twin = twin([q, k, v], sizes, [shape.heads, shape.d], shape.causal);
         for direct in [true, false] {
-            let (out, _) = shape.run(device(), Tuning { direct }, Storage::F32, &numbers);
+            let (out, _) = shape.run(device(), Mode { direct }, Storage::F32, &numbers);
             let error = relative_error(&out, &twin);
             assert!(error <= 2e-4, "{shape:?} direct {direct}: {error:e}");
         }
@@ -297,7 +296,7 @@ fn values_at_the_ends_of_f32() {
         let small = |x: &[f32]| -> Vec<f32> { x.iter().map(|x| x * 1e-30).collect() };
         for direct in [true, false] {
             let numbers = [q.clone(), k.clone(), v.clone()];
-            let (out, _) = shape.run(device(), Tuning { direct }, Storage::F32, &numbers);
+            let (out, _) = shape.run(device(), Mode { direct }, Storage::F32, &numbers);
             let (out, twin) = (small(&out), small(&twin));
             report.compare(direct, Storage::F32, &out, &twin, &shape);
         }
@@ -320,7 +319,7 @@ fn what_is_not_a_number_stays_so() {
             let mut numbers = shape.numbers(0);
             numbers[operand][place * shape.d] = f32::NAN;
             for direct in [true, false] {
-                let (out, _) = shape.run(device(), Tuning { direct }, Storage::F32, &numbers);
+                let (out, _) = shape.run(device(), Mode { direct }, Storage::F32, &numbers);
                 for (row, values) in out.chunks(shape.d).enumerate() {
                     let sees = match operand {
                         0 => row == place,
@@ -346,7 +345,7 @@ fn more_queries_than_a_chunk() {
     for causal in [false, true] {
         let shape = shape([2, 1400, 1500], [2, 8], causal);
         let bytes = scratch_bytes(
-            Tuning { direct: true },
+            Mode { direct: true },
             Storage::F32,
             [shape.n, shape.queries, shape.keys],
             [shape.heads, shape.d],
@@ -373,9 +372,12 @@ fn attention_without_room_for_its_scores_is_an_error() {
         causal: false,
         scratch: None,
     };
-    let (gpu, none) = (&device().gpu, &device().none);
     for direct in [true, false] {
-        assert!(attention.dispatches(gpu, Tuning { direct }, none).is_err());
+        assert!(
+            attention
+                .dispatches(&device().context(Mode { direct }))
+                .is_err()
+        );
     }
 }
 
@@ -387,14 +389,14 @@ fn keys_are_turned() {
         let [n, keys] = [random.size(1, 3), random.size(1, 90)];
         let [heads, d] = [random.size(1, 4), 4 * random.size(1, 40)];
         let values = random.values(n * keys * heads * d);
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let k = device().tensor(storage, [n, keys, 1, heads * d], &values, margin(i));
             let shape = [n * heads, d, 1, keys.next_multiple_of(8)];
             let turned = device().blank(storage, shape, BELOW);
             device().run(vec![transpose(&k, heads, &turned.view).unwrap()]);
             let twin = twin_transpose(&rounded(storage, &values), [n, keys], [heads, d]);
             let out = device().read(&turned);
-            report.compare(tuning, storage, &out, &twin, &(shape, heads));
+            report.compare(mode, storage, &out, &twin, &(shape, heads));
             assert_eq!(out, twin);
         }
     }

@@ -8,7 +8,7 @@ use crate::norm::{ACTIVATIONS, Groups};
 use crate::product::{Parts, Problem, all_parts, storage_pairs};
 use calotype::kernel::norm::{layer_norm, twin_layer_norm};
 use calotype::kernel::product::{Conv, WeightStorage};
-use calotype::kernel::{Activation, Storage, Tuning};
+use calotype::kernel::{Activation, Mode, Storage};
 use std::fmt::Debug;
 
 fn assert_same(banded: &[f32], whole: &[f32], twin: &[f32], storage: Storage, what: &dyn Debug) {
@@ -26,11 +26,11 @@ fn check_product(problem: &Problem) {
     for (storage, weights) in storage_pairs() {
         let twin = problem.twin(storage, weights);
         for direct in [true, false] {
-            let tuning = Tuning { direct };
+            let mode = Mode { direct };
             let whole = problem.on(device(), storage, weights);
-            assert_eq!(whole.run(tuning, None), 1);
+            assert_eq!(whole.run(mode, None), 1);
             let banded = problem.on(capped(), storage, weights);
-            let bands = banded.run(tuning, None);
+            let bands = banded.run(mode, None);
             assert!(bands > 1, "{problem:?} {storage:?} {weights:?}: one band");
             assert_same(&banded.read(), &whole.read(), &twin, storage, problem);
         }
@@ -62,9 +62,9 @@ fn linear_layers() {
 #[test]
 fn a_range_of_rows() {
     let problem = Problem::linear([1, 300, 20, 70], Parts::default(), 7);
-    for (tuning, storage) in kinds() {
+    for (mode, storage) in kinds() {
         let banded = problem.on(capped(), storage, WeightStorage::F16);
-        assert!(banded.run(tuning, Some(13..277)) > 1);
+        assert!(banded.run(mode, Some(13..277)) > 1);
         let values = capped().read_rows(&banded.out, 13..277);
         let twin = problem.twin(storage, WeightStorage::F16);
         let twin = &twin[13 * 70..277 * 70];
@@ -183,7 +183,7 @@ fn a_line_wider_than_a_binding_is_an_error() {
         epilogue: Epilogue::default(),
         rows: None,
     };
-    let result = dispatches(&device.gpu, Tuning { direct: true }, &device.none, &product);
+    let result = dispatches(&device.context(Mode { direct: true }), &product);
     let message = result.err().expect("should not fit").to_string();
     assert!(message.contains("line"), "{message}");
 }
@@ -205,10 +205,10 @@ fn group_norms() {
             activation: ACTIVATIONS[i % ACTIVATIONS.len()],
             seed: i as u64,
         };
-        for (tuning, storage) in kinds() {
-            let (whole, three) = problem.run(device(), tuning, storage);
+        for (mode, storage) in kinds() {
+            let (whole, three) = problem.run(device(), mode, storage);
             assert_eq!(three, 3);
-            let (banded, bands) = problem.run(capped(), tuning, storage);
+            let (banded, bands) = problem.run(capped(), mode, storage);
             assert!(bands > 3 || storage == Storage::F16, "{problem:?}: {bands}");
             assert_same(&banded, &whole, &problem.twin(storage), storage, &problem);
         }
@@ -227,10 +227,10 @@ fn maps() {
                     added,
                     seed: i as u64,
                 };
-                for (tuning, storage) in kinds() {
-                    let (whole, one) = map.run(device(), tuning, storage);
+                for (mode, storage) in kinds() {
+                    let (whole, one) = map.run(device(), mode, storage);
                     assert_eq!(one, 1);
-                    let (banded, bands) = map.run(capped(), tuning, storage);
+                    let (banded, bands) = map.run(capped(), mode, storage);
                     assert!(bands > 1, "{map:?}");
                     assert_same(&banded, &whole, &map.twin(storage), storage, &map);
                 }
@@ -250,10 +250,10 @@ fn attentions() {
     ];
     for (seed, shape) in shapes.into_iter().enumerate() {
         let numbers = shape.numbers(seed as u64);
-        for tuning in [true, false].map(|direct| Tuning { direct }) {
+        for mode in [true, false].map(|direct| Mode { direct }) {
             let storage = Storage::F32;
-            let (whole, few) = shape.run(device(), tuning, storage, &numbers);
-            let (banded, many) = shape.run(capped(), tuning, storage, &numbers);
+            let (whole, few) = shape.run(device(), mode, storage, &numbers);
+            let (banded, many) = shape.run(capped(), mode, storage, &numbers);
             assert!(many > few, "{shape:?}: {many} dispatches");
             assert!(banded == whole, "{shape:?}: values differ");
         }
@@ -265,14 +265,14 @@ fn layer_norms() {
     let (rows, c) = (300, 77);
     let mut random = Random::new(3);
     let (x, gamma, beta) = (random.values(rows * c), random.values(c), random.values(c));
-    for (tuning, storage) in kinds() {
+    for (mode, storage) in kinds() {
         let run = |device: &Device| {
             let shape = [1, rows, 1, c];
             let tensor = device.tensor(storage, shape, &x, margin(0));
             let y = device.blank(storage, shape, margin(1));
             let affine = [device.floats(&gamma, 4), device.floats(&beta, 4)];
             let affine = [&affine[0], &affine[1]];
-            let all = layer_norm(&device.gpu, tuning, &tensor, affine, &y, 1e-5).unwrap();
+            let all = layer_norm(&device.gpu, mode, &tensor, affine, &y, 1e-5).unwrap();
             let count = all.len();
             device.run(all);
             (device.read(&y), count)

@@ -13,7 +13,7 @@ use calotype::kernel::latent::{
 use calotype::kernel::norm::{self, GroupNorm, Mask, layer_norm, softmax};
 use calotype::kernel::product::{self, Conv, Epilogue, Layout, Product, Weight, WeightStorage};
 use calotype::kernel::sinusoid::{self, Sinusoid};
-use calotype::kernel::{Activation, Dispatch, Program, Storage, Tensor, Tuning, View, layout, map};
+use calotype::kernel::{Activation, Dispatch, Mode, Program, Storage, Tensor, View, layout, map};
 use std::sync::Arc;
 
 const F32: Storage = Storage::F32;
@@ -65,19 +65,19 @@ fn one(dispatch: Result<Dispatch>) -> Result<Vec<Dispatch>> {
     Ok(vec![dispatch?])
 }
 
-fn latent_calls(tuning: Tuning) -> Vec<Call> {
+fn latent_calls(mode: Mode) -> Vec<Call> {
     // Two pictures of 6 pixels, 4 channels: 12 vec4s.
     let shape = [2, 3, 2, 4];
     vec![
         call("input", &[192, 384, STEP, 2 * 576], move |v| {
             let x = tensor(&v[0], shape);
             let y = tensor(&v[3], [4, 3, 2, 12]);
-            one(input(tuning, &x, &v[1], &v[2], &y))
+            one(input(mode, &x, &v[1], &v[2], &y))
         }),
         call("guidance", &[192, 288, STEP, 192], move |v| {
             let (u, t) = (tensor(&v[0], shape), tensor(&v[1], [3, 3, 2, 4]));
             one(guidance(
-                tuning,
+                mode,
                 Some((&u, 0)),
                 (&t, 1),
                 Weighed::ALONE,
@@ -97,19 +97,19 @@ fn latent_calls(tuning: Tuning) -> Vec<Call> {
                 noise: &noise,
                 history: &history,
             };
-            one(update(tuning, &state, &v[2], 12, Share::Whole))
+            one(update(mode, &state, &v[2], 12, Share::Whole))
         }),
         call("threshold", &[192, STEP], |v| {
             one(threshold(&v[0], &v[1], 2, 6))
         }),
         call("mask", &[192, 192, 192, 24, STEP], move |v| {
             let x = tensor(&v[0], shape);
-            one(mask(tuning, &x, [&v[1], &v[2], &v[3]], &v[4]))
+            one(mask(mode, &x, [&v[1], &v[2], &v[3]], &v[4]))
         }),
     ]
 }
 
-fn row_calls(tuning: Tuning) -> Vec<Call> {
+fn row_calls(mode: Mode) -> Vec<Call> {
     let shape = [2, 5, 3, 12];
     let bytes = 30 * 48;
     let [stats, affine] = norm::scratch_bytes(shape);
@@ -126,8 +126,8 @@ fn row_calls(tuning: Tuning) -> Vec<Call> {
             affine: &v[5],
         };
         match only {
-            true => norm.apply_only(&device().gpu, tuning),
-            false => norm.dispatches(&device().gpu, tuning),
+            true => norm.apply_only(&device().gpu, mode),
+            false => norm.dispatches(&device().gpu, mode),
         }
     };
     vec![
@@ -138,7 +138,7 @@ fn row_calls(tuning: Tuning) -> Vec<Call> {
         ),
         call("layer norm", &[bytes, bytes, 48, 48], move |v| {
             let (x, y) = (tensor(&v[0], shape), tensor(&v[1], shape));
-            layer_norm(&device().gpu, tuning, &x, [&v[2], &v[3]], &y, 1e-5)
+            layer_norm(&device().gpu, mode, &x, [&v[2], &v[3]], &y, 1e-5)
         }),
         call("softmax", &[bytes], move |v| {
             let mask = Mask {
@@ -147,21 +147,20 @@ fn row_calls(tuning: Tuning) -> Vec<Call> {
                 first: 0,
                 causal: true,
             };
-            one(softmax(tuning, &tensor(&v[0], shape), mask))
+            one(softmax(mode, &tensor(&v[0], shape), mask))
         }),
         call("map", &[bytes, 96, bytes], move |v| {
             let (x, y) = (tensor(&v[0], shape), tensor(&v[2], shape));
             let b = tensor(&v[1], [2, 1, 1, 12]);
-            let (gpu, none) = (&device().gpu, &device().none);
-            map::dispatches(gpu, tuning, none, &x, Activation::Silu, Some(&b), &y)
+            map::dispatches(&device().context(mode), &x, Activation::Silu, Some(&b), &y)
         }),
         call("to pixels", &[30 * 40, bytes], move |v| {
             let pixels = tensor(&v[1], [2, 5, 3, 10]);
-            one(layout::to_pixels(tuning, &v[0], &pixels, [1.0, 0.0]))
+            one(layout::to_pixels(mode, &v[0], &pixels, [1.0, 0.0]))
         }),
         call("to planes", &[30 * 40, bytes], move |v| {
             let pixels = tensor(&v[1], [2, 5, 3, 10]);
-            one(layout::to_planes(tuning, &pixels, &v[0], [1.0, 0.0]))
+            one(layout::to_planes(mode, &pixels, &v[0], [1.0, 0.0]))
         }),
         call("sinusoid", &[24, 3 * 64], |v| {
             let how = Sinusoid {
@@ -178,12 +177,12 @@ fn row_calls(tuning: Tuning) -> Vec<Call> {
     ]
 }
 
-fn attention_calls(tuning: Tuning) -> Vec<Call> {
+fn attention_calls(mode: Mode) -> Vec<Call> {
     let make = move |[n, queries, keys]: [usize; 3], [heads, d]: [usize; 2]| {
         let c = heads * d;
         let shapes = [queries, keys, keys, queries].map(|rows| [n, rows, 1, c]);
         let mut bytes = shapes.map(|shape| Tensor::bytes_of(F32, shape)).to_vec();
-        let room = attention::scratch_bytes(tuning, F32, [n, queries, keys], [heads, d]);
+        let room = attention::scratch_bytes(mode, F32, [n, queries, keys], [heads, d]);
         bytes.extend(room.iter().flatten());
         call("attention", &bytes, move |v| {
             let attention = Attention {
@@ -198,7 +197,7 @@ fn attention_calls(tuning: Tuning) -> Vec<Call> {
                     _ => None,
                 },
             };
-            attention.dispatches(&device().gpu, tuning, &device().none)
+            attention.dispatches(&device().context(mode))
         })
     };
     vec![make([2, 35, 33], [2, 64]), make([2, 9, 16], [2, 24])]
@@ -214,7 +213,7 @@ fn twelve_to(taps: usize, n: usize) -> Layout {
     }
 }
 
-fn product_calls(tuning: Tuning) -> Vec<Call> {
+fn product_calls(mode: Mode) -> Vec<Call> {
     let conv = Conv {
         stride: 1,
         pad: 1,
@@ -246,7 +245,7 @@ fn product_calls(tuning: Tuning) -> Vec<Call> {
                 },
                 rows: None,
             };
-            product::dispatches(&device().gpu, tuning, &device().none, &product)
+            product::dispatches(&device().context(mode), &product)
         })
     };
     vec![
@@ -262,12 +261,12 @@ fn product_calls(tuning: Tuning) -> Vec<Call> {
 fn a_view_that_is_too_short_is_refused() {
     let mut refused = 0;
     for direct in [true, false] {
-        let tuning = Tuning { direct };
+        let mode = Mode { direct };
         let calls = [
-            latent_calls(tuning),
-            row_calls(tuning),
-            attention_calls(tuning),
-            product_calls(tuning),
+            latent_calls(mode),
+            row_calls(mode),
+            attention_calls(mode),
+            product_calls(mode),
         ];
         for Call { name, bytes, make } in calls.into_iter().flatten() {
             let views: Vec<View> = bytes.iter().map(|bytes| view(*bytes)).collect();
@@ -294,9 +293,9 @@ fn an_update_of_more_than_there_is_is_refused() {
         history: &small(),
     };
     for direct in [true, false] {
-        let tuning = Tuning { direct };
+        let mode = Mode { direct };
         for count in [1 << 16, 17, 0, usize::MAX, usize::MAX / 16 + 1] {
-            let made = update(tuning, &state, &view(STEP), count, Share::Whole);
+            let made = update(mode, &state, &view(STEP), count, Share::Whole);
             assert_bug(made, &format!("{count} vec4s"));
         }
     }
@@ -309,8 +308,8 @@ fn a_tensor_larger_than_its_buffer_is_refused() {
     let small: Arc<Buffer> = Arc::new(gpu.buffer("small", 256).unwrap());
     let x = Tensor::new(View::whole(&small), F32, [1, 1 << 20, 1, 64]);
     let y = Tensor::new(view(256), F32, [1, 1 << 20, 1, 64]);
-    let tuning = Tuning { direct: true };
-    let copied = map::dispatches(gpu, tuning, &device().none, &x, Activation::None, None, &y);
+    let mode = Mode { direct: true };
+    let copied = map::dispatches(&device().context(mode), &x, Activation::None, None, &y);
     assert_bug(copied, "map");
     assert_bug(x.row_window(1 << 19..1 << 20, 256), "rows");
     assert_bug(View::whole(&small).around(1 << 20, 16, 256), "around");
@@ -324,7 +323,7 @@ fn a_tensor_larger_than_its_buffer_is_refused() {
     };
     let [a, b] = [beyond, view(256)].map(|view| Tensor::new(view, F32, [1, 4, 1, 16]));
     for (x, y) in [(&a, &b), (&b, &a)] {
-        let made = map::dispatches(gpu, tuning, &device().none, x, Activation::None, None, y);
+        let made = map::dispatches(&device().context(mode), x, Activation::None, None, y);
         assert_bug(made, "a view beyond its buffer");
     }
     assert_bug(gpu.upload(&small, &[0; 260]), "upload");
@@ -355,7 +354,7 @@ fn columns_rows_and_pictures_that_are_not_there_are_refused() {
 /// The fields of a tensor may say anything.
 #[test]
 fn a_tensor_that_contradicts_itself_is_refused() {
-    let (gpu, none, tuning) = (&device().gpu, &device().none, Tuning { direct: true });
+    let mode = Mode { direct: true };
     let good = tensor(&view(2 * 3 * 64), [2, 3, 1, 16]);
     let with = |change: fn(&mut Tensor)| {
         let mut bad = good.clone();
@@ -380,7 +379,7 @@ fn a_tensor_that_contradicts_itself_is_refused() {
             view: view(2 * 3 * 64),
             ..bad.clone()
         };
-        let made = map::dispatches(gpu, tuning, none, bad, Activation::None, None, &y);
+        let made = map::dispatches(&device().context(mode), bad, Activation::None, None, &y);
         assert_bug(made, &format!("map {i}"));
         let mask = Mask {
             count: 1,
@@ -388,20 +387,20 @@ fn a_tensor_that_contradicts_itself_is_refused() {
             first: 0,
             causal: false,
         };
-        assert_bug(softmax(tuning, bad, mask), &format!("softmax {i}"));
+        assert_bug(softmax(mode, bad, mask), &format!("softmax {i}"));
         assert_bug(transpose(bad, 1, &view(4096)), &format!("transpose {i}"));
-        let planes = layout::to_planes(tuning, bad, &view(4096), [1.0, 0.0]);
+        let planes = layout::to_planes(mode, bad, &view(4096), [1.0, 0.0]);
         assert_bug(planes, &format!("planes {i}"));
     }
 }
 
 #[test]
 fn shapes_that_do_not_fit_together_are_refused() {
-    let (gpu, none, tuning) = (&device().gpu, &device().none, Tuning { direct: false });
+    let mode = Mode { direct: false };
     let of = |shape| tensor(&view(Tensor::bytes_of(F32, shape)), shape);
     let x = of([2, 3, 2, 16]);
     let none_of = |y: &Tensor, b: Option<&Tensor>| {
-        map::dispatches(gpu, tuning, none, &x, Activation::None, b, y)
+        map::dispatches(&device().context(mode), &x, Activation::None, b, y)
     };
     assert!(none_of(&of([2, 3, 2, 16]), Some(&of([2, 1, 1, 16]))).is_ok());
     assert_bug(none_of(&of([2, 3, 2, 12]), None), "columns");
@@ -419,7 +418,7 @@ fn shapes_that_do_not_fit_together_are_refused() {
         causal: true,
     };
     for mask in [mask(0, 1), mask(17, 1), mask(3, 0), mask(3, 1 << 32)] {
-        assert_bug(softmax(tuning, &x, mask), &format!("{mask:?}"));
+        assert_bug(softmax(mode, &x, mask), &format!("{mask:?}"));
     }
     let many = Sinusoid {
         dim: 2 * sinusoid::MAX_DIM,
@@ -441,7 +440,7 @@ fn shapes_that_do_not_fit_together_are_refused() {
             causal: false,
             scratch: Some([&scratch[0], &scratch[1]]),
         };
-        attention.dispatches(gpu, tuning, none)
+        attention.dispatches(&device().context(mode))
     };
     let q = [1, 5, 1, 128];
     assert!(attention(q, q, q, 2).is_ok());
@@ -455,7 +454,7 @@ fn shapes_that_do_not_fit_together_are_refused() {
 
 #[test]
 fn products_of_other_kinds_are_refused() {
-    let (gpu, none, tuning) = (&device().gpu, &device().none, Tuning { direct: true });
+    let mode = Mode { direct: true };
     let (a, out) = ([1, 6, 5, 12], [1, 6, 5, 16]);
     let made = |change: fn(&mut Product<'_>, &mut Weight)| {
         let bytes = |shape| Tensor::bytes_of(F32, shape);
@@ -477,7 +476,7 @@ fn products_of_other_kinds_are_refused() {
             weight: &weight,
             ..product
         };
-        product::dispatches(gpu, tuning, none, &product)
+        product::dispatches(&device().context(mode), &product)
     };
     const CONV: Conv = Conv {
         stride: 1,
@@ -546,7 +545,7 @@ fn the_numbers_of_a_step_lead_no_kernel_out_of_its_views() {
             noise: &noise,
             history: &history,
         };
-        let made = update(Tuning { direct }, &state, &wild_view, 4, Share::Whole);
+        let made = update(Mode { direct }, &state, &wild_view, 4, Share::Whole);
         device().run(vec![made.unwrap()]);
         let doubled: Vec<f32> = values.iter().map(|x| 2.0 * x).collect();
         assert_eq!(device().read_floats(&sample, 16), doubled);
@@ -574,14 +573,14 @@ fn the_numbers_of_a_step_lead_no_kernel_out_of_its_views() {
 
 #[test]
 fn a_program_refuses_what_a_device_cannot_bind() {
-    let (gpu, none, tuning) = (&device().gpu, &device().none, Tuning { direct: true });
+    let (gpu, mode) = (&device().gpu, Mode { direct: true });
     let x = tensor(&view(1024), [1, 4, 1, 64]);
-    let twice = map::dispatches(gpu, tuning, none, &x, Activation::Silu, None, &x);
+    let twice = map::dispatches(&device().context(mode), &x, Activation::Silu, None, &x);
     assert_bug(Program::new(gpu, twice.unwrap()), "a view bound twice");
     let mut odd = view(1024);
     (odd.offset, odd.size) = (odd.offset + 4, odd.size - 4);
     let soft = softmax(
-        tuning,
+        mode,
         &tensor(&odd, [1, 3, 1, 64]),
         Mask {
             count: 64,
@@ -594,7 +593,7 @@ fn a_program_refuses_what_a_device_cannot_bind() {
     let large = capped().view(&vec![0; 2 * CAP as usize]);
     let pixels = Tensor::new(large.clone(), F32, [1, CAP as usize / 8, 1, 4]);
     let planes = capped().view(&vec![0; 2 * CAP as usize]);
-    let made = layout::to_planes(tuning, &pixels, &planes, [1.0, 0.0]).unwrap();
+    let made = layout::to_planes(mode, &pixels, &planes, [1.0, 0.0]).unwrap();
     let error = Program::new(&capped().gpu, vec![made]).err().unwrap();
     assert!(error.to_string().contains("limit"), "{error}");
 }

@@ -1,7 +1,7 @@
 //! Devices, random numbers, guarded tensors and the comparison.
 
-use calotype::gpu::{AdapterChoice, Buffer, Gpu, PipelineKey};
-use calotype::kernel::{Dispatch, Program, Storage, Tensor, Tuning, View, permutations};
+use calotype::gpu::{AdapterChoice, Gpu, PipelineKey};
+use calotype::kernel::{Context, Dispatch, Mode, Program, Storage, Tensor, View, permutations};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
@@ -12,10 +12,9 @@ pub const GUARD: f32 = 1234.0;
 /// The binding limit of [`capped`].
 pub const CAP: u64 = 16 << 10;
 
-/// A device with the dummy buffer that products ask for.
 pub struct Device {
     pub gpu: Arc<Gpu>,
-    pub none: Arc<Buffer>,
+    contexts: [Context; 2],
 }
 
 impl Device {
@@ -25,8 +24,12 @@ impl Device {
             ..Default::default()
         };
         let gpu = Gpu::open(&choice).expect("the tests need a Vulkan, Metal or DX12 adapter");
-        let none = Arc::new(gpu.buffer("none", 256).unwrap());
-        Self { gpu, none }
+        let contexts = [false, true].map(|direct| Context::new(&gpu, Mode { direct }).unwrap());
+        Self { gpu, contexts }
+    }
+
+    pub fn context(&self, mode: Mode) -> Context {
+        self.contexts[usize::from(mode.direct)].clone()
     }
 
     /// Runs them; each must be one of the kernels' permutations.
@@ -221,10 +224,10 @@ pub fn storages() -> Vec<Storage> {
 }
 
 /// Every variant with every storage.
-pub fn kinds() -> Vec<(Tuning, Storage)> {
+pub fn kinds() -> Vec<(Mode, Storage)> {
     [true, false]
         .into_iter()
-        .flat_map(|direct| storages().into_iter().map(move |s| (Tuning { direct }, s)))
+        .flat_map(|direct| storages().into_iter().map(move |s| (Mode { direct }, s)))
         .collect()
 }
 

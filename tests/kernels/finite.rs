@@ -3,7 +3,7 @@
 use crate::common::{CAP, Device, Random, capped, device};
 use calotype::kernel::finite::{Mark, twin};
 use calotype::kernel::latent::StepValues;
-use calotype::kernel::{Tuning, View};
+use calotype::kernel::{Mode, View};
 
 const BAD: [u32; 6] = [
     0x7f80_0000, // infinity
@@ -40,13 +40,13 @@ fn place(device: &Device, values: &[f32]) -> View {
 
 /// What the mark says after the tensors of several steps, and how many dispatches a
 /// step took.
-fn found(device: &Device, tuning: Tuning, steps: &[Vec<f32>]) -> (Option<usize>, usize) {
+fn found(device: &Device, mode: Mode, steps: &[Vec<f32>]) -> (Option<usize>, usize) {
     let mark = Mark::new(&device.gpu).unwrap();
     let mut bands = 0;
     for (k, values) in steps.iter().enumerate() {
         let x = place(device, values);
         let number = step(device, k + 1);
-        let all = mark.watch(&device.gpu, tuning, &x, values.len(), Some(&number));
+        let all = mark.watch(&device.gpu, mode, &x, values.len(), Some(&number));
         let all = all.unwrap();
         bands = all.len();
         device.run(all);
@@ -67,11 +67,11 @@ fn one_value_among_many_is_found_wherever_it_is() {
         spoilt[at] = f32::from_bits(BAD[turn % BAD.len()]);
         assert!(twin(&values) && !twin(&spoilt));
         for direct in [true, false] {
-            let tuning = Tuning { direct };
-            let good = found(device(), tuning, &[values.clone()]);
-            assert_eq!(good, (None, 1), "{count} {tuning:?}");
-            let bad = found(device(), tuning, &[spoilt.clone()]);
-            assert_eq!(bad, (Some(1), 1), "{count} at {at} {tuning:?}");
+            let mode = Mode { direct };
+            let good = found(device(), mode, &[values.clone()]);
+            assert_eq!(good, (None, 1), "{count} {mode:?}");
+            let bad = found(device(), mode, &[spoilt.clone()]);
+            assert_eq!(bad, (Some(1), 1), "{count} at {at} {mode:?}");
         }
     }
 }
@@ -81,18 +81,18 @@ fn the_first_of_several_steps_counts() {
     let good = Random::new(3).values(100);
     let bad: Vec<f32> = good.iter().map(|x| x / 0.0).collect();
     for direct in [true, false] {
-        let tuning = Tuning { direct };
+        let mode = Mode { direct };
         // It does not matter that a later step is finite again.
         let steps = [&good, &good, &bad, &bad, &good].map(Clone::clone);
-        assert_eq!(found(device(), tuning, &steps).0, Some(3));
+        assert_eq!(found(device(), mode, &steps).0, Some(3));
     }
     // Values that belong to no step, and a mark that is used again.
     let mark = Mark::new(&device().gpu).unwrap();
     for (values, wanted) in [(&bad, Some(0)), (&good, None)] {
         mark.clear(&device().gpu).unwrap();
         let x = place(device(), values);
-        let tuning = Tuning { direct: true };
-        let all = mark.watch(&device().gpu, tuning, &x, values.len(), None);
+        let mode = Mode { direct: true };
+        let all = mark.watch(&device().gpu, mode, &x, values.len(), None);
         device().run(all.unwrap());
         assert_eq!(mark.read(&device().gpu).unwrap(), wanted);
     }
@@ -104,13 +104,13 @@ fn bands_see_every_value_once() {
     for at in [0, count / 3, count - 5, count - 1] {
         let mut values = Random::new(at as u64).values(count);
         for direct in [true, false] {
-            let tuning = Tuning { direct };
+            let mode = Mode { direct };
             values[at] = 1.0;
-            let (none, bands) = found(capped(), tuning, &[values.clone()]);
+            let (none, bands) = found(capped(), mode, &[values.clone()]);
             assert_eq!(none, None);
             assert!(bands > 2, "{bands}");
             values[at] = f32::NAN;
-            assert_eq!(found(capped(), tuning, &[values.clone()]).0, Some(1));
+            assert_eq!(found(capped(), mode, &[values.clone()]).0, Some(1));
         }
     }
 }
@@ -118,9 +118,9 @@ fn bands_see_every_value_once() {
 #[test]
 fn more_values_than_there_are_is_an_error() {
     let mark = Mark::new(&device().gpu).unwrap();
-    let tuning = Tuning { direct: true };
+    let mode = Mode { direct: true };
     let x = place(device(), &[1.0; 8]);
-    let watch = |x: &View, count| mark.watch(&device().gpu, tuning, x, count, None);
+    let watch = |x: &View, count| mark.watch(&device().gpu, mode, x, count, None);
     assert!(watch(&x, 8).is_ok());
     let held = x.size as usize / 4;
     assert!(watch(&x, held + 1).is_err());

@@ -70,7 +70,7 @@ fn inputs() {
         let x = random.values(n * pixels * c);
         let extra = random.values(n * pixels * wide);
         let twin = twin_input(&x, c, &extra, STEP.input_scale, copies);
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let latents = Tensor::new(place(&x), Storage::F32, [n, pixels, 1, c]);
             let more = if wide == 0 {
                 place(&[0.0])
@@ -79,12 +79,12 @@ fn inputs() {
             };
             let y = device().blank(storage, [copies * n, pixels, 1, c + wide], BELOW);
             device().run(vec![
-                input(tuning, &latents, &more, &view(&STEP), &y).unwrap(),
+                input(mode, &latents, &more, &view(&STEP), &y).unwrap(),
             ]);
             let out = device().read(&y);
             // What comes beside the latents is only stored, the latents are rounded too.
             let twin = rounded(storage, &twin);
-            report.compare(tuning, storage, &out, &twin, &[copies, n, pixels, c, wide]);
+            report.compare(mode, storage, &out, &twin, &[copies, n, pixels, c, wide]);
         }
     }
     report.finish(30);
@@ -99,7 +99,7 @@ fn guided_predictions() {
         let pictures = (n / 2).max(1);
         let values = Random::new(i as u64).values(n * count);
         let (from, to) = (0, n - pictures);
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let both = device().tensor(storage, [n, pixels, 1, c], &values, BELOW);
             let seen = rounded(storage, &values);
             let half = |place: usize| &seen[place * count..][..pictures * count];
@@ -108,7 +108,7 @@ fn guided_predictions() {
                 let y = device().room(pictures * count);
                 let step = view(&STEP);
                 let part = Weighed::ALONE;
-                let all = guidance(tuning, u, (&both, to), part, pictures, &step, &y);
+                let all = guidance(mode, u, (&both, to), part, pictures, &step, &y);
                 device().run(vec![all.unwrap()]);
                 let twin = if guided {
                     twin_guidance(half(from), &[(half(to), 1.0)], STEP.guidance_scale)
@@ -116,7 +116,7 @@ fn guided_predictions() {
                     half(to).to_vec()
                 };
                 let out = device().read_floats(&y, pictures * count);
-                report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
+                report.compare(mode, storage, &out, &twin, &[n, pixels, c]);
             }
         }
     }
@@ -131,7 +131,7 @@ fn predictions_of_several_parts() {
         // The negative prompt's and three parts', `n` pictures each.
         let values = Random::new(i as u64).values(4 * count);
         let weights = [1.0, 0.5, -0.4];
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let all = device().tensor(storage, [4 * n, pixels, 1, c], &values, BELOW);
             let seen = rounded(storage, &values);
             let y = device().room(count);
@@ -142,14 +142,14 @@ fn predictions_of_several_parts() {
                     first: part == 0,
                 };
                 let t = (&all, (part + 1) * n);
-                guidance(tuning, Some((&all, 0)), t, weighed, n, &step, &y)
+                guidance(mode, Some((&all, 0)), t, weighed, n, &step, &y)
             };
             device().run((0..3).map(|part| dispatch(part).unwrap()).collect());
             let side = |i: usize| &seen[i * count..][..count];
             let parts = [0, 1, 2].map(|part| (side(part + 1), weights[part]));
             let twin = twin_guidance(side(0), &parts, STEP.guidance_scale);
             let out = device().read_floats(&y, count);
-            report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
+            report.compare(mode, storage, &out, &twin, &[n, pixels, c]);
         }
     }
     report.finish(30);
@@ -167,7 +167,7 @@ fn rescaled_predictions() {
             .iter()
             .map(|x| 3.0 * x + 0.5)
             .collect();
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let both = device().tensor(storage, [n + 1, pixels, 1, c], &t, BELOW);
             let seen = rounded(storage, &t);
             for phi in [0.7, 0.0] {
@@ -183,7 +183,7 @@ fn rescaled_predictions() {
                     .flat_map(|(e, t)| twin_rescale(t, e, phi))
                     .collect();
                 let out = device().read_floats(&y, n * count);
-                report.compare(tuning, storage, &out, &twin, &[n, pixels, c]);
+                report.compare(mode, storage, &out, &twin, &[n, pixels, c]);
             }
         }
     }
@@ -232,7 +232,7 @@ fn what_is_not_a_number_stays_so() {
     };
     step.store[0].slot = 0.0;
     let found = |values: &[f32]| values.iter().map(|x| x.is_nan()).collect::<Vec<_>>();
-    for (tuning, _) in kinds() {
+    for (mode, _) in kinds() {
         let [sample, output, noise, history] = [0, 1, 2, 3].map(|_| place(&x));
         let state = State {
             sample: &sample,
@@ -241,7 +241,7 @@ fn what_is_not_a_number_stays_so() {
             history: &history,
         };
         device().run(vec![
-            update(tuning, &state, &view(&step), 1, Share::Whole).unwrap(),
+            update(mode, &state, &view(&step), 1, Share::Whole).unwrap(),
         ]);
         let out = device().read_floats(&sample, 4);
         assert_eq!(found(&out), [true, false, true, false], "{out:?}");
@@ -307,7 +307,7 @@ fn updates() {
         let [x, e, noise] = [0, 1, 2].map(|_| random.values(count));
         let history: Vec<Vec<f32>> = (0..slots).map(|_| random.values(count)).collect();
         let (twin, kept) = twin_update(&step, [&x, &e, &noise], &history);
-        for (tuning, _) in kinds() {
+        for (mode, _) in kinds() {
             for shares in [&[Share::Whole][..], &[Share::First, Share::Rest]] {
                 let [sample, output, noise] = [&x, &e, &noise].map(|values| place(values));
                 let slots_view = place(&history.concat());
@@ -318,13 +318,13 @@ fn updates() {
                     history: &slots_view,
                 };
                 let view = view(&step);
-                let run = |share: &Share| update(tuning, &state, &view, count / 4, *share).unwrap();
+                let run = |share: &Share| update(mode, &state, &view, count / 4, *share).unwrap();
                 device().run(shares.iter().map(run).collect());
                 let out = device().read_floats(&sample, count);
-                report.compare(tuning, Storage::F32, &out, &twin, &[n, pixels, c, slots]);
+                report.compare(mode, Storage::F32, &out, &twin, &[n, pixels, c, slots]);
                 if slots > 0 {
                     let out = device().read_floats(&slots_view, slots * count);
-                    report.compare(tuning, Storage::F32, &out, &kept.concat(), &[stores]);
+                    report.compare(mode, Storage::F32, &out, &kept.concat(), &[stores]);
                 }
             }
         }
@@ -358,14 +358,14 @@ fn thresholds() {
             .flat_map(|x| bound.apply(x.iter().map(|x| f64::from(*x)).collect()))
             .map(|x| x as f32)
             .collect();
-        for (tuning, _) in kinds() {
+        for (mode, _) in kinds() {
             // The second of two slots.
             let both = place(&[vec![9.0; n * count], x.clone()].concat());
             device().run(vec![threshold(&both, &view(&step), n, count / 4).unwrap()]);
             let out = device().read_floats(&both, 2 * n * count);
             assert!(out[..n * count].iter().all(|x| *x == 9.0));
             report.compare(
-                tuning,
+                mode,
                 Storage::F32,
                 &out[n * count..],
                 &twin,
@@ -388,13 +388,13 @@ fn masks() {
             .collect();
         let factors = [STEP.kept_original, STEP.kept_noise];
         let twin = twin_mask([&x, &original, &noise], &m, c, factors);
-        for (tuning, _) in kinds() {
+        for (mode, _) in kinds() {
             let latents = Tensor::new(place(&x), Storage::F32, [n, pixels, 1, c]);
             let [original, noise, m] = [&original, &noise, &m].map(|values| place(values));
             let kept = [&original, &noise, &m];
-            device().run(vec![mask(tuning, &latents, kept, &view(&STEP)).unwrap()]);
+            device().run(vec![mask(mode, &latents, kept, &view(&STEP)).unwrap()]);
             let out = device().read_floats(&latents.view, count);
-            report.compare(tuning, Storage::F32, &out, &twin, &[n, pixels, c]);
+            report.compare(mode, Storage::F32, &out, &twin, &[n, pixels, c]);
         }
     }
     report.finish(30);

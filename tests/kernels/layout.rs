@@ -29,20 +29,20 @@ fn layouts() {
         let values = Random::new(i as u64).values(n * c * h * w);
         let affine = [[1.0, 0.0], [2.0, -1.0], [0.13025, 0.25]][i % 3];
         let (shape, sizes) = ([n, h, w, c], [n, c, h * w]);
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let pixels = device().blank(storage, shape, BELOW);
             let planes = device().floats(&values, 1);
-            device().run(vec![to_pixels(tuning, &planes, &pixels, affine).unwrap()]);
+            device().run(vec![to_pixels(mode, &planes, &pixels, affine).unwrap()]);
             let twin = twin_to_pixels(&values, sizes, affine);
             let out = device().read(&pixels);
-            there.compare(tuning, storage, &out, &twin, &shape);
+            there.compare(mode, storage, &out, &twin, &shape);
 
             let pixels = device().tensor(storage, shape, &values, BELOW);
             let planes = device().room(values.len());
-            device().run(vec![to_planes(tuning, &pixels, &planes, affine).unwrap()]);
+            device().run(vec![to_planes(mode, &pixels, &planes, affine).unwrap()]);
             let twin = twin_to_planes(&rounded(storage, &values), sizes, affine);
             let out = device().read_floats(&planes, values.len());
-            back.compare(tuning, storage, &out, &twin, &shape);
+            back.compare(mode, storage, &out, &twin, &shape);
         }
     }
     there.finish(30);

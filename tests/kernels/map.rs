@@ -5,7 +5,7 @@ use crate::common::{
 };
 use crate::norm::ACTIVATIONS;
 use calotype::kernel::map::{dispatches, twin};
-use calotype::kernel::{Activation, Storage, Tuning};
+use calotype::kernel::{Activation, Mode, Storage};
 
 /// What is added.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,15 +50,14 @@ impl Map {
         twin(&x, c, self.activation, b)
     }
 
-    pub fn run(&self, device: &Device, tuning: Tuning, storage: Storage) -> (Vec<f32>, usize) {
+    pub fn run(&self, device: &Device, mode: Mode, storage: Storage) -> (Vec<f32>, usize) {
         let [x, b] = self.numbers();
         let turn = self.seed as usize;
         let x = device.tensor(storage, self.shape, &x, margin(turn));
         let b = device.tensor(storage, self.b_shape(), &b, margin(turn + 1));
         let b = (self.added != Added::Nothing).then_some(&b);
         let y = device.blank(storage, self.shape, margin(turn + 2));
-        let (gpu, none) = (&device.gpu, &device.none);
-        let all = dispatches(gpu, tuning, none, &x, self.activation, b, &y).unwrap();
+        let all = dispatches(&device.context(mode), &x, self.activation, b, &y).unwrap();
         let count = all.len();
         device.run(all);
         (device.read(&y), count)
@@ -92,30 +91,29 @@ fn maps() {
             added: [Added::Nothing, Added::Rows, Added::OneAPicture][i % 3],
             seed: i as u64,
         };
-        for (tuning, storage) in kinds() {
-            let (out, _) = map.run(device(), tuning, storage);
-            report.compare(tuning, storage, &out, &map.twin(storage), &map);
+        for (mode, storage) in kinds() {
+            let (out, _) = map.run(device(), mode, storage);
+            report.compare(mode, storage, &out, &map.twin(storage), &map);
         }
     }
     report.finish(30);
 }
 
 /// The result of an activation over a row of values.
-fn activated(tuning: Tuning, storage: Storage, activation: Activation, x: &[f32]) -> Vec<f32> {
+fn activated(mode: Mode, storage: Storage, activation: Activation, x: &[f32]) -> Vec<f32> {
     let (device, shape) = (device(), [1, 1, 1, x.len()]);
     let x = device.tensor(storage, shape, x, BELOW);
     let y = device.blank(storage, shape, BELOW);
-    let (gpu, none) = (&device.gpu, &device.none);
-    device.run(dispatches(gpu, tuning, none, &x, activation, None, &y).unwrap());
+    device.run(dispatches(&device.context(mode), &x, activation, None, &y).unwrap());
     device.read(&y)
 }
 
 #[test]
 fn activations_at_extremes() {
-    for (tuning, storage) in kinds() {
+    for (mode, storage) in kinds() {
         let x = extremes(storage);
         for activation in ACTIVATIONS {
-            let y = activated(tuning, storage, activation, &x);
+            let y = activated(mode, storage, activation, &x);
             let seen = twin(&rounded(storage, &x), x.len(), activation, None);
             assert_close(&y, &seen, storage, &activation);
         }
@@ -125,10 +123,10 @@ fn activations_at_extremes() {
 /// Nothing that is not a number becomes one.
 #[test]
 fn what_is_not_a_number_stays_so() {
-    for (tuning, storage) in kinds() {
+    for (mode, storage) in kinds() {
         for activation in ACTIVATIONS {
             let x = [f32::NAN, 1.0, -f32::NAN, -1.0];
-            let y = activated(tuning, storage, activation, &x);
+            let y = activated(mode, storage, activation, &x);
             let found: Vec<bool> = y.iter().map(|y| y.is_nan()).collect();
             assert_eq!(found, [true, false, true, false], "{activation:?}: {y:?}");
         }

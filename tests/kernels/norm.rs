@@ -5,7 +5,7 @@ use calotype::kernel::norm::{
     GroupNorm, Mask, layer_norm, scratch_bytes, softmax, twin_group_norm, twin_layer_norm,
     twin_softmax,
 };
-use calotype::kernel::{Activation, Storage, Tuning};
+use calotype::kernel::{Activation, Mode, Storage};
 
 /// A group norm over `[n, h, w, groups * per]`.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ impl Groups {
     }
 
     /// The result on `device`, and the number of dispatches.
-    pub fn run(&self, device: &Device, tuning: Tuning, storage: Storage) -> (Vec<f32>, usize) {
+    pub fn run(&self, device: &Device, mode: Mode, storage: Storage) -> (Vec<f32>, usize) {
         let [x, gamma, beta] = self.numbers();
         let (shape, turn) = (self.shape(), self.seed as usize);
         let x = device.tensor(storage, shape, &x, margin(turn));
@@ -70,7 +70,7 @@ impl Groups {
             stats: &stats,
             affine: &affine,
         };
-        let all = norm.dispatches(&device.gpu, tuning).unwrap();
+        let all = norm.dispatches(&device.gpu, mode).unwrap();
         let count = all.len();
         device.run(all);
         (device.read(&y), count)
@@ -105,9 +105,9 @@ fn group_norms() {
             activation: ACTIVATIONS[i % ACTIVATIONS.len()],
             seed: i as u64,
         };
-        for (tuning, storage) in kinds() {
-            let (out, _) = problem.run(device(), tuning, storage);
-            report.compare(tuning, storage, &out, &problem.twin(storage), &problem);
+        for (mode, storage) in kinds() {
+            let (out, _) = problem.run(device(), mode, storage);
+            report.compare(mode, storage, &out, &problem.twin(storage), &problem);
         }
     }
     report.finish(30);
@@ -144,15 +144,15 @@ fn layer_norms() {
         let shift = 3.0 * (i % 3) as f32;
         let x: Vec<f32> = random.values(rows * c).iter().map(|v| v + shift).collect();
         let (gamma, beta) = (random.values(c), random.values(c));
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let shape = [1, rows, 1, c];
             let tensor = device().tensor(storage, shape, &x, margin(i));
             let y = device().blank(storage, shape, margin(i + 1));
             let (g, b) = (device().floats(&gamma, 4), device().floats(&beta, 4));
             let gpu = &device().gpu;
-            device().run(layer_norm(gpu, tuning, &tensor, [&g, &b], &y, EPS).unwrap());
+            device().run(layer_norm(gpu, mode, &tensor, [&g, &b], &y, EPS).unwrap());
             let twin = twin_layer_norm(&rounded(storage, &x), c, &gamma, &beta, EPS);
-            report.compare(tuning, storage, &device().read(&y), &twin, &[rows, c]);
+            report.compare(mode, storage, &device().read(&y), &twin, &[rows, c]);
         }
     }
     report.finish(30);
@@ -188,12 +188,12 @@ fn softmaxes() {
             first: random.size(0, 20),
             causal: i % 2 == 1,
         };
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let tensor = device().tensor(storage, [1, rows, 1, c], &x, margin(i));
-            device().run(vec![softmax(tuning, &tensor, mask).unwrap()]);
+            device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
             let twin = twin_softmax(&rounded(storage, &x), c, mask);
             let out = device().read(&tensor);
-            report.compare(tuning, storage, &out, &twin, &([rows, c], mask));
+            report.compare(mode, storage, &out, &twin, &([rows, c], mask));
             let masked = out.iter().zip(&twin).all(|(a, b)| *b != 0.0 || *a == 0.0);
             assert!(masked, "a masked column is not zero: {mask:?}");
         }
@@ -240,12 +240,12 @@ fn softmaxes_far_from_zero() {
                     false => dropped,
                 };
             }
-            for (tuning, storage) in kinds() {
+            for (mode, storage) in kinds() {
                 let tensor = device().tensor(storage, [1, rows, 1, c], &x, margin(i));
-                device().run(vec![softmax(tuning, &tensor, mask).unwrap()]);
+                device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
                 let twin = twin_softmax(&rounded(storage, &x), c, mask);
                 let out = device().read(&tensor);
-                report.compare(tuning, storage, &out, &twin, &(level, mask));
+                report.compare(mode, storage, &out, &twin, &(level, mask));
             }
         }
     }
@@ -266,11 +266,11 @@ fn softmaxes_at_the_ends_of_f32() {
         first: 0,
         causal: false,
     };
-    for (tuning, storage) in kinds().into_iter().filter(|kind| kind.1 == Storage::F32) {
+    for (mode, storage) in kinds().into_iter().filter(|kind| kind.1 == Storage::F32) {
         let tensor = device().tensor(storage, [1, 4, 1, 6], &rows.concat(), BELOW);
-        device().run(vec![softmax(tuning, &tensor, mask).unwrap()]);
+        device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
         let twin = twin_softmax(&rows.concat(), 6, mask);
-        assert_eq!(device().read(&tensor), twin, "{tuning:?}");
+        assert_eq!(device().read(&tensor), twin, "{mode:?}");
     }
 }
 
@@ -282,16 +282,16 @@ fn a_score_that_is_not_a_number_stays_so() {
         first: 8,
         causal: false,
     };
-    for (tuning, storage) in kinds() {
+    for (mode, storage) in kinds() {
         for place in [0, 4, 8, 9] {
             let mut x: Vec<f32> = Random::new(1).values(2 * 12);
             x[place] = f32::NAN;
             let tensor = device().tensor(storage, [1, 2, 1, 12], &x, BELOW);
-            device().run(vec![softmax(tuning, &tensor, mask).unwrap()]);
+            device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
             let out = device().read(&tensor);
             // Column 9 is dropped; the second row has nothing to do with it.
             let found = out[..9].iter().any(|x| x.is_nan());
-            assert_eq!(found, place < 9, "{tuning:?} {storage:?} {place}: {out:?}");
+            assert_eq!(found, place < 9, "{mode:?} {storage:?} {place}: {out:?}");
             assert!(out[12..].iter().all(|x| x.is_finite()));
         }
     }
@@ -299,7 +299,7 @@ fn a_score_that_is_not_a_number_stays_so() {
 
 /// The result of a group norm over `[1, rows, 1, c]`, `gamma` and `beta` given.
 fn group_normed(
-    tuning: Tuning,
+    mode: Mode,
     storage: Storage,
     x: &[f32],
     [gamma, beta]: [&[f32]; 2],
@@ -321,7 +321,7 @@ fn group_normed(
         stats: &stats,
         affine: &affine,
     };
-    device.run(norm.dispatches(&device.gpu, tuning).unwrap());
+    device.run(norm.dispatches(&device.gpu, mode).unwrap());
     device.read(&y)
 }
 
@@ -334,13 +334,13 @@ fn group_norms_of_constant_groups() {
         for (rows, groups, per) in [(1, 1, 1), (1, 3, 1), (50, 3, 5), (200, 8, 4), (7, 2, 40)] {
             let c = groups * per;
             let (gamma, beta) = (random.values(c), random.values(c));
-            for (tuning, storage) in kinds() {
+            for (mode, storage) in kinds() {
                 if storage == Storage::F16 && level.abs() > 6e4 {
                     continue;
                 }
                 let level = rounded(storage, &[level])[0];
                 let x = vec![level; rows * c];
-                let y = group_normed(tuning, storage, &x, [&gamma, &beta], groups);
+                let y = group_normed(mode, storage, &x, [&gamma, &beta], groups);
                 let factor = 1.0 / EPS.sqrt();
                 for (i, y) in y.iter().enumerate() {
                     let lost = 2e-7 * level.abs().min(1e27) * factor * gamma[i % c].abs();
@@ -348,7 +348,7 @@ fn group_norms_of_constant_groups() {
                     let off = (y - beta[i % c]).abs();
                     assert!(
                         off <= lost + rounding,
-                        "{level} {groups}x{per} {tuning:?} {storage:?}: {y} is not {}",
+                        "{level} {groups}x{per} {mode:?} {storage:?}: {y} is not {}",
                         beta[i % c]
                     );
                 }
@@ -370,11 +370,11 @@ fn norms_of_large_values() {
             let none = Activation::None;
             let grouped = twin_group_norm(&x, [1, rows, c], &gamma, &beta, groups, EPS, none);
             let layered = twin_layer_norm(&x, c, &gamma, &beta, EPS);
-            for (tuning, storage) in kinds().into_iter().filter(|kind| kind.1 == Storage::F32) {
-                let y = group_normed(tuning, storage, &x, [&gamma, &beta], groups);
-                report.compare(("group", tuning), storage, &y, &grouped, &(level, rows, c));
-                let y = layer_normed(tuning, storage, &x, [&gamma, &beta]);
-                report.compare(("layer", tuning), storage, &y, &layered, &(level, rows, c));
+            for (mode, storage) in kinds().into_iter().filter(|kind| kind.1 == Storage::F32) {
+                let y = group_normed(mode, storage, &x, [&gamma, &beta], groups);
+                report.compare(("group", mode), storage, &y, &grouped, &(level, rows, c));
+                let y = layer_normed(mode, storage, &x, [&gamma, &beta]);
+                report.compare(("layer", mode), storage, &y, &layered, &(level, rows, c));
             }
         }
     }
@@ -389,11 +389,11 @@ fn norms_at_the_ends_of_f32_are_finite() {
         let signs = random.values(rows * c);
         let x: Vec<f32> = signs.iter().map(|x| f32::MAX.copysign(*x)).collect();
         let (gamma, beta) = (random.values(c), random.values(c));
-        for (tuning, storage) in kinds().into_iter().filter(|kind| kind.1 == Storage::F32) {
-            let grouped = group_normed(tuning, storage, &x, [&gamma, &beta], groups);
-            let layered = layer_normed(tuning, storage, &x, [&gamma, &beta]);
+        for (mode, storage) in kinds().into_iter().filter(|kind| kind.1 == Storage::F32) {
+            let grouped = group_normed(mode, storage, &x, [&gamma, &beta], groups);
+            let layered = layer_normed(mode, storage, &x, [&gamma, &beta]);
             for y in [grouped, layered] {
-                assert!(y.iter().all(|y| y.is_finite()), "{tuning:?} {rows}x{c}");
+                assert!(y.iter().all(|y| y.is_finite()), "{mode:?} {rows}x{c}");
             }
         }
     }
@@ -408,42 +408,29 @@ fn norms_over_what_is_not_a_number_are_none() {
         for place in [0, 5, 39 * c + 11] {
             let mut x = Random::new(8).values(rows * c);
             x[place] = odd;
-            for (tuning, storage) in kinds() {
-                let y = group_normed(tuning, storage, &x, [&gamma, &beta], groups);
+            for (mode, storage) in kinds() {
+                let y = group_normed(mode, storage, &x, [&gamma, &beta], groups);
                 for (i, y) in y.iter().enumerate() {
                     let same = i % c / 4 == place % c / 4;
-                    assert_eq!(
-                        y.is_nan(),
-                        same,
-                        "{odd} {tuning:?} {storage:?} {place}: {i}"
-                    );
+                    assert_eq!(y.is_nan(), same, "{odd} {mode:?} {storage:?} {place}: {i}");
                 }
-                let y = layer_normed(tuning, storage, &x, [&gamma, &beta]);
+                let y = layer_normed(mode, storage, &x, [&gamma, &beta]);
                 for (i, y) in y.iter().enumerate() {
                     let same = i / c == place / c;
-                    assert_eq!(
-                        y.is_nan(),
-                        same,
-                        "{odd} {tuning:?} {storage:?} {place}: {i}"
-                    );
+                    assert_eq!(y.is_nan(), same, "{odd} {mode:?} {storage:?} {place}: {i}");
                 }
             }
         }
     }
 }
 
-fn layer_normed(
-    tuning: Tuning,
-    storage: Storage,
-    x: &[f32],
-    [gamma, beta]: [&[f32]; 2],
-) -> Vec<f32> {
+fn layer_normed(mode: Mode, storage: Storage, x: &[f32], [gamma, beta]: [&[f32]; 2]) -> Vec<f32> {
     let device = device();
     let shape = [1, x.len() / gamma.len(), 1, gamma.len()];
     let x = device.tensor(storage, shape, x, margin(1));
     let y = device.blank(storage, shape, margin(2));
     let (gamma, beta) = (device.floats(gamma, 4), device.floats(beta, 4));
-    device.run(layer_norm(&device.gpu, tuning, &x, [&gamma, &beta], &y, EPS).unwrap());
+    device.run(layer_norm(&device.gpu, mode, &x, [&gamma, &beta], &y, EPS).unwrap());
     device.read(&y)
 }
 
@@ -454,14 +441,14 @@ fn layer_norms_of_constant_rows() {
     for c in [1, 3, 64, 77, 640] {
         let (gamma, beta) = (random.values(c), random.values(c));
         for level in [0.0, 1.0, -0.1, 100.7, 54321.0, 1e10, -3e38] {
-            for (tuning, storage) in kinds() {
+            for (mode, storage) in kinds() {
                 if storage == Storage::F16 && f32::abs(level) > 6e4 {
                     continue;
                 }
-                let y = layer_normed(tuning, storage, &vec![level; 3 * c], [&gamma, &beta]);
+                let y = layer_normed(mode, storage, &vec![level; 3 * c], [&gamma, &beta]);
                 let beta = rounded(storage, &beta);
                 for (i, y) in y.iter().enumerate() {
-                    assert_eq!(*y, beta[i % c], "{level} x {c} {tuning:?} {storage:?}");
+                    assert_eq!(*y, beta[i % c], "{level} x {c} {mode:?} {storage:?}");
                 }
             }
         }

@@ -9,7 +9,7 @@ use calotype::kernel::product::{
     Conv, Epilogue, Layout, Product, TwinEpilogue, Weight, WeightStorage, dispatches, twin_conv,
     twin_epilogue, twin_linear,
 };
-use calotype::kernel::{Activation, Storage, Tensor, Tuning};
+use calotype::kernel::{Activation, Mode, Storage, Tensor};
 use half::f16;
 
 /// An epilogue by its parts.
@@ -281,7 +281,7 @@ pub struct Uploaded<'a> {
 
 impl Uploaded<'_> {
     /// Runs it (over `rows`, where given) and says how many dispatches it took.
-    pub fn run(&self, tuning: Tuning, rows: Option<std::ops::Range<usize>>) -> usize {
+    pub fn run(&self, mode: Mode, rows: Option<std::ops::Range<usize>>) -> usize {
         let product = Product {
             a: &self.a,
             weight: &self.weight,
@@ -292,7 +292,7 @@ impl Uploaded<'_> {
             rows,
         };
         let device = self.device;
-        let all = dispatches(&device.gpu, tuning, &device.none, &product).unwrap();
+        let all = dispatches(&device.context(mode), &product).unwrap();
         let count = all.len();
         device.run(all);
         count
@@ -316,7 +316,7 @@ fn check(report: &mut Report, problem: &Problem) {
         let twin = problem.twin(storage, weights);
         for direct in [true, false] {
             let uploaded = problem.on(device(), storage, weights);
-            uploaded.run(Tuning { direct }, None);
+            uploaded.run(Mode { direct }, None);
             let variant = (if direct { "direct" } else { "tiled" }, weights);
             report.compare(variant, storage, &uploaded.read(), &twin, problem);
         }
@@ -487,7 +487,7 @@ fn activations_as_the_right_operand() {
         let [m, k] = [random.size(1, 90), random.size(1, 90)];
         let n = 8 * random.size(1, 20);
         let (x, w) = (random.values(m * k), random.values(k * n));
-        for (tuning, storage) in kinds() {
+        for (mode, storage) in kinds() {
             let twin = twin_linear(&rounded(storage, &x), &rounded(storage, &w), [m, k, n]);
             let device = device();
             let right = device.tensor(storage, [1, k, 1, n], &w, EVEN);
@@ -499,8 +499,8 @@ fn activations_as_the_right_operand() {
                 conv: None,
                 epilogue: Epilogue::default(),
             };
-            uploaded.run(tuning, None);
-            report.compare(tuning, storage, &uploaded.read(), &twin, &[m, k, n]);
+            uploaded.run(mode, None);
+            report.compare(mode, storage, &uploaded.read(), &twin, &[m, k, n]);
         }
     }
     report.finish(30);
@@ -520,12 +520,12 @@ fn results_do_not_depend_on_the_tile() {
     let problem = Problem::linear([1, 1793, 21, 1799], parts, 5);
     let rows = problem.shape[1];
     for (storage, weights) in storage_pairs() {
-        let tuning = Tuning { direct: false };
+        let mode = Mode { direct: false };
         let whole = problem.on(device(), storage, weights);
-        whole.run(tuning, None);
+        whole.run(mode, None);
         let pieces = problem.on(device(), storage, weights);
         for first in (0..rows).step_by(300) {
-            pieces.run(tuning, Some(first..(first + 300).min(rows)));
+            pieces.run(mode, Some(first..(first + 300).min(rows)));
         }
         let (whole, pieces) = (whole.read(), pieces.read());
         let same = whole
@@ -546,7 +546,7 @@ fn results_do_not_depend_on_the_tile() {
     };
     for (storage, weights) in storage_pairs() {
         let uploaded = picture.on(device(), storage, weights);
-        uploaded.run(Tuning { direct: false }, None);
+        uploaded.run(Mode { direct: false }, None);
         let twin = picture.twin(storage, weights);
         report.compare(weights, storage, &uploaded.read(), &twin, &picture);
     }
@@ -557,7 +557,7 @@ fn results_do_not_depend_on_the_tile() {
 /// number stays so.
 #[test]
 fn epilogues_at_extremes() {
-    for (tuning, storage) in kinds() {
+    for (mode, storage) in kinds() {
         let x = extremes(storage);
         // Values and gates: every pair of an extreme and something usual.
         let usual = [0.0, 1.0, -0.3, 5.0, -11.0];
@@ -579,11 +579,11 @@ fn epilogues_at_extremes() {
             (x.clone(), parts)
         });
         for (bias, parts) in activated.into_iter().chain([gated]) {
-            let (out, twin) = biases_through(tuning, storage, &bias, parts);
+            let (out, twin) = biases_through(mode, storage, &bias, parts);
             assert_close(&out, &twin, storage, &parts);
             let mut broken = bias.clone();
             broken[3] = f32::NAN;
-            let (out, _) = biases_through(tuning, storage, &broken, parts);
+            let (out, _) = biases_through(mode, storage, &broken, parts);
             let found = out.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3));
             assert!(found, "{parts:?}: {out:?}");
         }
@@ -592,7 +592,7 @@ fn epilogues_at_extremes() {
 
 /// A product of zeros whose bias goes through the epilogue, and its twin.
 fn biases_through(
-    tuning: Tuning,
+    mode: Mode,
     storage: Storage,
     bias: &[f32],
     parts: Parts,
@@ -618,7 +618,7 @@ fn biases_through(
             ..Default::default()
         },
     };
-    uploaded.run(tuning, None);
+    uploaded.run(mode, None);
     let epilogue = TwinEpilogue {
         bias: Some(bias),
         geglu: parts.geglu,
@@ -633,14 +633,14 @@ fn biases_through(
 #[test]
 fn a_range_of_rows_leaves_the_others_alone() {
     let problem = Problem::linear([1, 90, 20, 30], Parts::default(), 7);
-    for (tuning, storage) in kinds() {
+    for (mode, storage) in kinds() {
         let weights = WeightStorage::F32;
         let uploaded = problem.on(device(), storage, weights);
-        uploaded.run(tuning, Some(13..77));
+        uploaded.run(mode, Some(13..77));
         let values = device().read_rows(&uploaded.out, 13..77);
         let twin = problem.twin(storage, weights);
         let mut report = Report::new("rows");
-        report.compare(tuning, storage, &values, &twin[13 * 30..77 * 30], &problem);
+        report.compare(mode, storage, &values, &twin[13 * 30..77 * 30], &problem);
     }
 }
 
@@ -650,7 +650,7 @@ fn the_smallest_product_is_exact() {
     let problem = Problem::linear([1, 1, 1, 1], Parts::default(), 9);
     for direct in [true, false] {
         let uploaded = problem.on(device(), Storage::F32, WeightStorage::F32);
-        uploaded.run(Tuning { direct }, None);
+        uploaded.run(Mode { direct }, None);
         let twin = problem.twin(Storage::F32, WeightStorage::F32);
         assert_eq!(uploaded.read(), twin);
     }

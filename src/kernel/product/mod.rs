@@ -2,11 +2,10 @@
 //! (`product_direct.wgsl`, `product_tiled.wgsl`), all epilogues.
 
 use super::program::Operand;
-use super::{Activation, Dispatch, Storage, Tensor, Tuning, View, Work, key, require};
+use super::{Activation, Context, Dispatch, Mode, Storage, Tensor, View, Work, key, require};
 use crate::Result;
-use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
+use crate::gpu::{Access, Gpu, PipelineKey, host_shareable};
 use std::ops::Range;
-use std::sync::Arc;
 
 mod bands;
 mod layout;
@@ -255,13 +254,13 @@ impl Variant {
     ];
 
     /// The variant for `m` rows and `n8` groups of columns.
-    fn choose(gpu: &Gpu, tuning: Tuning, m: usize, n8: usize) -> Self {
+    fn choose(gpu: &Gpu, mode: Mode, m: usize, n8: usize) -> Self {
         let c = gpu.capabilities();
         let fits = c.max_invocations >= 256 && c.max_workgroup_storage >= 16384;
         // wgpu does not say how many units a GPU has; this many workgroups of
         // the large tile keep even the largest busy.
         let large = m.div_ceil(128) * n8.div_ceil(16) >= 192;
-        match tuning.direct {
+        match mode.direct {
             true if n8 <= NARROW && m >= 64 => Variant::DirectNarrow,
             true => Variant::Direct,
             false if fits && large => Variant::Tiled([16, 16]),
@@ -310,24 +309,13 @@ impl Variant {
 /// # Errors
 /// Where not even a single row of a picture fits into a binding;
 /// [`crate::Error::Internal`] where the shapes do not fit together.
-pub fn dispatches(
-    gpu: &Gpu,
-    tuning: Tuning,
-    none: &Arc<Buffer>,
-    product: &Product<'_>,
-) -> Result<Vec<Dispatch>> {
+pub fn dispatches(context: &Context, product: &Product<'_>) -> Result<Vec<Dispatch>> {
     check(product)?;
+    let gpu = &context.gpu;
     let mut all = Vec::new();
     for columns in column_bands(gpu, product.weight)? {
         for band in row_bands(gpu, product)? {
-            all.push(dispatch(
-                gpu,
-                tuning,
-                none,
-                product,
-                &band,
-                columns.clone(),
-            )?);
+            all.push(dispatch(context, product, &band, columns.clone())?);
         }
     }
     Ok(all)
@@ -478,9 +466,9 @@ struct Extra {
 }
 
 impl Extra {
-    fn none(none: &Arc<Buffer>) -> Result<Self> {
+    fn none(context: &Context) -> Result<Self> {
         Ok(Self {
-            operand: View::whole(none).operand("nothing", 0)?,
+            operand: View::whole(&context.none).operand("nothing", 0)?,
             offset: 0,
             pitch: 0,
         })
@@ -488,9 +476,7 @@ impl Extra {
 }
 
 fn dispatch(
-    gpu: &Gpu,
-    tuning: Tuning,
-    none: &Arc<Buffer>,
+    context: &Context,
     product: &Product<'_>,
     band: &Band,
     columns: Range<usize>,
@@ -503,7 +489,7 @@ fn dispatch(
         epilogue,
         ..
     } = product;
-    let alignment = gpu.capabilities().alignment;
+    let alignment = context.gpu.capabilities().alignment;
     let m = band.out.len();
     let n8 = columns.len();
     let one = Blocks {
@@ -538,7 +524,7 @@ fn dispatch(
             let view = view.part(start..view.size.max(start))?;
             view.operand("bias", bytes)?
         }
-        None => Extra::none(none)?.operand,
+        None => Extra::none(context)?.operand,
     };
     let channel = match &epilogue.channel {
         Some(t) => {
@@ -549,7 +535,7 @@ fn dispatch(
                 pitch: t.pitch as u32,
             }
         }
-        None => Extra::none(none)?,
+        None => Extra::none(context)?,
     };
     let residual = match &epilogue.residual {
         Some(t) => {
@@ -561,7 +547,7 @@ fn dispatch(
                 pitch: t.pitch as u32,
             }
         }
-        None => Extra::none(none)?,
+        None => Extra::none(context)?,
     };
     if epilogue.geglu {
         flags |= GEGLU;
@@ -572,7 +558,7 @@ fn dispatch(
         upsample: false,
     });
     let z = blocks.batches * blocks.heads;
-    let variant = Variant::choose(gpu, tuning, m, n8);
+    let variant = Variant::choose(&context.gpu, context.mode, m, n8);
     let moved = band.input.len() * a.row_bytes() as usize + m * out.row_bytes() as usize;
     Dispatch::new(
         variant.key(a.storage, weight.storage, conv.is_some()),

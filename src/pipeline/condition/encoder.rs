@@ -96,8 +96,7 @@ impl<'a> Encoder<'a> {
             DeviceWeights::new(gpu, source, pipeline.precision.weights, loaded).while_ok(&check);
         // The encoders are a small share of the work, so they keep f32 throughout.
         let executor = Executor::new(
-            gpu,
-            pipeline.tuning,
+            &pipeline.context,
             Storage::F32,
             &graph,
             &weights,
@@ -109,7 +108,7 @@ impl<'a> Encoder<'a> {
         let mut watched = Vec::new();
         for output in outputs.map(|i| executor.output(i)) {
             let count = output.rows() * output.pitch * 4;
-            watched.extend(mark.watch(gpu, pipeline.tuning, &output.view, count, None)?);
+            watched.extend(mark.watch(gpu, pipeline.context.mode, &output.view, count, None)?);
         }
         Ok(Self {
             watch: Program::new(gpu, watched)?,

@@ -170,15 +170,15 @@ impl<'a> Denoiser<'a> {
         let storage = precision.activations;
         let steps = &setup.leg.steps;
         let suspect = Suspect::unet(checkpoint, steps.len(), storage, setup.request);
-        let unet = Executor::new(gpu, pipeline.tuning, storage, &graph, &weights, &sources)
+        let unet = Executor::new(&pipeline.context, storage, &graph, &weights, &sources)
             .map_err(|e| suspect.blamed(e))?;
         gpu.check()?;
 
         let sample = unet.input(SAMPLE).cloned();
         let sample = sample.ok_or_else(|| gpu.error("the UNet has no input", "report this bug"))?;
-        let tuning = pipeline.tuning;
+        let mode = pipeline.context.mode;
         let (latents, step) = (&tensors.latents, &tensors.step);
-        let input = latent::input(tuning, latents, &tensors.beside.view, step, &sample)?;
+        let input = latent::input(mode, latents, &tensors.beside.view, step, &sample)?;
         let out = unet.output(0).clone();
         let last = calls.len() - 1;
         for call in &mut calls[..last] {
@@ -209,7 +209,7 @@ impl<'a> Denoiser<'a> {
                 }
             }
         }
-        let after = |thresholded| tensors.after(gpu, tuning, &guidance, thresholded, &marks);
+        let after = |thresholded| tensors.after(gpu, mode, &guidance, thresholded, &marks);
         let steps = &setup.leg.steps;
         let rows: Vec<StepValues> = (0..steps.len())
             .map(|k| step_values(setup.leg, k, setup.request, setup.conditioning.scale))
@@ -236,10 +236,10 @@ impl<'a> Denoiser<'a> {
                     false => Program::new(gpu, vec![])?,
                 },
             ],
-            put_back: tensors.put_back(gpu, tuning)?,
+            put_back: tensors.put_back(gpu, mode)?,
             marks,
             suspect,
-            planes: Planes::new(gpu, tuning, &tensors)?,
+            planes: Planes::new(gpu, mode, &tensors)?,
             step: tensors.step.buffer.clone(),
             unet,
             calls,

@@ -5,7 +5,7 @@ use super::{Marks, STEP_BYTES, Sample, Setup, Shape};
 use crate::gpu::{Buffer, Gpu};
 use crate::kernel::finite::Mark;
 use crate::kernel::latent::{self, Share, State, Weighed};
-use crate::kernel::{Program, Storage, Tensor, Tuning, View, layout};
+use crate::kernel::{Mode, Program, Storage, Tensor, View, layout};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ impl Tensors {
     pub fn after(
         &self,
         gpu: &Gpu,
-        tuning: Tuning,
+        mode: Mode,
         guidance: &Guidance<'_>,
         thresholded: bool,
         marks: &Marks,
@@ -94,7 +94,7 @@ impl Tensors {
             let part = Weighed { weight, first };
             let t = (t, place);
             all.push(latent::guidance(
-                tuning, negative, t, part, pictures, step, output,
+                mode, negative, t, part, pictures, step, output,
             )?);
         }
         // To the spread of the first part's prediction.
@@ -105,7 +105,7 @@ impl Tensors {
         }
         let watch = |mark: &Mark, x: &View| {
             let count = self.latents.rows() * self.latents.pitch * 4;
-            mark.watch(gpu, tuning, x, count, Some(step))
+            mark.watch(gpu, mode, x, count, Some(step))
         };
         all.extend(watch(&marks.prediction, output)?);
         let state = State {
@@ -115,7 +115,7 @@ impl Tensors {
             history: &self.history,
         };
         let each = self.latents.rows_per_batch() * self.latents.pitch;
-        let update = |share| latent::update(tuning, &state, step, pictures * each, share);
+        let update = |share| latent::update(mode, &state, step, pictures * each, share);
         if thresholded {
             all.push(update(Share::First)?);
             let levels = latent::threshold(&self.history, step, pictures, each)?;
@@ -129,12 +129,12 @@ impl Tensors {
     }
 
     /// Puts back what a mask keeps, after a step.
-    pub fn put_back(&self, gpu: &Gpu, tuning: Tuning) -> Result<Program> {
+    pub fn put_back(&self, gpu: &Gpu, mode: Mode) -> Result<Program> {
         let (Some([original, noise]), Some(mask)) = (&self.kept, &self.mask) else {
             return Program::new(gpu, vec![]);
         };
         let kept = [&original.view, &noise.view, mask];
-        let dispatch = latent::mask(tuning, &self.latents, kept, &self.step)?;
+        let dispatch = latent::mask(mode, &self.latents, kept, &self.step)?;
         Program::new(gpu, vec![dispatch])
     }
 }
@@ -160,7 +160,7 @@ pub(super) enum Read {
 }
 
 impl Planes {
-    pub fn new(gpu: &Gpu, tuning: Tuning, tensors: &Tensors) -> Result<Self> {
+    pub fn new(gpu: &Gpu, mode: Mode, tensors: &Tensors) -> Result<Self> {
         let buffer = |label: &str, tensor: &Tensor| {
             let bytes = (tensor.rows() * tensor.c * 4) as u64;
             Ok::<_, Error>(Arc::new(gpu.buffer(label, bytes)?))
@@ -168,11 +168,11 @@ impl Planes {
         let planes = buffer("planes", &tensors.latents)?;
         let noise = buffer("noise planes", &tensors.noise)?;
         let import = |planes: &Arc<Buffer>, to: &Tensor| {
-            let dispatch = layout::to_pixels(tuning, &View::whole(planes), to, [1.0, 0.0])?;
+            let dispatch = layout::to_pixels(mode, &View::whole(planes), to, [1.0, 0.0])?;
             Program::new(gpu, vec![dispatch])
         };
         let export = |from: &Tensor| {
-            let dispatch = layout::to_planes(tuning, from, &View::whole(&planes), [1.0, 0.0])?;
+            let dispatch = layout::to_planes(mode, from, &View::whole(&planes), [1.0, 0.0])?;
             Program::new(gpu, vec![dispatch])
         };
         let has_beside = tensors.beside.rows() == tensors.latents.rows();
