@@ -1,20 +1,21 @@
-// What both variants of the product share: out = act(scale * A W + bias +
+// What all variants of the product share: out = act(scale * A W + bias +
 // channel) + residual, where A is a matrix of tokens or, with GATHER, the
 // patches of a picture (an implicit convolution: 3x3 or 1x1, stride 1 or 2, a
 // nearest 2x upsampling folded in).
 //
 // Bindings and shapes (channels last; columns in vec4s, rows at a pitch):
 //   a        activations [rows, K]; with GATHER [batch, in_h, in_w, K]
-//   w        weights in groups of 8 columns, panel by panel of 64 columns:
-//            [N / 64, taps * K, 64] f32, or with W16 packed f16 (which needs no
-//            f16 feature); activations serve as well, with other strides
+//   w        weights in units of 8 values along K of one column, panel by panel
+//            of 64 columns: [N / 64, taps, K / 8, 64, 8] f32, or with W16 packed
+//            f16 (which needs no f16 feature), or with HALF f16; activations
+//            [N, K] serve as well, with other strides
 //   out      activations [rows, N]
 //   bias     f32 [N]
 //   channel  activations [batch, N], added to every row of a picture
 //   residual activations [rows, N]
-// Constraints: K a multiple of 4 and N of 8 by padding; padded weights are
-// zero, so padded columns of out become zero. Weight rows beyond k_rows are not
-// read. With GEGLU the columns of w alternate, four values and four gates, and
+// Constraints: K a multiple of 4 (in w of 8) and N of 8 by padding; padded
+// weights are zero, so padded columns of out become zero. Columns of w from
+// w_columns on are not read. With GEGLU the columns of w alternate, four values and four gates, and
 // out has half of them.
 
 #import storage
@@ -28,12 +29,14 @@ struct Params {
     n8: u32,          // columns of w / 8
     k4: u32,          // vec4s of A in a tap
     taps: u32,
-    k_rows: u32,      // rows of w in a tap
+    k8: u32,          // units of w in a tap
     a_offset: u32,    // all offsets and pitches of activations in vec4s
     a_pitch: u32,
-    w_offset: u32,    // of weights in groups of 8 columns
-    w_pitch: u32,     // from row to row
+    w_offset: u32,    // of weights in units of 8 values
+    w_step: u32,      // from unit to unit along K
+    w_column: u32,    // from column to column
     w_panel: u32,     // from 64 columns to the next 64
+    w_columns: u32,   // columns that may be read
     o_offset: u32,
     o_pitch: u32,
     n4: u32,          // columns of out / 4, rounded up
@@ -69,35 +72,61 @@ const CHANNEL: u32 = 2u;
 const RESIDUAL: u32 = 4u;
 const GEGLU: u32 = 8u;
 
-@group(0) @binding(0) var<storage, read> a: array<Act>;
-#ifdef W16
-@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+#ifdef HALF
+// Eight values, one load.
+struct Unit8 {
+    lo: vec4<f16>,
+    hi: vec4<f16>,
+}
 #else
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
+#ifdef W16
+alias Unit8 = vec4<u32>;
+#else
+struct Unit8 {
+    lo: vec4<f32>,
+    hi: vec4<f32>,
+}
 #endif
+#endif
+
+#ifdef COOP
+@group(0) @binding(0) var<storage, read> a: array<Unit8>;
+#else
+@group(0) @binding(0) var<storage, read> a: array<Act>;
+#endif
+@group(0) @binding(1) var<storage, read> w: array<Unit8>;
 @group(0) @binding(2) var<storage, read_write> out: array<Act>;
+#ifdef COOP
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+#else
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+#endif
 @group(0) @binding(4) var<storage, read> channel: array<Act>;
 @group(0) @binding(5) var<storage, read> residual: array<Act>;
 @group(0) @binding(6) var<uniform> p: Params;
 
-// Eight neighbouring columns of one row.
+// Eight values: columns of one row, or a column's along K.
 struct Eight {
     lo: vec4<f32>,
     hi: vec4<f32>,
 }
 
-fn weights(at: u32) -> Eight {
+#ifdef HALF
+fn split(x: Unit8) -> Unit8 {
+    return x;
+}
+#else
+fn split(x: Unit8) -> Eight {
 #ifdef W16
-    let x = w[at];
     return Eight(
         vec4(unpack2x16float(x.x), unpack2x16float(x.y)),
         vec4(unpack2x16float(x.z), unpack2x16float(x.w)),
     );
 #else
-    return Eight(w[2u * at], w[2u * at + 1u]);
+    return Eight(x.lo, x.hi);
 #endif
 }
+#endif
 
 #ifdef GATHER
 // Batch and output position of a row of A.
@@ -123,10 +152,10 @@ fn patch_at(pixel: vec3<u32>, tap: u32) -> vec2<u32> {
 }
 #endif
 
-// Place of a group of 8 columns in row 0 of w, from w_offset on.
-fn panel_at(n8: u32) -> u32 {
-    let n = PANEL / 8u;
-    return n8 / n * p.w_panel + n8 % n;
+// The first unit of a column of w, or of the last that may be read.
+fn column_at(n: u32) -> u32 {
+    let column = min(n, p.w_columns - 1u);
+    return column / PANEL * p.w_panel + column % PANEL * p.w_column;
 }
 
 fn batch_offset(z: u32, batch: u32, head: u32) -> u32 {
@@ -134,14 +163,16 @@ fn batch_offset(z: u32, batch: u32, head: u32) -> u32 {
     return b * batch + (z - b * p.heads) * head;
 }
 
-// Writes eight finished columns of a row.
+// Writes eight finished columns of a row. Matrices' sums begin with the bias.
 fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
     var lo = acc.lo * p.scale;
     var hi = acc.hi * p.scale;
+#ifndef COOP
     if (p.flags & BIAS) != 0u {
         lo += bias[2u * n8];
         hi += bias[2u * n8 + 1u];
     }
+#endif
     let second = 2u * n8 + 1u < p.n4;
     if (p.flags & CHANNEL) != 0u {
         let at = p.c_offset + (row + p.first_row) / p.rows_per_batch * p.c_pitch + 2u * n8;

@@ -8,12 +8,7 @@
 // the one that differs and each of its values serves 8 rows. With NARROW, for
 // outputs of a few channels, the invocations share columns and differ in rows.
 //
-// Measured on lavapipe (Mesa 22.3.6, AVX2 lanes of 8), 256x640x1280, GFLOP per
-// CPU-second: 8 rows x 8 columns 9.0 with f32 weights, 11.0 with packed f16;
-// 16 x 8 10.5 and 12.7 but twice the compile time and worse tails; 8 x 4 7.1;
-// 4 x 16 6.9. Lanes along rows instead: 2.5 to 6.6 (f32), 10.1 (f16, 8 x 8).
-// For 3 output channels (VAE, 128x128x128) NARROW makes 6.8 to 7.8 GFLOP/s on
-// two idle cores; without it 0.4 to 0.5 were seen on two busy ones.
+// MEASURED
 
 #import product
 
@@ -27,9 +22,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let n8 = group.y * 8u + local.x;
 #endif
     let z = group.z;
-    let w_base = p.w_offset + batch_offset(z, p.w_batch, p.w_head) + panel_at(min(n8, p.n8 - 1u));
+    let w_base = p.w_offset + batch_offset(z, p.w_batch, p.w_head);
 #repeat r 8
     let row${r} = min(m0 + ${r}u, p.m - 1u);
+    let column${r} = w_base + column_at(8u * n8 + ${r}u);
     var lo${r} = vec4(0.0);
     var hi${r} = vec4(0.0);
 #end
@@ -38,9 +34,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let pixel${r} = pixel(row${r});
 #end
 #else
-    let a0 = p.a_offset + batch_offset(z, p.a_batch, p.a_head);
+    let first = p.a_offset + batch_offset(z, p.a_batch, p.a_head);
 #repeat r 8
-    let at${r} = a0 + row${r} * p.a_pitch;
+    let at${r} = first + row${r} * p.a_pitch;
 #end
 #endif
     for (var tap = 0u; tap < p.taps; tap++) {
@@ -51,20 +47,33 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         let within${r} = patch${r}.y != 0u;
 #end
 #endif
-        let w_tap = w_base + tap * p.k_rows * p.w_pitch;
-        for (var k = 0u; k < p.k4; k++) {
-#repeat q 4
-            let w${q} = weights(w_tap + min(4u * k + ${q}u, p.k_rows - 1u) * p.w_pitch);
+        for (var k8 = 0u; k8 < p.k8; k8++) {
+            let step = (tap * p.k8 + k8) * p.w_step;
+#repeat c 8
+            let w${c} = split(w[column${c} + step]);
+#end
+            // Beyond the last vec4 of A all weights are zero.
+            let k0 = 2u * k8;
+            let k1 = min(k0 + 1u, p.k4 - 1u);
+#repeat j 4
+            let p${j} = vec4(w0.lo[${j}], w1.lo[${j}], w2.lo[${j}], w3.lo[${j}]);
+            let q${j} = vec4(w4.lo[${j}], w5.lo[${j}], w6.lo[${j}], w7.lo[${j}]);
+            let s${j} = vec4(w0.hi[${j}], w1.hi[${j}], w2.hi[${j}], w3.hi[${j}]);
+            let t${j} = vec4(w4.hi[${j}], w5.hi[${j}], w6.hi[${j}], w7.hi[${j}]);
 #end
 #repeat r 8
             {
 #ifdef GATHER
-                let x = select(vec4(0.0), widen(a[at${r} + select(0u, k, within${r})]), within${r});
+                let x = select(vec4(0.0), widen(a[at${r} + select(0u, k0, within${r})]), within${r});
+                let y = select(vec4(0.0), widen(a[at${r} + select(0u, k1, within${r})]), within${r});
 #else
-                let x = widen(a[at${r} + k]);
+                let x = widen(a[at${r} + k0]);
+                let y = widen(a[at${r} + k1]);
 #endif
-                lo${r} = fma(vec4(x.w), w3.lo, fma(vec4(x.z), w2.lo, fma(vec4(x.y), w1.lo, fma(vec4(x.x), w0.lo, lo${r}))));
-                hi${r} = fma(vec4(x.w), w3.hi, fma(vec4(x.z), w2.hi, fma(vec4(x.y), w1.hi, fma(vec4(x.x), w0.hi, hi${r}))));
+                lo${r} = fma(vec4(x.w), p3, fma(vec4(x.z), p2, fma(vec4(x.y), p1, fma(vec4(x.x), p0, lo${r}))));
+                hi${r} = fma(vec4(x.w), q3, fma(vec4(x.z), q2, fma(vec4(x.y), q1, fma(vec4(x.x), q0, hi${r}))));
+                lo${r} = fma(vec4(y.w), s3, fma(vec4(y.z), s2, fma(vec4(y.y), s1, fma(vec4(y.x), s0, lo${r}))));
+                hi${r} = fma(vec4(y.w), t3, fma(vec4(y.z), t2, fma(vec4(y.y), t1, fma(vec4(y.x), t0, hi${r}))));
             }
 #end
         }

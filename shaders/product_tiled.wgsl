@@ -1,111 +1,138 @@
-// The product through shared memory, for GPUs. See product.wgsl for bindings,
-// shapes and constraints.
+// The product through shared memory, for GPUs without matrix units and for shapes
+// that those cannot take. See product.wgsl for bindings, shapes and constraints.
 //
-// A workgroup of WX x WY invocations makes a tile of 8 WY rows x 8 WX columns,
-// each invocation 8 x 8 of it, in slices of 16 along K. A is transposed on its
-// way into shared memory, so that both operands are read as vec4s. WX >= 8:
-// then each invocation loads at most one 4x4 block of A a slice, whose pixels
-// are worked out once. Shared memory: 512 (WX + WY) bytes. The low and the high
-// halves of the columns lie apart, so that neighbouring invocations read
-// neighbouring vec4s.
+// A workgroup of WX x WY invocations makes BM = R WY rows x BN = 8 WX columns, each
+// invocation R x 8 of it, in slices of BK along K. Both operands lie in shared
+// memory as they do outside, along K: f16 where both are f16 (HALF), else f32, and
+// the sums are f32. The next slice is read into registers while this one is used.
+// A row of a tile takes BK / 4 + 1 vec4s, an odd number, so that neighbours in a
+// column lie in different banks; the 8 columns of an invocation are WX rows of the
+// tile apart, so that what neighbouring invocations read are neighbours.
+// Shared memory: (BM + BN) (BK + 4) values.
 //
-// On an NVIDIA H200 (docs/gpu.md) 19 to 34 TFLOP/s at SDXL's shapes; on lavapipe it is the slower variant (see
-// product_direct.wgsl).
+// MEASURED
 
 #import product
 
-override WX: u32 = 8u;
-override WY: u32 = 8u;
+const U: u32 = ${BK}u / 8u;      // units of 8 values in a row of a slice
+const P: u32 = ${BK}u / 4u + 1u; // vec4s from row to row of a tile
+const T: u32 = ${WX}u * ${WY}u;  // invocations
 
-var<workgroup> a_tile: array<vec4<f32>, 32u * WY>;  // [16][2 WY] vec4s of rows
-var<workgroup> w_tile: array<vec4<f32>, 32u * WX>;  // [16][lo and hi halves][WX]
+#ifdef HALF
+alias Tile = vec4<f16>;
+#else
+alias Tile = vec4<f32>;
+#endif
 
-@compute @workgroup_size(WX, WY)
+var<workgroup> a_tile: array<Tile, ${A_TILE}>;
+var<workgroup> w_tile: array<Tile, ${W_TILE}>;
+
+// Unit k of a row of A that begins at vec4 `at`; zeros where there is none. Beyond
+// the last vec4 of a row all weights are zero.
+struct Unit {
+    lo: Act,
+    hi: Act,
+}
+
+fn load_a(at: u32, k: u32, live: bool) -> Unit {
+    if !live || k >= p.k8 {
+        return Unit();
+    }
+    return Unit(a[at + 2u * k], a[at + min(2u * k + 1u, p.k4 - 1u)]);
+}
+
+@compute @workgroup_size(${WX}, ${WY})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let z = group.z;
-    let m0 = group.x * 8u * WY;
-    let g0 = group.y * WX;
-    // This invocation's 4x4 block of A: rows 4 quad .. 4 quad + 3, vec4 `slot`.
-    let quad = thread / 4u;
-    let slot = thread % 4u;
-    let loads_a = quad < 2u * WY;
-#ifdef GATHER
-#repeat j 4
-    let pixel${j} = pixel(min(m0 + 4u * quad + ${j}u, p.m - 1u));
-#end
-#else
-    let a0 = p.a_offset + batch_offset(z, p.a_batch, p.a_head);
-#repeat j 4
-    let at${j} = a0 + min(m0 + 4u * quad + ${j}u, p.m - 1u) * p.a_pitch;
-#end
+    let m0 = group.x * ${BM}u;
+    let g0 = group.y * ${WX}u;
+    // What this invocation brings of a slice: AU units of A and WU of w, the same
+    // rows and columns in every slice.
+#ifndef GATHER
+    let a_base = p.a_offset + batch_offset(z, p.a_batch, p.a_head);
 #endif
+#repeat i ${AU}
+    let a_unit${i} = thread + ${i}u * T;
+    let row${i} = min(m0 + a_unit${i} / U, p.m - 1u);
+#ifdef GATHER
+    let pixel${i} = pixel(row${i});
+    var patch${i} = patch_at(pixel${i}, 0u);
+#else
+    let patch${i} = vec2(a_base + row${i} * p.a_pitch, 1u);
+#endif
+    var a${i} = load_a(patch${i}.x, a_unit${i} % U, patch${i}.y != 0u);
+#end
     let w_base = p.w_offset + batch_offset(z, p.w_batch, p.w_head);
-#repeat r 8
+#repeat i ${WU}
+    let w_unit${i} = min(thread + ${i}u * T, ${BN}u * U - 1u);
+    let slot${i} = w_unit${i} % ${BN}u;
+    let column${i} = w_base + column_at(8u * g0 + slot${i} % ${WX}u * 8u + slot${i} / ${WX}u);
+    var w${i} = w[column${i} + min(w_unit${i} / ${BN}u, p.k8 - 1u) * p.w_step];
+#end
+#repeat r ${R}
     var lo${r} = vec4(0.0);
     var hi${r} = vec4(0.0);
 #end
-    for (var tap = 0u; tap < p.taps; tap++) {
-#ifdef GATHER
-#repeat j 4
-        let patch${j} = patch_at(pixel${j}, tap);
-        let at${j} = patch${j}.x;
-#end
-#endif
-        let w_tap = w_base + tap * p.k_rows * p.w_pitch;
-        for (var slice = 0u; slice < p.k4; slice += 4u) {
-            workgroupBarrier();
-            if loads_a {
-                let k = slice + slot;
-                let live = k < p.k4;
-#repeat j 4
-                var x${j} = vec4(0.0);
-#ifdef GATHER
-                if live && patch${j}.y != 0u {
-#else
-                if live {
-#endif
-                    x${j} = widen(a[at${j} + k]);
-                }
-#end
-                let block = transpose(mat4x4<f32>(x0, x1, x2, x3));
-#repeat j 4
-                a_tile[(4u * slot + ${j}u) * 2u * WY + quad] = block[${j}];
-#end
-            }
-            for (var unit = thread; unit < 16u * WX; unit += WX * WY) {
-                let k = unit / WX;
-                let column = unit % WX;
-                let row = min(4u * slice + k, p.k_rows - 1u);
-                let x = weights(w_tap + row * p.w_pitch + panel_at(min(g0 + column, p.n8 - 1u)));
-                w_tile[k * 2u * WX + column] = x.lo;
-                w_tile[(k * 2u + 1u) * WX + column] = x.hi;
-            }
-            workgroupBarrier();
-            for (var k = 0u; k < 16u; k++) {
-                let a_lo = a_tile[(k * WY + local.y) * 2u];
-                let a_hi = a_tile[(k * WY + local.y) * 2u + 1u];
-                let w_lo = w_tile[k * 2u * WX + local.x];
-                let w_hi = w_tile[(k * 2u + 1u) * WX + local.x];
-#repeat r 4
-                lo${r} = fma(vec4(a_lo[${r}]), w_lo, lo${r});
-                hi${r} = fma(vec4(a_lo[${r}]), w_hi, hi${r});
-#end
-                lo4 = fma(vec4(a_hi[0]), w_lo, lo4);
-                hi4 = fma(vec4(a_hi[0]), w_hi, hi4);
-                lo5 = fma(vec4(a_hi[1]), w_lo, lo5);
-                hi5 = fma(vec4(a_hi[1]), w_hi, hi5);
-                lo6 = fma(vec4(a_hi[2]), w_lo, lo6);
-                hi6 = fma(vec4(a_hi[2]), w_hi, hi6);
-                lo7 = fma(vec4(a_hi[3]), w_lo, lo7);
-                hi7 = fma(vec4(a_hi[3]), w_hi, hi7);
-            }
+    let slices = (p.k8 + U - 1u) / U;
+    var tap = 0u;
+    var k = 0u;
+    for (var s = 0u; s < p.taps * slices; s++) {
+#repeat i ${AU}
+        {
+            let to = a_unit${i} / U * P + a_unit${i} % U * 2u;
+            a_tile[to] = Tile(a${i}.lo);
+            a_tile[to + 1u] = Tile(a${i}.hi);
         }
+#end
+#repeat i ${WU}
+        {
+            let to = slot${i} * P + w_unit${i} / ${BN}u * 2u;
+            let unit = split(w${i});
+            w_tile[to] = unit.lo;
+            w_tile[to + 1u] = unit.hi;
+        }
+#end
+        workgroupBarrier();
+        // The next slice; the last turn reads the first of the last tap again.
+        k += U;
+        if k >= p.k8 {
+            k = 0u;
+            tap = min(tap + 1u, p.taps - 1u);
+#ifdef GATHER
+#repeat i ${AU}
+            patch${i} = patch_at(pixel${i}, tap);
+#end
+#endif
+        }
+#repeat i ${AU}
+        a${i} = load_a(patch${i}.x, k + a_unit${i} % U, patch${i}.y != 0u);
+#end
+#repeat i ${WU}
+        w${i} = w[column${i} + (tap * p.k8 + min(k + w_unit${i} / ${BN}u, p.k8 - 1u)) * p.w_step];
+#end
+        for (var q = 0u; q < 2u * U; q++) {
+#repeat c 8
+            let y${c} = vec4<f32>(w_tile[(${c}u * ${WX}u + local.x) * P + q]);
+#end
+#repeat j 4
+            let p${j} = vec4(y0[${j}], y1[${j}], y2[${j}], y3[${j}]);
+            let q${j} = vec4(y4[${j}], y5[${j}], y6[${j}], y7[${j}]);
+#end
+#repeat r ${R}
+            {
+                let x = vec4<f32>(a_tile[(${r}u * ${WY}u + local.y) * P + q]);
+                lo${r} = fma(vec4(x.w), p3, fma(vec4(x.z), p2, fma(vec4(x.y), p1, fma(vec4(x.x), p0, lo${r}))));
+                hi${r} = fma(vec4(x.w), q3, fma(vec4(x.z), q2, fma(vec4(x.y), q1, fma(vec4(x.x), q0, hi${r}))));
+            }
+#end
+        }
+        workgroupBarrier();
     }
     let n8 = g0 + local.x;
     if n8 < p.n8 {
-#repeat r 8
+#repeat r ${R}
         {
-            let row = m0 + 8u * local.y + ${r}u;
+            let row = m0 + ${r}u * ${WY}u + local.y;
             if row < p.m {
                 finish(row, n8, z, Eight(lo${r}, hi${r}));
             }

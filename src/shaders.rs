@@ -31,6 +31,7 @@ shaders!(
     "map",
     "moments",
     "product",
+    "product_coop",
     "product_direct",
     "product_tiled",
     "reduce",
@@ -38,5 +39,6 @@ shaders!(
     "softmax",
     "step",
     "storage",
+    "subgroup_size",
     "transpose",
 );

@@ -6,6 +6,7 @@ mod case;
 #[path = "common/variant.rs"]
 mod variant;
 
+use calotype::kernel::product::Family;
 use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, RawRequest, Trace};
 use calotype::text::Styles;
 use case::{Case, F16, F32, Limits, compare, generate, load};
@@ -102,7 +103,7 @@ fn every_kernel_does_it_all() {
     ];
     for direct in [false, true] {
         let options = LoadOptions {
-            direct_kernels: Some(direct),
+            kernels: Some(Family::of_direct(direct)),
             ..in_f32()
         };
         hold(&names, &options);
@@ -129,7 +130,7 @@ fn attention_logits_of_hundreds() {
     for direct in [true, false] {
         let options = LoadOptions {
             model: folder.path().to_str().unwrap().into(),
-            direct_kernels: Some(direct),
+            kernels: Some(Family::of_direct(direct)),
             ..in_f32()
         };
         let mut trace = Trace::new();
@@ -148,7 +149,7 @@ fn half_precision_does_it_all() {
     let names = ["refined-unipc", "image", "inpaint", "guidance-rescale"];
     for direct in [false, true] {
         let options = LoadOptions {
-            direct_kernels: Some(direct),
+            kernels: Some(Family::of_direct(direct)),
             dtype: Dtype::F16,
             activations: Dtype::F16,
             ..Default::default()

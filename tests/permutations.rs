@@ -8,6 +8,7 @@ mod variant;
 
 use calotype::gpu::PipelineKey;
 use calotype::kernel::permutations;
+use calotype::kernel::product::Family;
 use calotype::picture::{Mask, Picture};
 use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Tiling};
 use calotype::schedule::names;
@@ -73,7 +74,7 @@ fn every_pipeline_that_runs_is_a_permutation() {
         let options = LoadOptions {
             model: "demo".into(),
             dtype: Dtype::F32,
-            direct_kernels: Some(direct),
+            kernels: Some(Family::of_direct(direct)),
             ..Default::default()
         };
         let with_refiner = LoadOptions {

@@ -6,6 +6,7 @@
 mod case;
 
 use calotype::Error;
+use calotype::kernel::product::Family;
 use calotype::pipeline::{Cancel, Dtype, Event, LoadOptions, Observer, RawRequest, Trace};
 use calotype::text::Styles;
 use case::{Case, F16, F32, Limits, compare, generate, load, relative};
@@ -44,7 +45,7 @@ fn every_stage_is_diffusers() {
 fn every_stage_is_diffusers_with_every_kernel() {
     for direct in [false, true] {
         let options = LoadOptions {
-            direct_kernels: Some(direct),
+            kernels: Some(Family::of_direct(direct)),
             ..in_f32()
         };
         let label = if direct { "direct" } else { "tiled" };
@@ -59,7 +60,7 @@ fn half_precision_is_close_to_diffusers() {
             model: "demo".into(),
             dtype: Dtype::F16,
             activations: Dtype::F16,
-            direct_kernels: direct,
+            kernels: direct.map(Family::of_direct),
             ..Default::default()
         };
         match load(&options) {

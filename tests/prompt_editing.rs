@@ -9,6 +9,7 @@
 #[path = "common/case.rs"]
 mod case;
 
+use calotype::kernel::product::Family;
 use calotype::pipeline::{Dtype, LoadOptions, Output, Pipeline, RawRequest, Trace};
 use calotype::text::{Timeline, compose, schedule};
 use case::{Case, F32, compare, generate, load, relative};
@@ -166,7 +167,7 @@ fn parts_may_be_calls_of_their_own() {
 fn every_kernel_adds_parts() {
     for direct in [false, true] {
         let options = LoadOptions {
-            direct_kernels: Some(direct),
+            kernels: Some(Family::of_direct(direct)),
             ..options()
         };
         hold(&options, &["parts-heun"]);

@@ -4,6 +4,7 @@
 #[path = "common/case.rs"]
 mod case;
 
+use calotype::kernel::product::Family;
 use calotype::picture::Picture;
 use calotype::pipeline::{
     Cancel, Dtype, Event, LoadOptions, Observer, PRESETS, Pipeline, RawRequest, Trace,
@@ -65,7 +66,7 @@ fn a_batch_is_its_pictures_one_by_one() {
     for direct in [true, false] {
         let load = |batch| {
             let options = LoadOptions {
-                direct_kernels: Some(direct),
+                kernels: Some(Family::of_direct(direct)),
                 batch: Some(batch),
                 ..options()
             };

@@ -6,6 +6,7 @@ mod common;
 mod tensors;
 
 use calotype::checkpoint::{Autoencoder, Checkpoint, Part, open_vae};
+use calotype::kernel::product::Family;
 use calotype::model::autoencoder;
 use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, Tiling};
 use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
@@ -36,7 +37,7 @@ fn try_load(vae: &Path, direct: Option<bool>, dtype: Dtype) -> calotype::Result<
         vae: Some(vae.to_str().unwrap().into()),
         dtype,
         activations: dtype,
-        direct_kernels: direct,
+        kernels: direct.map(Family::of_direct),
         ..Default::default()
     };
     let mut observer = Observer {

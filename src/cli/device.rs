@@ -1,7 +1,17 @@
 //! The flags that say which device runs a model, and how.
 
-use anyhow::Result;
+use calotype::kernel::product::Family;
 use calotype::pipeline::{Dtype, LoadOptions};
+
+/// A family of kernels by its name; `tiled` is the scalar ones.
+fn family(name: &str) -> Result<Family, String> {
+    let name = if name == "tiled" { "scalar16" } else { name };
+    let found = Family::ALL.into_iter().find(|family| family.name() == name);
+    found.ok_or_else(|| {
+        let names: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
+        format!("there are: {}", names.join(", "))
+    })
+}
 
 #[derive(clap::Args)]
 pub struct DeviceArgs {
@@ -13,9 +23,11 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
     activations: String,
 
-    /// Which kernels: direct (no shared memory, for CPU adapters) or tiled
-    #[arg(long, default_value = "auto", value_parser = ["auto", "direct", "tiled"])]
-    kernels: String,
+    /// Which kernels to begin with, those after them serving what they cannot: coop16
+    /// or coop8 (matrix units), scalar16, scalar32, direct (no shared memory, for CPU
+    /// adapters) [default: what the adapter has]
+    #[arg(long, value_name = "FAMILY", value_parser = family)]
+    kernels: Option<Family>,
 
     /// The GPU: an index or a part of its name, as `calotype devices` lists them
     #[arg(long, value_name = "NAME")]
@@ -28,18 +40,14 @@ pub struct DeviceArgs {
 
 impl DeviceArgs {
     /// How to load `model`, and nothing else asked for.
-    pub fn load_options(&self, model: String) -> Result<LoadOptions> {
+    pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
             model,
             adapter: self.adapter.clone(),
             backend: self.backend.as_ref().map(|name| name.to_lowercase()),
             dtype: self.dtype.parse::<Dtype>()?,
             activations: self.activations.parse::<Dtype>()?,
-            direct_kernels: match self.kernels.as_str() {
-                "direct" => Some(true),
-                "tiled" => Some(false),
-                _ => None,
-            },
+            kernels: self.kernels,
             ..Default::default()
         })
     }

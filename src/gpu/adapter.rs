@@ -23,6 +23,7 @@ pub struct Capabilities {
     pub features: Features,
     /// A CPU that plays a GPU (lavapipe, SwiftShader, WARP).
     pub is_cpu: bool,
+    pub is_discrete: bool,
     pub shader_f16: bool,
     pub subgroup: bool,
     pub timestamps: bool,
@@ -35,21 +36,34 @@ pub struct Capabilities {
     pub max_workgroups: u32,
     pub max_invocations: u32,
     pub max_workgroup_storage: u32,
+    /// Sides of the square matrices that it multiplies, f16 operands and f32 sums.
+    pub matrices: Vec<u32>,
+    /// Its matrices are loaded from arrays of scalars only: Metal's.
+    pub scalar_matrices: bool,
+    /// Invocations of the smallest and the largest subgroup.
+    pub subgroup_size: [u32; 2],
 }
 
 impl Capabilities {
     pub(super) fn of(adapter: &wgpu::Adapter) -> Self {
         let wanted = Features::SHADER_F16
+            | Features::EXPERIMENTAL_COOPERATIVE_MATRIX
             | Features::SUBGROUP
             | Features::TIMESTAMP_QUERY
             | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
             | Features::TIMESTAMP_QUERY_INSIDE_PASSES
             | Features::PIPELINE_CACHE;
-        let features = adapter.features() & wanted;
+        let mut features = adapter.features() & wanted;
+        let needed = Features::SHADER_F16 | Features::SUBGROUP;
+        if !features.contains(needed) {
+            features.remove(Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        }
+        let info = adapter.get_info();
         let limits = adapter.limits();
         Self {
             features,
-            is_cpu: adapter.get_info().device_type == DeviceType::Cpu,
+            is_cpu: info.device_type == DeviceType::Cpu,
+            is_discrete: info.device_type == DeviceType::DiscreteGpu,
             shader_f16: features.contains(Features::SHADER_F16),
             subgroup: features.contains(Features::SUBGROUP),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
@@ -65,6 +79,12 @@ impl Capabilities {
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+            matrices: match features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+                true => square_matrices(&adapter.cooperative_matrix_properties()),
+                false => Vec::new(),
+            },
+            scalar_matrices: info.backend == wgpu::Backend::Metal,
+            subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
         }
     }
 }
@@ -101,6 +121,18 @@ pub fn adapters(choice: &AdapterChoice) -> Result<Vec<wgpu::Adapter>> {
         DeviceType::Cpu => 4,
     });
     Ok(found)
+}
+
+/// The sides of square matrices with f16 operands and f32 sums.
+fn square_matrices(offered: &[wgpu::wgt::CooperativeMatrixProperties]) -> Vec<u32> {
+    use wgpu::wgt::CooperativeScalarType::{F16, F32};
+    let square = offered.iter().filter(|m| {
+        m.m_size == m.n_size && m.n_size == m.k_size && m.ab_type == F16 && m.cr_type == F32
+    });
+    let mut sides: Vec<u32> = square.map(|m| m.m_size).collect();
+    sides.sort_unstable();
+    sides.dedup();
+    sides
 }
 
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
@@ -192,6 +224,7 @@ pub fn report(
                 (c.subgroup, "subgroup"),
                 (c.timestamps, "timestamp-query"),
                 (c.pipeline_cache, "pipeline-cache"),
+                (!c.matrices.is_empty(), "cooperative-matrix"),
             ];
             AdapterReport {
                 index,

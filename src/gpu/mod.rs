@@ -83,6 +83,9 @@ impl Gpu {
             required_features: capabilities.features,
             required_limits: limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            // SAFETY: the one experimental feature asked for is cooperative matrices,
+            // whose kernels draw nothing before their self-test has passed.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };
         let (device, queue) =

@@ -12,6 +12,9 @@
 use crate::shaders::Source;
 use std::collections::BTreeMap;
 
+/// Extensions of WGSL, and the defines that ask for them.
+const ENABLES: [(&str, &str); 2] = [("F16", "f16"), ("COOP", "wgpu_cooperative_matrix")];
+
 type Defines = BTreeMap<String, String>;
 
 /// Expands `text` with `defines`. `sources` resolves imports.
@@ -30,8 +33,10 @@ pub fn preprocess(
         out: String::new(),
     };
     let defines: Defines = defines.iter().cloned().collect();
-    if defines.contains_key("F16") {
-        expander.out.push_str("enable f16;\n");
+    for (define, extension) in ENABLES {
+        if defines.contains_key(define) {
+            expander.out.push_str(&format!("enable {extension};\n"));
+        }
     }
     let lines: Vec<&str> = text.lines().collect();
     expander.block(&lines, &defines)?;

@@ -87,7 +87,7 @@ fn flash(mode: Mode, d: usize) -> bool {
     !mode.direct && d == 64
 }
 
-/// Bytes of the turned keys and of a chunk's scores; `None` where attention runs
+/// Bytes of the turned values and of a chunk's scores; `None` where attention runs
 /// in one pass.
 pub fn scratch_bytes(
     mode: Mode,
@@ -228,10 +228,13 @@ impl Attention<'_> {
         let row = columns * storage.bytes();
         let turned = &turned.first((z * d * row) as u64)?;
         let scores = &scores.first((z * step * row) as u64)?;
-        let mut all = vec![transpose(k, self.heads, turned)?];
-        let keys_t = Tensor::new(turned.clone(), storage, [z, d, 1, columns]);
-        let keys_t = Weight::of(&keys_t)?;
-        let values = Weight::of(v)?;
+        let mut all = vec![transpose(v, self.heads, turned)?];
+        let turned = Tensor::new(turned.clone(), storage, [z, d, 1, columns]);
+        let values = Weight::of(&turned)?;
+        let head_of_keys = Weight {
+            k_rows: d,
+            ..Weight::of(k)?
+        };
         for first in (0..queries).step_by(step) {
             let rows = step.min(queries - first);
             let chunk_scores = Tensor::new(scores.clone(), storage, [z, rows, 1, columns]);
@@ -244,14 +247,14 @@ impl Attention<'_> {
             };
             let product = Product {
                 a: &q_rows,
-                weight: &keys_t,
+                weight: &head_of_keys,
                 out: &chunk_scores,
                 conv: None,
                 blocks: Some(Blocks {
                     batches: q.n,
                     heads: self.heads,
                     a: block(q),
-                    w: [self.heads * d * columns / 8, d * columns / 8],
+                    w: [keys * k.pitch / 2, d / 8],
                     out: score_block,
                 }),
                 epilogue: Epilogue {
@@ -273,20 +276,16 @@ impl Attention<'_> {
                 c: d,
                 ..out.clone()
             };
-            let head_of_values = Weight {
-                n8: d / 8,
-                ..values.clone()
-            };
             let product = Product {
                 a: &chunk_scores,
-                weight: &head_of_values,
+                weight: &values,
                 out: &out_rows,
                 conv: None,
                 blocks: Some(Blocks {
                     batches: q.n,
                     heads: self.heads,
                     a: score_block,
-                    w: [keys * v.pitch / 2, d / 8],
+                    w: [self.heads * d * columns / 8, d * columns / 8],
                     out: block(out),
                 }),
                 epilogue: Epilogue::default(),
@@ -298,30 +297,30 @@ impl Attention<'_> {
     }
 }
 
-/// Turns `k`, `[n, keys, 1, heads * d]`, into `[n * heads, d, keys rounded up to
-/// 8]`, padding zero: the right operand of `q k^T`.
+/// Turns `v`, `[n, keys, 1, heads * d]`, into `[n * heads, d, keys rounded up to
+/// 8]`, padding zero: the right operand of the weights of attention.
 ///
 /// # Errors
 /// [`Error::Internal`] where heads are not a multiple of 4 wide, or `turned` has no room.
-pub fn transpose(k: &Tensor, heads: usize, turned: &View) -> Result<Dispatch> {
-    let operand = k.operand("k")?;
-    let whole = heads > 0 && k.c.is_multiple_of(4 * heads);
+pub fn transpose(v: &Tensor, heads: usize, turned: &View) -> Result<Dispatch> {
+    let operand = v.operand("v")?;
+    let whole = heads > 0 && v.c.is_multiple_of(4 * heads);
     require("transpose", whole, || {
-        format!("{heads} heads of {} columns", k.c)
+        format!("{heads} heads of {} columns", v.c)
     })?;
-    let keys = k.rows_per_batch();
-    let (d, z) = (k.c / heads, k.n * heads);
+    let keys = v.rows_per_batch();
+    let (d, z) = (v.c / heads, v.n * heads);
     let columns = keys.next_multiple_of(8);
-    let bytes = z * d * columns * k.storage.bytes();
+    let bytes = z * d * columns * v.storage.bytes();
     Dispatch::new(
-        transpose_key(k.storage),
-        [operand, turned.operand("turned keys", bytes as u64)?],
+        transpose_key(v.storage),
+        [operand, turned.operand("turned values", bytes as u64)?],
         TransposeParams {
             rows: keys as u32,
             d4: (d / 4) as u32,
-            pitch: k.pitch as u32,
-            offset: k.offset as u32,
-            batch: (keys * k.pitch) as u32,
+            pitch: v.pitch as u32,
+            offset: v.offset as u32,
+            batch: (keys * v.pitch) as u32,
             heads: heads as u32,
             y_pitch: (columns / 4) as u32,
         },
@@ -333,11 +332,11 @@ pub fn transpose(k: &Tensor, heads: usize, turned: &View) -> Result<Dispatch> {
     )
 }
 
-/// The CPU twin of [`transpose`]; `k` is `[n, keys, heads * d]`.
-pub fn twin_transpose(k: &[f32], [n, keys]: [usize; 2], [heads, d]: [usize; 2]) -> Vec<f32> {
+/// The CPU twin of [`transpose`]; `v` is `[n, keys, heads * d]`.
+pub fn twin_transpose(v: &[f32], [n, keys]: [usize; 2], [heads, d]: [usize; 2]) -> Vec<f32> {
     let columns = keys.next_multiple_of(8);
     let mut turned = vec![0f32; n * heads * d * columns];
-    for (i, value) in k.iter().enumerate() {
+    for (i, value) in v.iter().enumerate() {
         let (row, c) = (i / (heads * d), i % (heads * d));
         let (batch, key) = (row / keys, row % keys);
         turned[((batch * heads * d) + c) * columns + key] = *value;

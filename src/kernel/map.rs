@@ -53,7 +53,7 @@ pub fn dispatches(
         };
         b.expect("b", each, x.storage)?;
     }
-    let Context { gpu, mode, none } = context;
+    let (gpu, mode) = (&context.gpu, context.mode);
     let alignment = gpu.capabilities().alignment;
     let limit = gpu.capabilities().max_binding.saturating_sub(2 * alignment);
     let widest = x.row_bytes().max(y.row_bytes());
@@ -73,10 +73,10 @@ pub fn dispatches(
                 let (operand, offset) = b.row_operand("b", rows, alignment)?;
                 (operand, offset, b.pitch)
             }
-            None => (View::whole(none).operand("b", 0)?, 0, 0),
+            None => (context.nothing(0)?, 0, 0),
         };
         Dispatch::new(
-            pipeline_key(*mode, x.storage),
+            pipeline_key(mode, x.storage),
             [x_operand, b_operand, y_operand],
             Params {
                 rows: count as u32,

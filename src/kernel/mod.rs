@@ -20,12 +20,15 @@ mod permutations;
 pub mod product;
 mod program;
 pub mod sinusoid;
+mod subgroup;
 mod tensor;
+mod tuning;
 
 pub use context::Context;
 pub use permutations::permutations;
 pub use program::{Dispatch, Program};
 pub use tensor::{Storage, Tensor, View};
+pub use tuning::{Entry, Measured, Tuning};
 
 use program::Work;
 

@@ -1,12 +1,14 @@
 //! Every pipeline that the kernels can ask for.
 
-use super::{Mode, Storage, attention, finite, latent, layout, map, norm, product, sinusoid};
+use super::{
+    Mode, Storage, attention, finite, latent, layout, map, norm, product, sinusoid, subgroup,
+};
 use crate::gpu::PipelineKey;
 use product::{Variant, WeightStorage};
 
 /// All shader permutations, for tests of their validity.
 pub fn permutations() -> Vec<PipelineKey> {
-    let mut all = Vec::new();
+    let mut all = vec![subgroup::pipeline_key()];
     for direct in [false, true] {
         let mode = Mode { direct };
         all.push(norm::finish_key(mode));
@@ -17,8 +19,8 @@ pub fn permutations() -> Vec<PipelineKey> {
         for storage in [Storage::F32, Storage::F16] {
             for weights in [WeightStorage::F32, WeightStorage::F16] {
                 for gather in [false, true] {
-                    let keys = Variant::ALL.map(|v| v.key(storage, weights, gather));
-                    all.extend(keys);
+                    let variants = Variant::all().into_iter();
+                    all.extend(variants.filter_map(|v| v.key(storage, weights, gather)));
                 }
             }
             all.extend([

@@ -6,8 +6,9 @@ use super::vae::Vae;
 use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request};
 use crate::checkpoint::{Checkpoint, Part, open_vae};
 use crate::gpu::{AdapterChoice, Gpu};
+use crate::kernel::product::Family;
 use crate::kernel::product::WeightStorage;
-use crate::kernel::{self, Mode, Storage};
+use crate::kernel::{self, Storage};
 use crate::model::{self, Loaded, clip, unet};
 use crate::text::Styles;
 use crate::{Error, Remedy, Result};
@@ -41,8 +42,9 @@ pub struct LoadOptions {
     /// Precision of the UNet's activations; `Auto` follows `dtype`, but keeps f32
     /// on CPU adapters, where f16 saves nothing.
     pub activations: Dtype,
-    /// Which kernels; `None` follows the adapter. For benches and tests.
-    pub direct_kernels: Option<bool>,
+    /// The family of kernels to begin with, those after it serving what it cannot;
+    /// `None` follows the adapter.
+    pub kernels: Option<Family>,
     /// Pictures that go through the UNet at a time, at the most; `None` chooses.
     pub batch: Option<usize>,
     /// One picture at a time, two UNet calls a guided step instead of one of twice
@@ -192,12 +194,8 @@ impl Pipeline {
             ..Default::default()
         })?;
         let precision = Precision::choose(options, &gpu)?;
-        let mode = match options.direct_kernels {
-            Some(direct) => Mode { direct },
-            None => Mode::of(gpu.capabilities()),
-        };
         Ok(Self {
-            context: kernel::Context::new(&gpu, mode)?,
+            context: kernel::Context::of_family(&gpu, options.kernels)?,
             gpu,
             base,
             refiner,

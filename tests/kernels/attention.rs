@@ -49,8 +49,8 @@ impl Shape {
         if !self.fused {
             return [
                 device.tensor(storage, shape(self.queries), q, margin(turn)),
-                device.tensor(storage, shape(self.keys), k, margin(turn + 1)),
-                device.tensor(storage, shape(self.keys), v, EVEN),
+                device.tensor(storage, shape(self.keys), k, EVEN),
+                device.tensor(storage, shape(self.keys), v, margin(turn + 1)),
             ];
         }
         let rows = q.chunks(c).zip(k.chunks(c)).zip(v.chunks(c));

@@ -52,7 +52,7 @@ fn linear_layers() {
         let rows = random.size(200, 300);
         let tall = Problem::linear([1 + i % 3, rows, 17, 77], parts, i as u64);
         check_product(&tall);
-        // Four panels of 5 KB in f32, eight of 2.5 KB in f16.
+        // Three panels of 6 KB in f32, six of 3 KB in f16.
         let columns = 500 + random.size(0, 40);
         let wide = Problem::linear([2, 9, 20, columns], parts, i as u64);
         check_product(&wide);

@@ -507,7 +507,7 @@ fn products_of_other_kinds_are_refused() {
     assert_bug(made(|_, w| w.k_rows = 20), "inputs");
     assert_bug(made(|_, w| w.k_rows = 0), "no inputs");
     assert_bug(made(|_, w| w.n8 = 3), "outputs");
-    assert_bug(made(|_, w| w.pitch = 1 << 20), "a pitch");
+    assert_bug(made(|_, w| w.step = 1 << 20), "a step");
     assert_bug(made(|_, w| w.offset = usize::MAX), "an offset");
     assert_bug(made(|p, _| p.epilogue.geglu = true), "geglu");
     let odd = Tensor {

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 pub const GUARD: f32 = 1234.0;
 
 /// The binding limit of [`capped`].
-pub const CAP: u64 = 16 << 10;
+pub const CAP: u64 = 20 << 10;
 
 pub struct Device {
     pub gpu: Arc<Gpu>,

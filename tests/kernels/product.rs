@@ -484,13 +484,16 @@ fn activations_as_the_right_operand() {
     let mut report = Report::new("product a a");
     let mut random = Random::new(3);
     for i in 0..32 {
-        let [m, k] = [random.size(1, 90), random.size(1, 90)];
+        let m = random.size(1, 90);
         let n = 8 * random.size(1, 20);
+        let k = 8 * random.size(1, 12);
         let (x, w) = (random.values(m * k), random.values(k * n));
+        let columns = (0..n).flat_map(|j| (0..k).map(move |i| i * n + j));
+        let columns: Vec<f32> = columns.map(|at| w[at]).collect();
         for (mode, storage) in kinds() {
             let twin = twin_linear(&rounded(storage, &x), &rounded(storage, &w), [m, k, n]);
             let device = device();
-            let right = device.tensor(storage, [1, k, 1, n], &w, EVEN);
+            let right = device.tensor(storage, [1, n, 1, k], &columns, EVEN);
             let uploaded = Uploaded {
                 device,
                 a: device.tensor(storage, [1, m, 1, k], &x, margin(i)),

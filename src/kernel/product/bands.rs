@@ -15,7 +15,7 @@ pub(super) fn column_bands(gpu: &Gpu, weight: &Weight) -> Result<Vec<Range<usize
     }
     let panel = (weight.panel as u64).saturating_mul(weight.storage.bytes8());
     let panels = (limit / panel.max(1)) as usize;
-    if panels == 0 || weight.pitch != PANEL8 {
+    if panels == 0 || weight.column != 1 {
         return Err(gpu.error(
             format!(
                 "a weight of {} bytes exceeds its binding limit of {limit} bytes",

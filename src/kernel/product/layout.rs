@@ -1,10 +1,13 @@
 //! How weights lie on the device. The one place that knows: the model's loader, the
 //! tests and the benches all pack here, and `product.wgsl` reads it.
 //!
-//! Weights are `[columns / 64, taps, k rounded up to 4, 64]`: panels of [`PANEL`]
-//! columns, so that a range of columns is a range of bytes. Columns and rows of
-//! padding are zero. Gated layers alternate four values and four gates, so that both
-//! meet in one invocation.
+//! Weights are `[columns / 64, taps, k / 8, 64, 8]`: panels of [`PANEL`] columns, so
+//! that a range of columns is a range of bytes, and in a panel units of [`UNIT`] values
+//! along k of one column, the 64 columns side by side. So 16 bytes of f16 are one
+//! column's next 8 values: what a tile in shared memory stores at once, what a matrix
+//! fragment reads as a run, and what a K-contiguous activation looks like, so that
+//! keys serve as weights as they lie. Columns and rows of padding are zero. Gated
+//! layers alternate four values and four gates, so that both meet in one invocation.
 
 use super::WeightStorage;
 use bytemuck::Pod;
@@ -15,6 +18,12 @@ pub const PANEL: usize = 64;
 
 /// Groups of 8 columns in a panel.
 pub(super) const PANEL8: usize = PANEL / 8;
+
+/// Values along k of one column that lie side by side.
+pub const UNIT: usize = 8;
+
+/// Columns of the widest tile.
+pub(super) const WIDEST: usize = 256;
 
 /// Rows that are packed at a time, so that what is written stays in the processor's
 /// first cache.
@@ -44,7 +53,12 @@ impl Layout {
 
     /// Rows of a tap, padding included.
     pub fn rows(self) -> usize {
-        self.k.next_multiple_of(4)
+        self.k.next_multiple_of(UNIT)
+    }
+
+    /// Where row `row` of `tap` of a column of its panel lies in the panel.
+    fn place(self, tap: usize, row: usize, column: usize) -> usize {
+        ((tap * self.rows() / UNIT + row / UNIT) * PANEL + column) * UNIT + row % UNIT
     }
 
     /// Values of a panel.
@@ -60,6 +74,11 @@ impl Layout {
     /// Bytes of all panels.
     pub fn bytes(self, storage: WeightStorage) -> u64 {
         (self.values() / 8) as u64 * storage.bytes8()
+    }
+
+    /// Values of packed biases.
+    pub fn bias_places(self) -> usize {
+        (self.columns() + WIDEST).next_multiple_of(PANEL)
     }
 
     /// The column of `[n, k, taps]` that the packed column `j` holds; `None` for
@@ -84,7 +103,7 @@ impl Layout {
     }
 
     fn pack_panel<T: Pod>(self, columns: &[&[T]], p: usize, panel: &mut [T]) {
-        let (rows, taps) = (self.rows(), self.taps);
+        let taps = self.taps;
         for start in (0..self.k).step_by(STRIP) {
             let end = (start + STRIP).min(self.k);
             for column in 0..PANEL {
@@ -94,16 +113,17 @@ impl Layout {
                 let values = &columns[source][start * taps..end * taps];
                 for (k, values) in values.chunks_exact(taps).enumerate() {
                     for (tap, value) in values.iter().enumerate() {
-                        panel[(tap * rows + start + k) * PANEL + column] = *value;
+                        panel[self.place(tap, start + k, column)] = *value;
                     }
                 }
             }
         }
     }
 
-    /// Packs `n` biases: in the order of the columns, zeros up to the last panel's end.
+    /// Packs `n` biases: in the order of the columns, followed by as many zeros as the
+    /// widest tile may read.
     pub fn pack_bias(self, bias: &[f32]) -> Vec<f32> {
-        let places = 0..self.columns().next_multiple_of(PANEL);
+        let places = 0..self.bias_places();
         let value = |j| self.source(j).map_or(0.0, |from| bias[from]);
         places.map(value).collect()
     }
@@ -119,7 +139,8 @@ mod tests {
         let Layout { taps, k, n, .. } = layout;
         let (mut values, mut padding) = (vec![0.0; n * k * taps], Vec::new());
         for (at, value) in packed.iter().enumerate() {
-            let (row, column) = (at / PANEL, at % PANEL);
+            let (unit, within) = (at / UNIT, at % UNIT);
+            let (row, column) = (unit / PANEL * UNIT + within, unit % PANEL);
             let (tap, row) = (row / layout.rows(), row % layout.rows());
             let (panel, tap) = (tap / taps, tap % taps);
             match layout.source(panel * PANEL + column) {
@@ -182,9 +203,10 @@ mod tests {
                 };
                 assert_eq!(packed_bias[place], bias[j], "{layout:?}");
                 for (row, tap) in (0..k).flat_map(|row| (0..taps).map(move |tap| (row, tap))) {
-                    let at = ((place / 64 * taps + tap) * k.next_multiple_of(4) + row) * 64;
+                    let k8 = (place / 64 * taps + tap) * k.div_ceil(8) + row / 8;
+                    let at = (k8 * 64 + place % 64) * 8 + row % 8;
                     let value = values[(j * k + row) * taps + tap];
-                    assert_eq!(packed[at + place % 64], value, "{layout:?} {j} {row} {tap}");
+                    assert_eq!(packed[at], value, "{layout:?} {j} {row} {tap}");
                 }
             }
         }

@@ -2,17 +2,22 @@
 //! (`product_direct.wgsl`, `product_tiled.wgsl`), all epilogues.
 
 use super::program::Operand;
-use super::{Activation, Context, Dispatch, Mode, Storage, Tensor, View, Work, key, require};
-use crate::Result;
-use crate::gpu::{Access, Gpu, PipelineKey, host_shareable};
+use super::{Activation, Context, Dispatch, Storage, Tensor, View, Work, require};
+use crate::gpu::{Access, host_shareable};
+use crate::{Error, Result};
 use std::ops::Range;
 
 mod bands;
+mod choice;
 mod layout;
+mod selftest;
 mod twin;
+mod variant;
 
-pub use layout::{Layout, PANEL};
+pub use choice::Trust;
+pub use layout::{Layout, PANEL, UNIT};
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
+pub use variant::{Call, CoopTile, Family, Tile, Variant};
 
 use bands::{Band, column_bands, row_bands};
 use layout::PANEL8;
@@ -34,12 +39,14 @@ host_shareable! {
         n8: u32,
         k4: u32,
         taps: u32,
-        k_rows: u32,
+        k8: u32,
         a_offset: u32,
         a_pitch: u32,
         w_offset: u32,
-        w_pitch: u32,
+        w_step: u32,
+        w_column: u32,
         w_panel: u32,
+        w_columns: u32,
         o_offset: u32,
         o_pitch: u32,
         n4: u32,
@@ -94,7 +101,7 @@ pub enum WeightStorage {
 }
 
 impl WeightStorage {
-    /// Bytes of a group of 8 columns.
+    /// Bytes of 8 values.
     fn bytes8(self) -> u64 {
         match self {
             WeightStorage::F32 => 32,
@@ -111,22 +118,26 @@ impl WeightStorage {
     }
 }
 
-/// The right operand of a product, `[taps * k_rows, n]`, in groups of 8 columns;
-/// packed weights lie in panels of 64 columns (see [`Layout`]).
+/// The right operand of a product, `[n, taps * k_rows]`, in units of 8 values along k
+/// of one column; packed weights lie in panels of 64 columns (see [`Layout`]).
 #[derive(Clone)]
 pub struct Weight {
     pub view: View,
     pub storage: WeightStorage,
     pub taps: usize,
-    /// Rows of a tap that may be read.
+    /// Rows of a tap, a multiple of 8.
     pub k_rows: usize,
+    /// Columns that may be read.
+    pub columns: usize,
     /// Columns in groups of 8.
     pub n8: usize,
-    /// Groups of 8 from row to row.
-    pub pitch: usize,
-    /// Groups of 8 from a panel of 64 columns to the next.
+    /// Units of 8 from one to the next along k.
+    pub step: usize,
+    /// Units of 8 from column to column.
+    pub column: usize,
+    /// Units of 8 from a panel of 64 columns to the next.
     pub panel: usize,
-    /// Groups of 8 before the first column.
+    /// Units of 8 before the first.
     pub offset: usize,
 }
 
@@ -138,33 +149,40 @@ impl Weight {
             storage,
             taps: layout.taps,
             k_rows: layout.rows(),
+            columns: layout.columns().next_multiple_of(PANEL),
             n8: layout.columns().div_ceil(8),
-            pitch: PANEL8,
-            panel: layout.taps * layout.rows() * PANEL8,
+            step: PANEL,
+            column: 1,
+            panel: layout.taps * layout.rows() / UNIT * PANEL,
             offset: 0,
         }
     }
 
-    /// Activations `[n, rows, 1, c]` as a right operand; their columns must lie
-    /// in groups of 8.
+    /// Activations `[n, rows, 1, c]` as a right operand of `rows` columns, whose `c`
+    /// values, a multiple of 8, are along k and must lie in groups of 8. Where `rows`
+    /// is no multiple of 8, the last columns of the product are copies of others.
     ///
     /// # Errors
     /// [`crate::Error::Internal`] where they do not.
     pub fn of(tensor: &Tensor) -> Result<Self> {
         let (pitch, offset) = (tensor.pitch, tensor.offset);
-        let grouped = pitch.is_multiple_of(2) && offset.is_multiple_of(2);
-        require("a right operand", grouped, || {
-            format!("columns from vec4 {offset} of {pitch} on")
-        })?;
+        let even = pitch.is_multiple_of(2) && offset.is_multiple_of(2);
+        require(
+            "a right operand",
+            even && tensor.c.is_multiple_of(8),
+            || format!("{} values from vec4 {offset} of {pitch} on", tensor.c),
+        )?;
         Ok(Self {
             view: tensor.view.clone(),
             storage: WeightStorage::of(tensor.storage),
             taps: 1,
-            k_rows: tensor.rows_per_batch(),
-            n8: tensor.c.div_ceil(8),
-            pitch: tensor.pitch / 2,
-            panel: PANEL8,
-            offset: tensor.offset / 2,
+            k_rows: tensor.c,
+            columns: tensor.rows_per_batch(),
+            n8: tensor.rows_per_batch().div_ceil(8),
+            step: 1,
+            column: pitch / 2,
+            panel: PANEL * (pitch / 2),
+            offset: offset / 2,
         })
     }
 }
@@ -207,7 +225,7 @@ pub struct Epilogue {
 }
 
 /// A product over `z` independent blocks, for attention: strides in vec4s (`a`,
-/// `out`) and groups of 8 (`w`).
+/// `out`) and units of 8 (`w`).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Blocks {
     pub batches: usize,
@@ -231,78 +249,6 @@ pub struct Product<'a> {
     pub rows: Option<Range<usize>>,
 }
 
-/// Which kernel makes a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Variant {
-    /// No shared memory, invocations side by side along the columns.
-    Direct,
-    /// The same for few columns: invocations along the rows.
-    DirectNarrow,
-    /// Shared memory; invocations of a workgroup along columns and rows.
-    Tiled([u32; 2]),
-}
-
-/// Columns (in groups of 8) up to which the narrow variant serves better.
-const NARROW: usize = 2;
-
-impl Variant {
-    pub(super) const ALL: [Variant; 4] = [
-        Variant::Direct,
-        Variant::DirectNarrow,
-        Variant::Tiled([8, 8]),
-        Variant::Tiled([16, 16]),
-    ];
-
-    /// The variant for `m` rows and `n8` groups of columns.
-    fn choose(gpu: &Gpu, mode: Mode, m: usize, n8: usize) -> Self {
-        let c = gpu.capabilities();
-        let fits = c.max_invocations >= 256 && c.max_workgroup_storage >= 16384;
-        // wgpu does not say how many units a GPU has; this many workgroups of
-        // the large tile keep even the largest busy.
-        let large = m.div_ceil(128) * n8.div_ceil(16) >= 192;
-        match mode.direct {
-            true if n8 <= NARROW && m >= 64 => Variant::DirectNarrow,
-            true => Variant::Direct,
-            false if fits && large => Variant::Tiled([16, 16]),
-            false => Variant::Tiled([8, 8]),
-        }
-    }
-
-    /// Workgroups for `m` rows, `n8` groups of columns and `z` blocks.
-    fn grid(self, m: usize, n8: usize, z: usize) -> [u32; 3] {
-        let [rows, columns] = match self {
-            Variant::Direct => [8, 8],
-            Variant::DirectNarrow => [64, 1],
-            Variant::Tiled([x, y]) => [8 * y as usize, x as usize],
-        };
-        [m.div_ceil(rows), n8.div_ceil(columns), z].map(|x| x as u32)
-    }
-
-    pub(super) fn key(self, storage: Storage, weights: WeightStorage, gather: bool) -> PipelineKey {
-        let mut defines = storage.defines();
-        for (name, on) in [
-            ("W16", weights == WeightStorage::F16),
-            ("GATHER", gather),
-            ("NARROW", self == Variant::DirectNarrow),
-        ] {
-            if on {
-                defines.push((name.into(), String::new()));
-            }
-        }
-        match self {
-            Variant::Direct | Variant::DirectNarrow => {
-                key::<Params>("product_direct", defines, vec![], BINDINGS)
-            }
-            Variant::Tiled([x, y]) => key::<Params>(
-                "product_tiled",
-                defines,
-                vec![("WX", x), ("WY", y)],
-                BINDINGS,
-            ),
-        }
-    }
-}
-
 /// The dispatches of a product: one, or as many bands of rows and columns as the
 /// adapter's binding limit asks for. Bands are exact: nothing is computed apart.
 ///
@@ -310,15 +256,62 @@ impl Variant {
 /// Where not even a single row of a picture fits into a binding;
 /// [`crate::Error::Internal`] where the shapes do not fit together.
 pub fn dispatches(context: &Context, product: &Product<'_>) -> Result<Vec<Dispatch>> {
+    banded(context, product, |call| context.choose(call))
+}
+
+/// [`dispatches`] by one variant, for tests, benches and measurements.
+///
+/// # Errors
+/// As there, and where the variant does not serve the product.
+pub fn dispatches_by(
+    context: &Context,
+    product: &Product<'_>,
+    variant: Variant,
+) -> Result<Vec<Dispatch>> {
+    banded(context, product, |call| {
+        let problem = || format!("{variant} does not serve {call:?}");
+        require("product", variant.serves(call), problem)?;
+        Ok(variant)
+    })
+}
+
+fn banded(
+    context: &Context,
+    product: &Product<'_>,
+    choose: impl Fn(&Call) -> Result<Variant>,
+) -> Result<Vec<Dispatch>> {
     check(product)?;
     let gpu = &context.gpu;
     let mut all = Vec::new();
     for columns in column_bands(gpu, product.weight)? {
         for band in row_bands(gpu, product)? {
-            all.push(dispatch(context, product, &band, columns.clone())?);
+            let variant = choose(&product.call(band.out.len(), columns.len()))?;
+            all.push(dispatch(context, product, &band, columns.clone(), variant)?);
         }
     }
     Ok(all)
+}
+
+impl Product<'_> {
+    /// What a variant is chosen for: `m` rows and `n8` groups of columns.
+    fn call(&self, m: usize, n8: usize) -> Call {
+        let (a, weight) = (self.a, self.weight);
+        let even = a.pitch.is_multiple_of(2) && a.offset.is_multiple_of(2);
+        Call {
+            m,
+            n8,
+            k8: weight.k_rows / UNIT,
+            taps: weight.taps,
+            gather: self.conv.is_some(),
+            storage: a.storage,
+            weights: weight.storage,
+            plain: even
+                && a.c == weight.k_rows
+                && weight.column == 1
+                && self.blocks.is_none()
+                && self.epilogue.scale.is_none(),
+        }
+    }
 }
 
 /// Fails where the operands do not fit together. What each holds is seen where they
@@ -350,8 +343,9 @@ fn check(product: &Product<'_>) -> Result<()> {
         ![a.c, out.c, weight.k_rows, weight.n8].contains(&0),
         "nothing",
     )?;
-    let inputs = weight.k_rows..weight.k_rows.saturating_add(8);
-    need(inputs.contains(&(4 * a.c4())), "other inputs")?;
+    let inputs = (4 * a.c4()).next_multiple_of(UNIT);
+    need(weight.k_rows == inputs, "other inputs")?;
+    need(weight.columns.div_ceil(8) >= weight.n8, "other columns")?;
     let groups = if epilogue.geglu {
         out.c4()
     } else {
@@ -439,22 +433,23 @@ impl Weight {
             let place = |n8: usize| panel.saturating_mul(n8.div_ceil(PANEL8) as u64);
             self.view.part(place(columns.start)..place(columns.end))?
         };
-        // The last group lies furthest, or the last one of the panel before.
-        let last = columns.len() - 1;
-        let place = |n8: usize| {
-            ((n8 / PANEL8) as u64).saturating_mul(self.panel as u64) + (n8 % PANEL8) as u64
+        // The last column lies furthest, or the last one of the panel before.
+        let last = (8 * columns.len()).min(self.columns) - 1;
+        let place = |n: usize| {
+            let panels = ((n / PANEL) as u64).saturating_mul(self.panel as u64);
+            panels.saturating_add(((n % PANEL) as u64).saturating_mul(self.column as u64))
         };
-        let furthest = place(last).max(place((last / PANEL8 * PANEL8).saturating_sub(1)));
-        let rows = (self.taps as u64).saturating_mul(self.k_rows as u64) - 1;
-        let groups = [
+        let furthest = place(last).max(place((last / PANEL * PANEL).saturating_sub(1)));
+        let steps = (self.taps as u64).saturating_mul((self.k_rows / UNIT) as u64) - 1;
+        let units = [
             self.offset as u64,
             blocks.span(blocks.w),
-            rows.saturating_mul(self.pitch as u64),
+            steps.saturating_mul(self.step as u64),
             furthest,
             1,
         ];
-        let groups = groups.into_iter().fold(0, u64::saturating_add);
-        view.operand("weights", groups.saturating_mul(self.storage.bytes8()))
+        let units = units.into_iter().fold(0, u64::saturating_add);
+        view.operand("weights", units.saturating_mul(self.storage.bytes8()))
     }
 }
 
@@ -466,9 +461,10 @@ struct Extra {
 }
 
 impl Extra {
-    fn none(context: &Context) -> Result<Self> {
+    /// Zeros, of which `bytes` are read.
+    fn none(context: &Context, bytes: u64) -> Result<Self> {
         Ok(Self {
-            operand: View::whole(&context.none).operand("nothing", 0)?,
+            operand: context.nothing(bytes)?,
             offset: 0,
             pitch: 0,
         })
@@ -480,6 +476,7 @@ fn dispatch(
     product: &Product<'_>,
     band: &Band,
     columns: Range<usize>,
+    variant: Variant,
 ) -> Result<Dispatch> {
     let Product {
         a,
@@ -520,11 +517,11 @@ fn dispatch(
         Some(view) => {
             flags |= BIAS;
             let start = (4 * PANEL * panels) as u64;
-            let bytes = 32 * n8 as u64;
+            let bytes = 4 * variant.bias_columns(n8) as u64;
             let view = view.part(start..view.size.max(start))?;
             view.operand("bias", bytes)?
         }
-        None => Extra::none(context)?.operand,
+        None => Extra::none(context, 4 * variant.bias_columns(n8) as u64)?.operand,
     };
     let channel = match &epilogue.channel {
         Some(t) => {
@@ -535,7 +532,7 @@ fn dispatch(
                 pitch: t.pitch as u32,
             }
         }
-        None => Extra::none(context)?,
+        None => Extra::none(context, 0)?,
     };
     let residual = match &epilogue.residual {
         Some(t) => {
@@ -547,7 +544,7 @@ fn dispatch(
                 pitch: t.pitch as u32,
             }
         }
-        None => Extra::none(context)?,
+        None => Extra::none(context, 0)?,
     };
     if epilogue.geglu {
         flags |= GEGLU;
@@ -558,10 +555,11 @@ fn dispatch(
         upsample: false,
     });
     let z = blocks.batches * blocks.heads;
-    let variant = Variant::choose(&context.gpu, context.mode, m, n8);
+    let key = variant.key(a.storage, weight.storage, conv.is_some());
+    let key = key.ok_or_else(|| Error::internal("product", format!("{variant} of f32")))?;
     let moved = band.input.len() * a.row_bytes() as usize + m * out.row_bytes() as usize;
     Dispatch::new(
-        variant.key(a.storage, weight.storage, conv.is_some()),
+        key,
         [
             a_operand,
             weight.operand(&columns, &blocks)?,
@@ -575,12 +573,14 @@ fn dispatch(
             n8: n8 as u32,
             k4: a.c4() as u32,
             taps: weight.taps as u32,
-            k_rows: weight.k_rows as u32,
+            k8: (weight.k_rows / UNIT) as u32,
             a_offset,
             a_pitch: a.pitch as u32,
             w_offset: weight.offset as u32,
-            w_pitch: weight.pitch as u32,
+            w_step: weight.step as u32,
+            w_column: weight.column as u32,
             w_panel: weight.panel as u32,
+            w_columns: (8 * n8).min(weight.columns - columns.start * 8) as u32,
             o_offset: o_offset + skip4 as u32,
             o_pitch: out.pitch as u32,
             n4: (out.c4() - skip4) as u32,

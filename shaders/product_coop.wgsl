@@ -1,0 +1,205 @@
+// The product with cooperative matrices: f16 operands, f32 sums. See product.wgsl
+// for bindings, shapes and the epilogue.
+//
+// A workgroup makes BM x BN of out in slices of BK along K; its subgroups, WN of
+// them side by side, make TM x TN each, in matrices of F x F. Both operands lie in
+// shared memory along K, 8 halves of padding a row. The next slice is read into
+// registers while this one is multiplied, across taps too. Sums begin with the
+// bias. Matrices have no elements in WGSL, so 16 x 16 of them at a time go through
+// shared memory to `finish`. Workgroups walk RASTER row tiles together, rows first,
+// so that neighbours share columns of w while the rows stay in the cache.
+//
+// Constraints: HALF; K a multiple of BK and at least BK; pitches and offsets of A
+// even vec4s; no blocks (z = 1); a subgroup has LANES invocations. F is 16 or 8;
+// FLAT puts scalars into shared memory, as Metal needs. bias is always bound: zeros
+// where there is none, N rounded up to BN at the least.
+// Every variable in shared memory is a multiple of 16 bytes: on NVIDIA's driver
+// 580.159.04 an u32 shifted the matrices behind it by 8 bytes.
+//
+// MEASURED
+
+#import product
+
+const T: u32 = ${T}u;             // invocations
+const U: u32 = ${BK}u / 8u;       // units of 8 values in a row of a slice
+const RASTER: u32 = 64u;
+#ifdef FLAT
+const P: u32 = ${BK}u + 8u;       // elements from row to row
+const S: u32 = 1u;                // halves of an element
+var<workgroup> a_tile: array<f16, ${A_TILE}>;
+var<workgroup> w_tile: array<f16, ${W_TILE}>;
+var<workgroup> sums: array<f32, ${SUMS}>;  // 16 x 16 a subgroup
+
+fn put_a(at: u32, x: Unit8) {
+#repeat j 4
+    a_tile[at + ${j}u] = x.lo[${j}];
+    a_tile[at + 4u + ${j}u] = x.hi[${j}];
+#end
+}
+fn put_w(at: u32, x: Unit8) {
+#repeat j 4
+    w_tile[at + ${j}u] = x.lo[${j}];
+    w_tile[at + 4u + ${j}u] = x.hi[${j}];
+#end
+}
+fn sum_at(at: u32) -> vec4<f32> {
+    return vec4(sums[at], sums[at + 1u], sums[at + 2u], sums[at + 3u]);
+}
+#else
+const P: u32 = ${BK}u / 4u + 2u;
+const S: u32 = 4u;
+var<workgroup> a_tile: array<vec4<f16>, ${A_TILE}>;
+var<workgroup> w_tile: array<vec4<f16>, ${W_TILE}>;
+var<workgroup> sums: array<vec4<f32>, ${SUMS}>;
+
+fn put_a(at: u32, x: Unit8) {
+    a_tile[at] = x.lo;
+    a_tile[at + 1u] = x.hi;
+}
+fn put_w(at: u32, x: Unit8) {
+    w_tile[at] = x.lo;
+    w_tile[at + 1u] = x.hi;
+}
+fn sum_at(at: u32) -> vec4<f32> {
+    return sums[at / 4u];
+}
+#endif
+
+#ifdef GATHER
+fn load_a(patch: vec2<u32>, k: u32) -> Unit8 {
+    if patch.y == 0u {
+        return Unit8();
+    }
+    return a[patch.x / 2u + k];
+}
+#endif
+
+@compute @workgroup_size(${T})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
+    let tiles_m = (p.m + ${BM}u - 1u) / ${BM}u;
+    let tiles_n = (8u * p.n8 + ${BN}u - 1u) / ${BN}u;
+    let tile = group.y * grid.x + group.x;
+    if tile >= tiles_m * tiles_n {
+        return;
+    }
+    let walk = RASTER * tiles_n;
+    let first = tile / walk * RASTER;
+    let high = min(tiles_m - first, RASTER);
+    let m0 = (first + tile % walk % high) * ${BM}u;
+    let n0 = tile % walk / high * ${BN}u;
+    let r0 = subgroup / ${WN}u * ${TM}u;
+    let c0 = subgroup % ${WN}u * ${TN}u;
+    // What this invocation brings of a slice: AU units of A and WU of w.
+#repeat i ${AU}
+    let a_row${i} = (thread + ${i}u * T) / U;
+    let a_k${i} = (thread + ${i}u * T) % U;
+    let a_to${i} = a_row${i} * P + a_k${i} * (8u / S);
+    let row${i} = min(m0 + a_row${i}, p.m - 1u);
+#ifdef GATHER
+    let pixel${i} = pixel(row${i});
+    var patch${i} = patch_at(pixel${i}, 0u);
+    var a${i} = load_a(patch${i}, a_k${i});
+#else
+    let a_from${i} = (p.a_offset + row${i} * p.a_pitch) / 2u + a_k${i};
+    var a${i} = a[a_from${i}];
+#endif
+#end
+#repeat i ${WU}
+    let w_unit${i} = min(thread + ${i}u * T, ${BN}u * U - 1u);
+    let w_row${i} = w_unit${i} % ${BN}u;
+    let w_k${i} = w_unit${i} / ${BN}u;
+    let w_to${i} = w_row${i} * P + w_k${i} * (8u / S);
+    let w_from${i} = p.w_offset + column_at(n0 + w_row${i}) + w_k${i} * p.w_step;
+    var w${i} = w[w_from${i}];
+#end
+#repeat j ${BJ}
+#repeat v ${Q}
+    let b${j}_${v} = n0 + c0 + ${j}u * 16u + ${v}u * ${F}u;
+#repeat i ${BI}
+#repeat u ${Q}
+    var c${i}_${u}_${j}_${v} = coopLoadT<coop_mat${F}x${F}<f32, C>>(&bias[b${j}_${v}], 0u);
+#end
+#end
+#end
+#end
+    let depth = p.taps * p.k8;
+#ifdef GATHER
+    var tap = 0u;
+    var k = 0u;
+#endif
+    for (var s = 0u; s < depth; s += U) {
+#repeat i ${AU}
+        put_a(a_to${i}, a${i});
+#end
+#repeat i ${WU}
+        put_w(w_to${i}, w${i});
+#end
+        workgroupBarrier();
+        let next = min(s + U, depth - U);  // the last turn reads its own slice again
+#ifdef GATHER
+        k += U;
+        if k == p.k8 {
+            k = 0u;
+            tap = min(tap + 1u, p.taps - 1u);
+#repeat i ${AU}
+            patch${i} = patch_at(pixel${i}, tap);
+#end
+        }
+#repeat i ${AU}
+        a${i} = load_a(patch${i}, k + a_k${i});
+#end
+#else
+#repeat i ${AU}
+        a${i} = a[a_from${i} + next];
+#end
+#endif
+#repeat i ${WU}
+        w${i} = w[w_from${i} + next * p.w_step];
+#end
+#repeat k ${KS}
+        {
+#repeat j ${BJ}
+#repeat v ${Q}
+            let yp${j}_${v} = (c0 + ${j}u * 16u + ${v}u * ${F}u) * P + ${k}u * ${F}u / S;
+            let y${j}_${v} = coopLoad<coop_mat${F}x${F}<f16, B>>(&w_tile[yp${j}_${v}], P);
+#end
+#end
+#repeat i ${BI}
+#repeat u ${Q}
+            let xp${i}_${u} = (r0 + ${i}u * 16u + ${u}u * ${F}u) * P + ${k}u * ${F}u / S;
+            let x${i}_${u} = coopLoadT<coop_mat${F}x${F}<f16, A>>(&a_tile[xp${i}_${u}], P);
+#repeat j ${BJ}
+#repeat v ${Q}
+            c${i}_${u}_${j}_${v} = coopMultiplyAdd(x${i}_${u}, y${j}_${v}, c${i}_${u}_${j}_${v});
+#end
+#end
+#end
+#end
+        }
+#end
+        workgroupBarrier();
+    }
+#repeat i ${BI}
+#repeat j ${BJ}
+#repeat u ${Q}
+#repeat v ${Q}
+    {
+        let to = (subgroup * 256u + ${u}u * ${F}u * 16u + ${v}u * ${F}u) / S;
+        coopStoreT(c${i}_${u}_${j}_${v}, &sums[to], 16u / S);
+    }
+#end
+#end
+    workgroupBarrier();
+    // 16 rows of two groups of 8 columns.
+    for (var e = lane; e < 32u; e += ${LANES}u) {
+        let row = m0 + r0 + ${i}u * 16u + e / 2u;
+        let n8 = (n0 + c0) / 8u + ${j}u * 2u + e % 2u;
+        if row < p.m && n8 < p.n8 {
+            let from = subgroup * 256u + e * 8u;
+            finish(row, n8, 0u, Eight(sum_at(from), sum_at(from + 4u)));
+        }
+    }
+    workgroupBarrier();
+#end
+#end
+}

@@ -1,0 +1,163 @@
+//! Which variant makes a product: what was measured on the adapter, else what should
+//! keep it busiest; and only what passed its self-test.
+
+use super::selftest::self_test;
+use super::{Call, Family, UNIT, Variant, WeightStorage};
+use crate::gpu::Capabilities;
+use crate::kernel::{Context, Storage};
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// Columns (in groups of 8) up to which the narrow variant serves better.
+const NARROW: usize = 2;
+
+/// A name in this variable makes the self-tests of that family fail, to see that the
+/// next one takes its place.
+pub const FAIL_SELF_TEST: &str = "CALOTYPE_FAIL_SELF_TEST";
+
+/// A pipeline of products, as far as a self-test tells them apart.
+type Tested = (Variant, Storage, WeightStorage, bool);
+
+/// The results of the self-tests on a device: `None` where one passed, else what was wrong.
+#[derive(Default)]
+pub struct Trust(Mutex<BTreeMap<String, (Tested, Option<String>)>>);
+
+impl Trust {
+    /// Every variant that failed, and how.
+    pub fn failures(&self) -> Vec<(Variant, String)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = known
+            .values()
+            .filter_map(|((variant, ..), problem)| Some((*variant, problem.clone()?)));
+        failed.collect()
+    }
+
+    /// How many passed.
+    pub fn passed(&self) -> usize {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .values()
+            .filter(|(_, problem)| problem.is_none())
+            .count()
+    }
+}
+
+impl Context {
+    /// The variant that makes `call`.
+    pub(super) fn choose(&self, call: &Call) -> Result<Variant> {
+        if self.mode.direct {
+            return Ok(match call.n8 <= NARROW && call.m >= 64 {
+                true => Variant::DirectNarrow,
+                false => Variant::Direct,
+            });
+        }
+        let tuned = self.tuning.product(call);
+        let tuned = tuned.filter(|v| self.candidates.contains(v) && v.serves(call));
+        let mut ranked = self.candidates(call);
+        let units = units(self.gpu.capabilities());
+        ranked.sort_by(|a, b| {
+            let speed = |v: &Variant| v.share(call, units);
+            let family = a.family(call).cmp(&b.family(call));
+            family.then(speed(b).total_cmp(&speed(a)))
+        });
+        for variant in tuned.into_iter().chain(ranked) {
+            if self.trusts(variant, call)? {
+                return Ok(variant);
+            }
+        }
+        Ok(Variant::Direct)
+    }
+
+    /// The variants that could make `call`, trusted or not.
+    pub fn candidates(&self, call: &Call) -> Vec<Variant> {
+        let serving = self.candidates.iter().filter(|v| v.serves(call));
+        let wanted = serving.filter(|v| self.first.is_none_or(|f| v.family(call) >= f));
+        wanted.copied().collect()
+    }
+
+    /// Whether `variant` passed its self-test, which runs when it is first asked for.
+    ///
+    /// # Errors
+    /// What goes wrong on the device, other than the kernel itself.
+    pub fn trusts(&self, variant: Variant, call: &Call) -> Result<bool> {
+        if variant.family(call) == Family::Direct {
+            return Ok(true);
+        }
+        let tested = (variant, call.storage, call.weights, call.gather);
+        let key = format!("{tested:?}");
+        let mut known = self.trust.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, problem)) = known.get(&key) {
+            return Ok(problem.is_none());
+        }
+        let problem = match std::env::var(FAIL_SELF_TEST) {
+            Ok(name) if name == variant.family(call).name() => {
+                Some(format!("{FAIL_SELF_TEST} asks for it"))
+            }
+            _ => match self_test(self, variant, call) {
+                Ok(problem) => problem,
+                Err(Error::Adapter { problem, .. }) => Some(problem),
+                Err(other) => return Err(other),
+            },
+        };
+        if let Some(problem) = &problem {
+            tracing::warn!("{variant} failed its self-test, others take its place: {problem}");
+        }
+        let passed = problem.is_none();
+        known.insert(key, (tested, problem));
+        Ok(passed)
+    }
+}
+
+/// Units of a device that work side by side. wgpu does not tell them; discrete GPUs
+/// have about this many.
+fn units(capabilities: &Capabilities) -> f64 {
+    match capabilities.is_discrete {
+        true => 128.0,
+        false => 32.0,
+    }
+}
+
+impl Variant {
+    /// The share of a device's speed that is expected for `call`: how little of the
+    /// tiles is padding, how evenly they fill the units, and how much an invocation or
+    /// a subgroup reuses of what it reads from shared memory.
+    fn share(self, call: &Call, units: f64) -> f64 {
+        let [bm, bn] = self.tile();
+        let (m, n) = (call.m as f64, 8.0 * call.n8 as f64);
+        let (rows, columns) = ((m / bm as f64).ceil(), (n / bn as f64).ceil());
+        let tiles = rows * columns;
+        let whole = m * n / (tiles * (bm * bn) as f64);
+        // Two workgroups share a unit, so a last round that is partly full costs half.
+        let rounds = (2.0 * tiles / units).ceil() / 2.0;
+        let busy = tiles / (units * rounds);
+        whole * busy * self.reuse()
+    }
+
+    fn reuse(self) -> f64 {
+        let (rows, columns, half) = match self {
+            Variant::Direct | Variant::DirectNarrow => (8.0, 8.0, 2.0),
+            Variant::Tiled(tile) => (f64::from(tile.rows), 8.0, 2.0),
+            Variant::Coop(t) => (f64::from(t.bm / t.wm), f64::from(t.bn / t.wn), 16.0),
+        };
+        let reuse = rows * columns / (rows + columns);
+        reuse / (reuse + half)
+    }
+}
+
+/// The calls that are measured together: products of about as many rows.
+impl Call {
+    pub fn class(&self) -> String {
+        let kind = if self.gather { "conv" } else { "linear" };
+        let storage = match (self.storage, self.weights) {
+            (Storage::F16, WeightStorage::F16) => "f16",
+            (Storage::F16, WeightStorage::F32) => "f16 f32",
+            (Storage::F32, WeightStorage::F16) => "f32 f16",
+            (Storage::F32, WeightStorage::F32) => "f32",
+        };
+        let (m, n) = (self.m.next_power_of_two(), 8 * self.n8);
+        let k = UNIT * self.k8 * self.taps;
+        let plain = if self.plain { "" } else { " blocks" };
+        format!("{kind} {m}x{n}x{k} {storage}{plain}")
+    }
+}

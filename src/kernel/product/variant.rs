@@ -1,0 +1,436 @@
+//! The kernels that can make a product: candidates as data, and what each needs.
+
+use super::{BINDINGS, Params, WeightStorage};
+use crate::gpu::{Capabilities, PipelineKey};
+use crate::kernel::{Storage, fold, key};
+use std::fmt;
+
+/// Which kernel makes a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Variant {
+    /// No shared memory, invocations side by side along the columns.
+    Direct,
+    /// The same for few columns: invocations along the rows.
+    DirectNarrow,
+    /// Shared memory and registers.
+    Tiled(Tile),
+    /// Cooperative matrices.
+    Coop(CoopTile),
+}
+
+/// What of an adapter a kernel needs. Where one fails its self-test, those of the next
+/// family are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// Matrices of 16x16, f16 operands and f32 sums.
+    Coop16,
+    /// The same of 8x8.
+    Coop8,
+    /// f16 operands in shared memory, f32 sums.
+    Scalar16,
+    /// f32 throughout.
+    Scalar32,
+    /// Without shared memory.
+    Direct,
+}
+
+impl Family {
+    pub const ALL: [Family; 5] = [
+        Family::Coop16,
+        Family::Coop8,
+        Family::Scalar16,
+        Family::Scalar32,
+        Family::Direct,
+    ];
+
+    /// Kernels without shared memory, or the best that need no matrices.
+    pub fn of_direct(direct: bool) -> Self {
+        match direct {
+            true => Family::Direct,
+            false => Family::Scalar16,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Coop16 => "coop16",
+            Family::Coop8 => "coop8",
+            Family::Scalar16 => "scalar16",
+            Family::Scalar32 => "scalar32",
+            Family::Direct => "direct",
+        }
+    }
+}
+
+/// A variant of `product_tiled.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tile {
+    /// Invocations along the columns, each of 8.
+    pub wx: u32,
+    /// Invocations along the rows.
+    pub wy: u32,
+    /// Rows of an invocation.
+    pub rows: u32,
+}
+
+/// A variant of `product_coop.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CoopTile {
+    /// Sides of a matrix.
+    pub f: u32,
+    /// Invocations of a subgroup.
+    pub lanes: u32,
+    pub bm: u32,
+    pub bn: u32,
+    pub bk: u32,
+    /// Subgroups along rows and columns.
+    pub wm: u32,
+    pub wn: u32,
+    /// Scalars in shared memory.
+    pub flat: bool,
+}
+
+/// Tiles of `product_tiled.wgsl`: those of 8 rows an invocation reuse what they read
+/// most, those of 4 leave registers for wider SIMD (Intel), and the narrow ones are
+/// for outputs of a few channels and for a few rows.
+pub const TILES: [Tile; 6] = [
+    Tile::new(16, 16, 8),
+    Tile::new(16, 16, 4),
+    Tile::new(8, 8, 8),
+    Tile::new(8, 8, 4),
+    Tile::new(2, 32, 4),
+    Tile::new(16, 4, 4),
+];
+
+/// Rows, columns and depth of the tiles of `product_coop.wgsl`, and their subgroups of
+/// 32 lanes along rows and columns. What they do on an H200 is in docs/gpu.md.
+const COOP16_OF_32: [[u32; 5]; 11] = [
+    [128, 128, 32, 2, 2],
+    [64, 160, 32, 2, 2],
+    [256, 160, 32, 4, 2],
+    [128, 128, 32, 4, 2],
+    [128, 160, 32, 4, 2],
+    [128, 80, 32, 4, 1],
+    [128, 64, 64, 4, 1],
+    [128, 64, 32, 2, 2],
+    [64, 64, 32, 2, 2],
+    [128, 16, 32, 4, 1],
+    [32, 64, 32, 1, 2],
+];
+
+/// The same for subgroups of 64 lanes, which hold twice the sums in as many registers.
+const COOP16_OF_64: [[u32; 5]; 8] = [
+    [128, 128, 32, 2, 2],
+    [128, 160, 32, 2, 2],
+    [64, 160, 32, 2, 2],
+    [128, 80, 32, 4, 1],
+    [128, 64, 32, 2, 1],
+    [64, 64, 32, 2, 1],
+    [128, 16, 32, 4, 1],
+    [32, 64, 32, 1, 2],
+];
+
+/// Tiles of 8x8 matrices: Apple's simdgroups have 32 lanes, Mesa's lavapipe 8 (4 where
+/// its vectors have 128 bits).
+const COOP8: [[u32; 5]; 5] = [
+    [64, 64, 32, 2, 2],
+    [64, 64, 16, 2, 2],
+    [64, 32, 32, 2, 2],
+    [32, 32, 32, 2, 2],
+    [32, 32, 16, 2, 1],
+];
+
+/// Sides of matrices and sizes of subgroups that there are tiles for.
+const KINDS: [(u32, u32, &[[u32; 5]]); 5] = [
+    (16, 32, &COOP16_OF_32),
+    (16, 64, &COOP16_OF_64),
+    (8, 32, &COOP8),
+    (8, 8, &COOP8),
+    (8, 4, &COOP8),
+];
+
+impl Tile {
+    const fn new(wx: u32, wy: u32, rows: u32) -> Self {
+        Self { wx, wy, rows }
+    }
+
+    fn bm(self) -> u32 {
+        self.rows * self.wy
+    }
+
+    fn bn(self) -> u32 {
+        8 * self.wx
+    }
+
+    /// Depth of a slice: 64 bytes of each row.
+    fn bk(half: bool) -> u32 {
+        if half { 32 } else { 16 }
+    }
+
+    /// Bytes of shared memory.
+    fn shared(self, half: bool) -> u32 {
+        let bytes = if half { 2 } else { 4 };
+        (self.bm() + self.bn()) * (Self::bk(half) + 4) * bytes
+    }
+
+    fn defines(self, half: bool) -> Vec<(&'static str, u32)> {
+        let (bm, bn, bk) = (self.bm(), self.bn(), Self::bk(half));
+        let t = self.wx * self.wy;
+        let pitch = bk / 4 + 1;
+        vec![
+            ("WX", self.wx),
+            ("WY", self.wy),
+            ("R", self.rows),
+            ("BM", bm),
+            ("BN", bn),
+            ("BK", bk),
+            ("AU", (bm * bk / 8).div_ceil(t)),
+            ("WU", (bn * bk / 8).div_ceil(t)),
+            ("A_TILE", bm * pitch),
+            ("W_TILE", bn * pitch),
+        ]
+    }
+}
+
+impl CoopTile {
+    fn threads(self) -> u32 {
+        self.wm * self.wn * self.lanes
+    }
+
+    fn shared(self) -> u32 {
+        (self.bm + self.bn) * (self.bk + 8) * 2 + self.wm * self.wn * 1024
+    }
+
+    /// Whether the parts of the tile are whole.
+    fn is_whole(self) -> bool {
+        self.bm.is_multiple_of(16 * self.wm)
+            && self.bn.is_multiple_of(16 * self.wn)
+            && self.bk.is_multiple_of(self.f.max(8))
+            && (self.bm * self.bk / 8).is_multiple_of(self.threads())
+    }
+
+    fn defines(self) -> Vec<(&'static str, u32)> {
+        let t = self.threads();
+        let (tm, tn) = (self.bm / self.wm, self.bn / self.wn);
+        let element = if self.flat { 1 } else { 4 };
+        let tile = |rows: u32| rows * (self.bk + 8) / element;
+        vec![
+            ("F", self.f),
+            ("LANES", self.lanes),
+            ("BM", self.bm),
+            ("BN", self.bn),
+            ("BK", self.bk),
+            ("WN", self.wn),
+            ("T", t),
+            ("TM", tm),
+            ("TN", tn),
+            ("BI", tm / 16),
+            ("BJ", tn / 16),
+            ("Q", 16 / self.f),
+            ("KS", self.bk / self.f),
+            ("AU", self.bm * self.bk / 8 / t),
+            ("WU", (self.bn * self.bk / 8).div_ceil(t)),
+            ("A_TILE", tile(self.bm)),
+            ("W_TILE", tile(self.bn)),
+            ("SUMS", self.wm * self.wn * 256 / element),
+        ]
+    }
+}
+
+/// What a variant is chosen for: one dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Call {
+    pub m: usize,
+    /// Columns in groups of 8.
+    pub n8: usize,
+    /// Units of 8 along K in a tap.
+    pub k8: usize,
+    pub taps: usize,
+    /// A convolution.
+    pub gather: bool,
+    pub storage: Storage,
+    pub weights: WeightStorage,
+    /// Rows of A begin at an even vec4, weights are packed, K has no padding, there is
+    /// one block and no scale: what matrices ask for.
+    pub plain: bool,
+}
+
+impl Variant {
+    /// Every variant there is, for tests and permutations.
+    pub fn all() -> Vec<Variant> {
+        let mut all = vec![Variant::Direct, Variant::DirectNarrow];
+        all.extend(TILES.map(Variant::Tiled));
+        for flat in [false, true] {
+            for (f, lanes, tiles) in KINDS {
+                all.extend(coop(f, lanes, flat, tiles));
+            }
+        }
+        all
+    }
+
+    /// The variants that serve a device whose subgroups have `lanes` invocations (0 where
+    /// it has no matrices), best families first.
+    pub fn candidates(capabilities: &Capabilities, lanes: u32) -> Vec<Variant> {
+        let all = Self::all();
+        let fits = |v: &Variant| v.fits(capabilities, lanes);
+        all.into_iter().rev().filter(fits).collect()
+    }
+
+    /// Whether the device can run it at all.
+    fn fits(self, c: &Capabilities, device_lanes: u32) -> bool {
+        match self {
+            Variant::Direct | Variant::DirectNarrow => true,
+            Variant::Tiled(tile) => {
+                tile.wx * tile.wy <= c.max_invocations
+                    && tile.shared(false) <= c.max_workgroup_storage
+            }
+            Variant::Coop(tile) => {
+                tile.lanes == device_lanes
+                    && tile.flat == c.scalar_matrices
+                    && c.matrices.contains(&tile.f)
+                    && tile.threads() <= c.max_invocations
+                    && tile.shared() <= c.max_workgroup_storage
+            }
+        }
+    }
+
+    /// Whether it can make `call`.
+    pub fn serves(self, call: &Call) -> bool {
+        match self {
+            Variant::Direct | Variant::DirectNarrow | Variant::Tiled(_) => true,
+            Variant::Coop(tile) => {
+                call.plain
+                    && call.storage == Storage::F16
+                    && call.weights == WeightStorage::F16
+                    && (8 * call.k8).is_multiple_of(tile.bk as usize)
+            }
+        }
+    }
+
+    pub fn family(self, call: &Call) -> Family {
+        match self {
+            Variant::Direct | Variant::DirectNarrow => Family::Direct,
+            Variant::Tiled(_) => match is_half(call.storage, call.weights) {
+                true => Family::Scalar16,
+                false => Family::Scalar32,
+            },
+            Variant::Coop(tile) if tile.f == 16 => Family::Coop16,
+            Variant::Coop(_) => Family::Coop8,
+        }
+    }
+
+    /// Rows and columns of a workgroup.
+    pub(super) fn tile(self) -> [usize; 2] {
+        match self {
+            Variant::Direct => [8, 64],
+            Variant::DirectNarrow => [64, 8],
+            Variant::Tiled(tile) => [tile.bm() as usize, tile.bn() as usize],
+            Variant::Coop(tile) => [tile.bm as usize, tile.bn as usize],
+        }
+    }
+
+    /// Workgroups for `m` rows, `n8` groups of columns and `z` blocks.
+    pub(super) fn grid(self, m: usize, n8: usize, z: usize) -> [u32; 3] {
+        let [rows, columns] = self.tile();
+        let tiles = [m.div_ceil(rows), (8 * n8).div_ceil(columns)];
+        match self {
+            Variant::Coop(_) => fold(tiles[0] * tiles[1]),
+            _ => [tiles[0], tiles[1], z].map(|x| x as u32),
+        }
+    }
+
+    /// Columns whose bias is read before the first sum.
+    pub(super) fn bias_columns(self, n8: usize) -> usize {
+        match self {
+            Variant::Coop(tile) => (8 * n8).next_multiple_of(tile.bn as usize),
+            _ => 8 * n8,
+        }
+    }
+
+    /// The pipeline; `None` where it does not serve these storages.
+    pub fn key(
+        self,
+        storage: Storage,
+        weights: WeightStorage,
+        gather: bool,
+    ) -> Option<PipelineKey> {
+        let half = is_half(storage, weights);
+        let (shader, numbers) = match self {
+            Variant::Direct | Variant::DirectNarrow => ("product_direct", vec![]),
+            Variant::Tiled(tile) => ("product_tiled", tile.defines(half)),
+            Variant::Coop(tile) => ("product_coop", tile.defines()),
+        };
+        let (is_coop, flat) = match self {
+            Variant::Coop(tile) => (true, tile.flat),
+            _ => (false, false),
+        };
+        if is_coop && !half {
+            return None;
+        }
+        let mut defines = storage.defines();
+        let flags = [
+            ("W16", weights == WeightStorage::F16),
+            ("GATHER", gather),
+            ("NARROW", self == Variant::DirectNarrow),
+            ("HALF", half && shader != "product_direct"),
+            ("COOP", is_coop),
+            ("FLAT", flat),
+        ];
+        let flags = flags.into_iter().filter(|flag| flag.1);
+        defines.extend(flags.map(|(name, _)| (name.into(), String::new())));
+        let number = |(name, value): (&str, u32)| (name.to_string(), value.to_string());
+        defines.extend(numbers.into_iter().map(number));
+        Some(key::<Params>(shader, defines, vec![], BINDINGS))
+    }
+}
+
+/// Whether both operands can be read as f16.
+fn is_half(storage: Storage, weights: WeightStorage) -> bool {
+    storage == Storage::F16 && weights == WeightStorage::F16
+}
+
+fn coop(f: u32, lanes: u32, flat: bool, tiles: &[[u32; 5]]) -> impl Iterator<Item = Variant> {
+    let tile = move |[bm, bn, bk, wm, wn]: [u32; 5]| CoopTile {
+        f,
+        lanes,
+        bm,
+        bn,
+        bk,
+        wm,
+        wn,
+        flat,
+    };
+    // 16x16 on Metal there are not.
+    let tiles = tiles.iter().copied().map(tile);
+    tiles
+        .filter(move |t| t.is_whole() && !(flat && f == 16))
+        .map(Variant::Coop)
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Variant::Direct => write!(f, "direct"),
+            Variant::DirectNarrow => write!(f, "direct narrow"),
+            Variant::Tiled(t) => write!(f, "scalar {}x{} {}x8", t.bm(), t.bn(), t.rows),
+            Variant::Coop(t) => {
+                let flat = if t.flat { " flat" } else { "" };
+                write!(
+                    f,
+                    "coop{} {}x{}x{} {}x{} of {}{flat}",
+                    t.f, t.bm, t.bn, t.bk, t.wm, t.wn, t.lanes
+                )
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Variant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = |v: &Variant| v.to_string() == text;
+        let found = Self::all().into_iter().find(named);
+        found.ok_or_else(|| format!("{text} is no kernel of this version"))
+    }
+}

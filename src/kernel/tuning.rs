@@ -1,0 +1,105 @@
+//! Which kernel an adapter runs which shapes with fastest, as it was measured there.
+
+use super::product::{Call, Variant};
+use crate::gpu::Gpu;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// An adapter and its driver: measurements of another say little.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    pub adapter: String,
+    /// PCI id of the device.
+    pub device: u32,
+    pub backend: String,
+    pub driver: String,
+    /// Of calotype.
+    pub version: String,
+}
+
+impl Measured {
+    /// On the device at hand, by this version.
+    pub fn here(gpu: &Gpu) -> Self {
+        let info = gpu.info();
+        Self {
+            adapter: info.name.clone(),
+            device: info.device,
+            backend: info.backend.to_string(),
+            driver: info.driver_info.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// The fastest variant of a class of calls.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub variant: String,
+    /// Of one call.
+    pub microseconds: f64,
+}
+
+/// A table: the class of a call (op, shape, storage) gives the variant.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Tuning {
+    pub measured: Option<Measured>,
+    /// Day of the measurement and the command.
+    #[serde(default)]
+    pub note: String,
+    pub entries: BTreeMap<String, Entry>,
+}
+
+/// What helps where a table is of no use.
+const REMEDY: &str = "measure it on this adapter, or leave it out";
+
+/// Tables of adapters that were measured, part of the program.
+const SHIPPED: &[&str] = &[];
+
+impl Tuning {
+    /// Measured for `call`.
+    pub(super) fn product(&self, call: &Call) -> Option<Variant> {
+        self.entries.get(&call.class())?.variant.parse().ok()
+    }
+
+    /// The table that this version has for the adapter of `gpu`, by whatever driver.
+    pub fn shipped(gpu: &Gpu) -> Option<Self> {
+        let here = Measured::here(gpu);
+        let tables = SHIPPED
+            .iter()
+            .filter_map(|text| serde_json::from_str(text).ok());
+        tables.into_iter().find(|table: &Self| {
+            let measured = table.measured.as_ref();
+            measured.is_some_and(|m| m.adapter == here.adapter && m.backend == here.backend)
+        })
+    }
+
+    /// # Errors
+    /// Where the file cannot be read, is no table, or names a variant that there is not.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e, REMEDY))?;
+        let table: Self = serde_json::from_str(&text)
+            .map_err(|e| Error::file(path, format!("it is no tuning table: {e}"), REMEDY))?;
+        for (class, entry) in &table.entries {
+            let known = entry.variant.parse::<Variant>();
+            known.map_err(|e| Error::file(path, format!("{class}: {e}"), REMEDY))?;
+        }
+        Ok(table)
+    }
+
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).unwrap_or_default() + "\n";
+        let folder = path.parent().filter(|folder| folder.as_os_str() != "");
+        let folder = folder.unwrap_or(Path::new("."));
+        let written = std::fs::create_dir_all(folder).and_then(|()| {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            std::io::Write::write_all(&mut file, text.as_bytes())?;
+            file.persist(path).map_err(|e| e.error)?;
+            Ok(())
+        });
+        written.map_err(|e| Error::file(path, e, "give a folder that can be written to"))
+    }
+}
