@@ -66,11 +66,11 @@ fn sum_at(at: u32) -> vec4<f32> {
 #endif
 
 #ifdef GATHER
-fn load_a(patch: vec2<u32>, k: u32) -> Unit8 {
-    if patch.y == 0u {
+fn load_a(place: vec2<u32>, k: u32) -> Unit8 {
+    if place.y == 0u {
         return Unit8();
     }
-    return a[patch.x / 2u + k];
+    return a[place.x / 2u + k];
 }
 #endif
 
@@ -195,8 +195,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         let row = m0 + r0 + ${i}u * 16u + e / 2u;
         let n8 = (n0 + c0) / 8u + ${j}u * 2u + e % 2u;
         if row < p.m && n8 < p.n8 {
-            let from = subgroup * 256u + e * 8u;
-            finish(row, n8, 0u, Eight(sum_at(from), sum_at(from + 4u)));
+            let at = subgroup * 256u + e * 8u;
+            finish(row, n8, 0u, Eight(sum_at(at), sum_at(at + 4u)));
         }
     }
     workgroupBarrier();

@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let a_base = p.a_offset + batch_offset(z, p.a_batch, p.a_head);
 #endif
 #repeat i ${AU}
-    let a_unit${i} = thread + ${i}u * T;
+    let a_unit${i} = min(thread + ${i}u * T, ${BM}u * U - 1u);
     let row${i} = min(m0 + a_unit${i} / U, p.m - 1u);
 #ifdef GATHER
     let pixel${i} = pixel(row${i});

@@ -52,13 +52,6 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let pipeline = Pipeline::load(&options, &mut observer)?;
     let native = pipeline.native_size();
-    let side = |field, value: Option<i64>, native: usize| match value {
-        None => Ok(native),
-        Some(value) => usize::try_from(value)
-            .ok()
-            .filter(|v| request::SIZES.contains(v) && v % request::SIZE_STEP == 0)
-            .ok_or_else(|| Error::invalid(field, value, "must be a multiple of 8 from 64 to 8192")),
-    };
     let size = [
         side("width", args.width, native.0)?,
         side("height", args.height, native.1)?,
@@ -69,6 +62,17 @@ pub fn run(args: &Args) -> Result<()> {
         true => output::json(&report),
         false => output::line(&describe(&report)),
     }
+}
+
+/// A side in pixels, the model's own where it is not given.
+pub fn side(field: &str, value: Option<i64>, native: usize) -> calotype::Result<usize> {
+    let Some(value) = value else {
+        return Ok(native);
+    };
+    usize::try_from(value)
+        .ok()
+        .filter(|v| request::SIZES.contains(v) && v % request::SIZE_STEP == 0)
+        .ok_or_else(|| Error::invalid(field, value, "must be a multiple of 8 from 64 to 8192"))
 }
 
 fn describe(r: &Report) -> String {

@@ -1,7 +1,7 @@
 //! The flags that say which device runs a model, and how.
 
 use calotype::kernel::product::Family;
-use calotype::pipeline::{Dtype, LoadOptions};
+use calotype::pipeline::{Dtype, LoadOptions, TuningSource};
 
 /// A family of kernels by its name; `tiled` is the scalar ones.
 fn family(name: &str) -> Result<Family, String> {
@@ -29,6 +29,11 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "FAMILY", value_parser = family)]
     kernels: Option<Family>,
 
+    /// The table of the fastest kernels: auto (kept from before, shipped, or measured
+    /// once), off, force (measured again), or a file of `calotype tune --output`
+    #[arg(long, value_name = "SOURCE", default_value = "auto")]
+    tuning: String,
+
     /// The GPU: an index or a part of its name, as `calotype devices` lists them
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
@@ -48,6 +53,7 @@ impl DeviceArgs {
             dtype: self.dtype.parse::<Dtype>()?,
             activations: self.activations.parse::<Dtype>()?,
             kernels: self.kernels,
+            tuning: self.tuning.parse::<TuningSource>()?,
             ..Default::default()
         })
     }

@@ -15,6 +15,7 @@ mod progress;
 mod schedulers;
 mod serve;
 mod styles;
+mod tune;
 mod usage;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -33,6 +34,7 @@ struct Cli {
 enum Command {
     Generate(Box<generate::Args>),
     Bench(bench::Args),
+    Tune(tune::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
     Styles(styles::Args),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Tune(args) => tune::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => {
             return inspect::run(&args).unwrap_or_else(|error| error::report(&error));

@@ -213,6 +213,35 @@ impl Gpu {
         self.pipelines.keys()
     }
 
+    /// A file in the user's cache folder that belongs to this adapter, driver and version
+    /// of the program; `None` where there is no such folder.
+    pub fn cache_file(&self, kind: &str, extension: &str) -> Option<std::path::PathBuf> {
+        let info = &self.info;
+        let folders = directories::ProjectDirs::from("", "", "calotype")?;
+        let name = format!(
+            "{}_{:x}_{}_{}_{}",
+            info.name,
+            info.device,
+            info.backend,
+            info.driver_info,
+            env!("CARGO_PKG_VERSION")
+        );
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() || ".-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        };
+        let name: String = name.chars().map(plain).collect();
+        Some(
+            folders
+                .cache_dir()
+                .join(kind)
+                .join(format!("{name}.{extension}")),
+        )
+    }
+
     /// Keeps the compiled pipelines in the user's cache folder for the next run.
     pub fn save_pipeline_cache(&self) {
         self.pipelines.save(&self.info);

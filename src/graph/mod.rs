@@ -15,10 +15,11 @@ pub use executor::{Executor, SharedNorms, Weights};
 pub use params::{Kernel, Norm, Product};
 pub use runner::Runner;
 
-use crate::kernel::product::Conv;
+use crate::kernel::product::{self as products, Conv, WeightStorage};
 use crate::kernel::sinusoid::Sinusoid;
 use crate::kernel::{Activation, Mode, Storage};
 use crate::{Error, Result};
+use std::collections::HashSet;
 
 /// A value of the graph: the output of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -328,6 +329,33 @@ impl Graph {
     pub fn planned_bytes(&self, mode: Mode, storage: Storage) -> (u64, u64) {
         let plan = plan::Plan::new(self, mode, storage);
         (plan.bytes(), plan.slots.iter().copied().max().unwrap_or(0))
+    }
+
+    /// The shapes of every product, without those that a measurement of kernels would
+    /// find alike.
+    pub fn product_shapes(&self) -> Vec<products::Shape> {
+        let shapes = self.nodes.iter().filter_map(|node| match &node.op {
+            Op::Product {
+                product,
+                conv,
+                activation,
+                residual,
+                ..
+            } => Some(products::Shape {
+                a: self.shape(node.inputs[0]),
+                out: node.shape,
+                layout: product.layout(),
+                conv: *conv,
+                residual: *residual,
+                activation: *activation,
+            }),
+            _ => None,
+        });
+        let mut known = HashSet::new();
+        let new = |shape: &products::Shape| {
+            known.insert(shape.call(Storage::F32, WeightStorage::F32).class())
+        };
+        shapes.filter(new).collect()
     }
 
     /// Every set of weights that the graph reads.

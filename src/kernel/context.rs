@@ -1,12 +1,12 @@
 //! What every dispatch is made with.
 
-use super::product::{Family, Trust, Variant};
+use super::product::{Call, Family, Measurement, Ranking, Shape, Trust, Variant, WeightStorage};
 use super::program::Operand;
 use super::subgroup::subgroup_size;
-use super::{Mode, Tuning, View};
+use super::{Measured, Mode, Storage, Tuning, View};
 use crate::Result;
 use crate::gpu::{Buffer, Gpu};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Bytes of zeros that stand for an operand that there is not: the bias of the widest
 /// product.
@@ -18,7 +18,7 @@ pub struct Context {
     pub gpu: Arc<Gpu>,
     pub mode: Mode,
     /// What was measured on the adapter.
-    pub tuning: Arc<Tuning>,
+    tuning: Arc<RwLock<Tuning>>,
     none: Arc<Buffer>,
     /// Every variant of the product that the device can run.
     pub(super) candidates: Arc<[Variant]>,
@@ -67,7 +67,7 @@ impl Context {
     #[must_use]
     pub fn with_tuning(self, tuning: Tuning) -> Self {
         Self {
-            tuning: Arc::new(tuning),
+            tuning: Arc::new(RwLock::new(tuning)),
             ..self
         }
     }
@@ -76,6 +76,55 @@ impl Context {
     pub(super) fn nothing(&self, bytes: u64) -> Result<Operand> {
         let view = View::whole(&self.none).first(bytes.max(16))?;
         view.operand("nothing", bytes)
+    }
+
+    /// What was measured on the adapter, so far.
+    pub fn tuning(&self) -> Tuning {
+        let table = self.tuning.read().unwrap_or_else(PoisonError::into_inner);
+        table.clone()
+    }
+
+    /// The fastest variant for `call`, if that was measured.
+    pub(super) fn measured(&self, call: &Call) -> Option<Variant> {
+        let table = self.tuning.read().unwrap_or_else(PoisonError::into_inner);
+        table.product(call)
+    }
+
+    /// Measures the products of `shapes` that the table lacks, and puts the fastest
+    /// variants into it. `told` hears of each. Says how many were measured.
+    ///
+    /// # Errors
+    /// What goes wrong on the device; [`crate::Error::Cancelled`].
+    pub fn tune(
+        &self,
+        shapes: &[Shape],
+        storages: (Storage, WeightStorage),
+        cancelled: &dyn Fn() -> bool,
+        mut told: impl FnMut(&Shape, &Ranking),
+    ) -> Result<usize> {
+        if self.mode.direct {
+            return Ok(0);
+        }
+        let table = self.tuning();
+        let class = |shape: &Shape| shape.call(storages.0, storages.1).class();
+        let lacking = shapes
+            .iter()
+            .filter(|shape| !table.entries.contains_key(&class(shape)));
+        let mut measurement = Measurement::new(self)?;
+        let mut count = 0;
+        for shape in lacking {
+            let ranking = measurement.rank(shape, storages, cancelled)?;
+            if let Some(best) = ranking.first() {
+                let mut table = self.tuning.write().unwrap_or_else(PoisonError::into_inner);
+                table.entries.insert(class(shape), best.into());
+                table
+                    .measured
+                    .get_or_insert_with(|| Measured::here(&self.gpu));
+                count += 1;
+            }
+            told(shape, &ranking);
+        }
+        Ok(count)
     }
 
     /// What the self-tests found so far.

@@ -1,6 +1,6 @@
 //! Activations, sums, copies and concatenations: `y = act(x) + b`.
 
-use super::{Activation, Context, Dispatch, Mode, Storage, Tensor, View, Work, key};
+use super::{Activation, Context, Dispatch, Mode, Storage, Tensor, Work, key};
 use crate::Result;
 use crate::gpu::{Access, PipelineKey, host_shareable};
 

@@ -5,7 +5,7 @@ use crate::gpu::Gpu;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An adapter and its driver: measurements of another say little.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,11 @@ impl Tuning {
             let measured = table.measured.as_ref();
             measured.is_some_and(|m| m.adapter == here.adapter && m.backend == here.backend)
         })
+    }
+
+    /// Where the table of this device, driver and version is kept.
+    pub fn path(gpu: &Gpu) -> Option<PathBuf> {
+        gpu.cache_file("tuning", "json")
     }
 
     /// # Errors

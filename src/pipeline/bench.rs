@@ -83,6 +83,7 @@ impl Pipeline {
         let source = checkpoint.source(Part::UNet);
         let weights = DeviceWeights::new(gpu, source, self.precision.weights, &self.base.unet);
         let storage = self.precision.activations;
+        self.tune_for(&graph, storage, &|| observer.cancel.is_cancelled())?;
         let unet = Executor::new(&self.context, storage, &graph, &weights, &sources)?;
         let mut noise = crate::schedule::TorchCpuGenerator::new(0);
         for name in [unet::SAMPLE, unet::CONTEXT, unet::TEXT_EMBEDS] {

@@ -3,7 +3,7 @@
 use super::adapters::Merged;
 use super::preview::Previews;
 use super::vae::Vae;
-use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request};
+use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request, TuningSource};
 use crate::checkpoint::{Checkpoint, Part, open_vae};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::Family;
@@ -45,6 +45,8 @@ pub struct LoadOptions {
     /// The family of kernels to begin with, those after it serving what it cannot;
     /// `None` follows the adapter.
     pub kernels: Option<Family>,
+    /// The table of the fastest kernels.
+    pub tuning: TuningSource,
     /// Pictures that go through the UNet at a time, at the most; `None` chooses.
     pub batch: Option<usize>,
     /// One picture at a time, two UNet calls a guided step instead of one of twice
@@ -195,7 +197,8 @@ impl Pipeline {
         })?;
         let precision = Precision::choose(options, &gpu)?;
         Ok(Self {
-            context: kernel::Context::of_family(&gpu, options.kernels)?,
+            context: kernel::Context::of_family(&gpu, options.kernels)?
+                .with_tuning(options.tuning.open(&gpu)?),
             gpu,
             base,
             refiner,

@@ -20,6 +20,7 @@ mod settings;
 mod start;
 mod tiles;
 pub mod trace;
+mod tuning;
 pub mod vae;
 
 pub use devices::devices;
@@ -31,3 +32,4 @@ pub use preset::{PRESETS, Preset};
 pub use request::{Context, Dtype, Lora, RawRequest, Refinement, Request, Rng};
 pub use settings::{Recipe, Settings, model_name};
 pub use trace::Trace;
+pub use tuning::{Tuned, TuningSource};

@@ -6,8 +6,8 @@ use crate::common::{
 };
 use crate::norm::ACTIVATIONS;
 use calotype::kernel::product::{
-    Conv, Epilogue, Layout, Product, TwinEpilogue, Weight, WeightStorage, dispatches, twin_conv,
-    twin_epilogue, twin_linear,
+    Call, Conv, Epilogue, Layout, Product, TwinEpilogue, Variant, Weight, WeightStorage,
+    dispatches, dispatches_by, twin_conv, twin_epilogue, twin_linear,
 };
 use calotype::kernel::{Activation, Mode, Storage, Tensor};
 use half::f16;
@@ -282,7 +282,15 @@ pub struct Uploaded<'a> {
 impl Uploaded<'_> {
     /// Runs it (over `rows`, where given) and says how many dispatches it took.
     pub fn run(&self, mode: Mode, rows: Option<std::ops::Range<usize>>) -> usize {
-        let product = Product {
+        let device = self.device;
+        let all = dispatches(&device.context(mode), &self.product(rows)).unwrap();
+        let count = all.len();
+        device.run(all);
+        count
+    }
+
+    fn product(&self, rows: Option<std::ops::Range<usize>>) -> Product<'_> {
+        Product {
             a: &self.a,
             weight: &self.weight,
             out: &self.out,
@@ -290,12 +298,18 @@ impl Uploaded<'_> {
             blocks: None,
             epilogue: self.epilogue.clone(),
             rows,
-        };
-        let device = self.device;
-        let all = dispatches(&device.context(mode), &product).unwrap();
-        let count = all.len();
-        device.run(all);
-        count
+        }
+    }
+
+    /// What a variant is chosen for, all rows and columns together.
+    fn call(&self) -> Call {
+        self.product(None).call(self.out.rows(), self.weight.n8)
+    }
+
+    fn run_by(&self, variant: Variant) {
+        let context = self.device.context(Mode { direct: false });
+        let made = dispatches_by(&context, &self.product(None), variant);
+        self.device.run(made.unwrap());
     }
 
     pub fn read(&self) -> Vec<f32> {
@@ -657,4 +671,128 @@ fn the_smallest_product_is_exact() {
         let twin = problem.twin(Storage::F32, WeightStorage::F32);
         assert_eq!(uploaded.read(), twin);
     }
+}
+
+/// The candidates of an adapter that are for GPUs, matrices included where it has them.
+fn variants(call: &Call) -> Vec<Variant> {
+    let context = device().context(Mode { direct: false });
+    context.candidates(call)
+}
+
+/// Shapes with every kind of tail: rows, columns and slices of tiles that are full and
+/// that are not. K is a multiple of 32, as matrices want it.
+fn shapes_of_tiles() -> Vec<Problem> {
+    let mut random = Random::new(11);
+    let mut all = Vec::new();
+    for (i, parts) in all_parts().into_iter().enumerate() {
+        let parts = Parts {
+            scale: None,
+            ..parts
+        };
+        let [rows, k] = [random.size(1, 300), 32 * random.size(1, 5)];
+        let columns = random.size(1, 400);
+        // The margins of this turn are even, as matrices want them.
+        let seed = 3 * i as u64 + 2;
+        all.push(Problem::linear([1 + i % 2, rows, k, columns], parts, seed));
+        if parts.geglu {
+            continue;
+        }
+        for (turn, conv) in CONVOLUTIONS.into_iter().enumerate() {
+            if turn % 2 == i % 2 {
+                all.push(Problem {
+                    shape: [
+                        1 + turn % 2,
+                        random.size(3, 12) * conv.stride,
+                        random.size(3, 12) * conv.stride,
+                        32 * random.size(1, 3),
+                    ],
+                    co: random.size(1, 170),
+                    taps: if conv.pad == 0 && conv.stride == 1 {
+                        1
+                    } else {
+                        9
+                    },
+                    conv: Some(conv),
+                    parts,
+                    seed,
+                });
+            }
+        }
+    }
+    all
+}
+
+const CONVOLUTIONS: [Conv; 5] = [
+    SAME,
+    Conv { stride: 2, ..SAME },
+    Conv {
+        stride: 2,
+        pad: 0,
+        upsample: false,
+    },
+    Conv {
+        upsample: true,
+        ..SAME
+    },
+    Conv { pad: 0, ..SAME },
+];
+
+#[test]
+fn every_variant_over_tails_and_epilogues() {
+    let mut report = Report::new("variants");
+    let mut turn = 0;
+    for problem in shapes_of_tiles() {
+        for (storage, weights) in storage_pairs() {
+            let twin = problem.twin(storage, weights);
+            let call = problem.on(device(), storage, weights).call();
+            let serving = variants(&call);
+            let (matrices, scalars): (Vec<_>, Vec<_>) = serving
+                .into_iter()
+                .partition(|v| matches!(v, Variant::Coop(_)));
+            // All of them in turn: each problem by one of each kind.
+            turn += 1;
+            for some in [matrices, scalars] {
+                let Some(variant) = some.get(turn % some.len().max(1)) else {
+                    continue;
+                };
+                let uploaded = problem.on(device(), storage, weights);
+                uploaded.run_by(*variant);
+                let family = variant.family(&call).name();
+                report.compare(
+                    (family, weights),
+                    storage,
+                    &uploaded.read(),
+                    &twin,
+                    &(variant, &problem),
+                );
+            }
+        }
+    }
+    report.finish(30);
+}
+
+/// What no variant may do: fail its own test on a device that works.
+#[test]
+fn every_variant_passes_its_self_test() {
+    let context = device().context(Mode { direct: false });
+    for (storage, weights) in storage_pairs() {
+        for gather in [false, true] {
+            let call = Call {
+                m: 1000,
+                n8: 40,
+                k8: 40,
+                taps: if gather { 9 } else { 1 },
+                gather,
+                storage,
+                weights,
+                plain: true,
+            };
+            for variant in context.candidates(&call) {
+                let trusted = context.trusts(variant, &call).unwrap();
+                assert!(trusted, "{variant}: {:?}", context.trust().failures());
+            }
+        }
+    }
+    assert!(context.trust().failures().is_empty());
+    assert!(context.trust().passed() > 20);
 }

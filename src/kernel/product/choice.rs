@@ -52,8 +52,9 @@ impl Context {
                 false => Variant::Direct,
             });
         }
-        let tuned = self.tuning.product(call);
-        let tuned = tuned.filter(|v| self.candidates.contains(v) && v.serves(call));
+        let tuned = self
+            .measured(call)
+            .filter(|v| self.candidates.contains(v) && v.serves(call));
         let mut ranked = self.candidates(call);
         let units = units(self.gpu.capabilities());
         ranked.sort_by(|a, b| {
@@ -147,6 +148,11 @@ impl Variant {
 
 /// The calls that are measured together: products of about as many rows.
 impl Call {
+    /// Floating-point operations.
+    pub fn flop(&self) -> f64 {
+        2.0 * (self.m * 8 * self.n8) as f64 * (UNIT * self.k8 * self.taps) as f64
+    }
+
     pub fn class(&self) -> String {
         let kind = if self.gather { "conv" } else { "linear" };
         let storage = match (self.storage, self.weights) {

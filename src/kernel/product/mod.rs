@@ -10,12 +10,14 @@ use std::ops::Range;
 mod bands;
 mod choice;
 mod layout;
+mod measure;
 mod selftest;
 mod twin;
 mod variant;
 
 pub use choice::Trust;
 pub use layout::{Layout, PANEL, UNIT};
+pub use measure::{Measurement, Ranking, Shape};
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
 pub use variant::{Call, CoopTile, Family, Tile, Variant};
 
@@ -294,7 +296,7 @@ fn banded(
 
 impl Product<'_> {
     /// What a variant is chosen for: `m` rows and `n8` groups of columns.
-    fn call(&self, m: usize, n8: usize) -> Call {
+    pub fn call(&self, m: usize, n8: usize) -> Call {
         let (a, weight) = (self.a, self.weight);
         let even = a.pitch.is_multiple_of(2) && a.offset.is_multiple_of(2);
         Call {

@@ -170,6 +170,7 @@ impl<'a> Denoiser<'a> {
         let storage = precision.activations;
         let steps = &setup.leg.steps;
         let suspect = Suspect::unet(checkpoint, steps.len(), storage, setup.request);
+        pipeline.tune_for(&graph, storage, &|| cancel.is_cancelled())?;
         let unet = Executor::new(&pipeline.context, storage, &graph, &weights, &sources)
             .map_err(|e| suspect.blamed(e))?;
         gpu.check()?;

@@ -1,0 +1,254 @@
+//! Which variant is fastest on this device: every candidate over the shapes of a model,
+//! random operands, by the device's clock where it has one.
+
+use super::{Call, Conv, Epilogue, Layout, Product, Variant, Weight, WeightStorage, dispatches_by};
+use crate::gpu::{Gpu, Timestamps};
+use crate::kernel::{Activation, Context, Entry, Program, Storage, Tensor, View};
+use crate::{Error, Result};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A product by its shapes.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// `[n, h, w, c]` of A and of the result.
+    pub a: [usize; 4],
+    pub out: [usize; 4],
+    pub layout: Layout,
+    pub conv: Option<Conv>,
+    pub residual: bool,
+    pub activation: Activation,
+}
+
+/// Seconds that the timed dispatches of a candidate should take.
+const SPAN: f64 = 2e-3;
+
+/// Dispatches of a candidate at the most.
+const MOST: usize = 64;
+
+/// Repetitions of a candidate, of which the median counts.
+const REPETITIONS: usize = 3;
+
+/// A candidate that takes this many times the best so far is not repeated.
+const HOPELESS: f64 = 1.3;
+
+/// How long the device is kept busy before it is timed: an idle one runs at a fraction
+/// of its clock (an H200 at a sixth).
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// The variants that were tried, fastest first, with the seconds of one product.
+pub type Ranking = Vec<(Variant, f64)>;
+
+impl Shape {
+    /// What a variant is chosen for.
+    pub fn call(&self, storage: Storage, weights: WeightStorage) -> Call {
+        let [n, h, w, c] = self.a;
+        let [_, out_h, out_w, _] = self.out;
+        let rows = if self.conv.is_some() {
+            n * out_h * out_w
+        } else {
+            n * h * w
+        };
+        let k_rows = self.layout.rows();
+        Call {
+            m: rows,
+            n8: self.layout.columns().div_ceil(8),
+            k8: k_rows / super::UNIT,
+            taps: self.layout.taps,
+            gather: self.conv.is_some(),
+            storage,
+            weights,
+            plain: c == k_rows,
+        }
+    }
+}
+
+/// Operands of one product, on the device.
+struct Operands {
+    a: Tensor,
+    weight: Weight,
+    out: Tensor,
+    epilogue: Epilogue,
+    conv: Option<Conv>,
+}
+
+impl Operands {
+    fn new(gpu: &Gpu, shape: &Shape, (storage, weights): (Storage, WeightStorage)) -> Result<Self> {
+        let tensor = |shape| -> Result<Tensor> {
+            let view = noise(gpu, storage, Tensor::bytes_of(storage, shape))?;
+            Ok(Tensor::new(view, storage, shape))
+        };
+        let layout = shape.layout;
+        let stored = match weights {
+            WeightStorage::F32 => Storage::F32,
+            WeightStorage::F16 => Storage::F16,
+        };
+        let weight = noise(gpu, stored, layout.bytes(weights))?;
+        let bias = noise(gpu, Storage::F32, 4 * layout.bias_places() as u64)?;
+        Ok(Self {
+            a: tensor(shape.a)?,
+            weight: Weight::packed(weight, weights, layout),
+            out: tensor(shape.out)?,
+            epilogue: Epilogue {
+                bias: Some(bias),
+                geglu: layout.geglu,
+                activation: shape.activation,
+                residual: match shape.residual {
+                    true => Some(tensor(shape.out)?),
+                    false => None,
+                },
+                ..Default::default()
+            },
+            conv: shape.conv,
+        })
+    }
+
+    fn program(&self, context: &Context, variant: Variant) -> Result<Program> {
+        let product = Product {
+            a: &self.a,
+            weight: &self.weight,
+            out: &self.out,
+            conv: self.conv,
+            blocks: None,
+            epilogue: self.epilogue.clone(),
+            rows: None,
+        };
+        Program::new(&context.gpu, dispatches_by(context, &product, variant)?)
+    }
+}
+
+/// A buffer of small random numbers: zeros would run faster than anything real.
+fn noise(gpu: &Gpu, storage: Storage, bytes: u64) -> Result<View> {
+    let buffer = Arc::new(gpu.buffer("measurement", bytes.next_multiple_of(16))?);
+    let value = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 - 0.5;
+    let values: Vec<f32> = (0..1 << 18).map(value).collect();
+    let piece = storage.encode(&values);
+    let (mut first, size) = (0, buffer.size());
+    while first < size {
+        let count = (size - first).min(piece.len() as u64);
+        gpu.queue()
+            .write_buffer(buffer.raw(), first, &piece[..count as usize]);
+        first += count;
+    }
+    gpu.queue().submit([]);
+    gpu.wait()?;
+    Ok(View::whole(&buffer))
+}
+
+/// Times programs on a device.
+struct Clock {
+    gpu: Arc<Gpu>,
+    timestamps: Option<Timestamps>,
+}
+
+impl Clock {
+    /// Seconds of `program`, run `count` times in one pass.
+    fn pass(&mut self, program: &Program, count: usize) -> Result<f64> {
+        let gpu = &self.gpu;
+        let start = Instant::now();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        if let Some(timestamps) = &mut self.timestamps {
+            timestamps.reset();
+        }
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: self.timestamps.as_mut().and_then(Timestamps::next),
+            });
+            for _ in 0..count {
+                program.record(&mut pass, 0..program.len());
+            }
+        }
+        gpu.queue().submit([encoder.finish()]);
+        gpu.wait()?;
+        let wall = start.elapsed().as_secs_f64();
+        let seconds = match &self.timestamps {
+            Some(timestamps) => timestamps.seconds(gpu)?.first().copied().unwrap_or(wall),
+            None => wall,
+        };
+        Ok(seconds / count as f64)
+    }
+
+    /// Median seconds; fewer repetitions where it is far slower than `best`.
+    fn time(&mut self, program: &Program, best: f64) -> Result<f64> {
+        self.pass(program, 1)?;
+        let once = self.pass(program, 1)?;
+        let count = ((SPAN / once.max(1e-7)) as usize).clamp(1, MOST);
+        let first = self.pass(program, count)?;
+        if first > HOPELESS * best {
+            return Ok(first);
+        }
+        let mut seconds = vec![first];
+        for _ in 1..REPETITIONS {
+            seconds.push(self.pass(program, count)?);
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[seconds.len() / 2])
+    }
+}
+
+/// Measures products one after another.
+pub struct Measurement {
+    context: Context,
+    clock: Clock,
+    warm: bool,
+}
+
+impl Measurement {
+    /// # Errors
+    /// Out of memory.
+    pub fn new(context: &Context) -> Result<Self> {
+        let gpu = context.gpu.clone();
+        let timestamps = Timestamps::new(&gpu, 1)?;
+        Ok(Self {
+            context: context.clone(),
+            clock: Clock { gpu, timestamps },
+            warm: false,
+        })
+    }
+
+    /// Every candidate that passes its self-test, over `shape`.
+    ///
+    /// # Errors
+    /// What goes wrong on the device; [`Error::Cancelled`].
+    pub fn rank(
+        &mut self,
+        shape: &Shape,
+        storages: (Storage, WeightStorage),
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Ranking> {
+        let call = shape.call(storages.0, storages.1);
+        let operands = Operands::new(&self.context.gpu, shape, storages)?;
+        let (mut ranking, mut best) = (Ranking::new(), f64::MAX);
+        for variant in self.context.candidates(&call) {
+            if variant.family(&call) == super::Family::Direct
+                || !self.context.trusts(variant, &call)?
+            {
+                continue;
+            }
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let program = operands.program(&self.context, variant)?;
+            let start = Instant::now();
+            while !self.warm && start.elapsed() < WARM_UP {
+                self.clock.pass(&program, MOST)?;
+            }
+            self.warm = true;
+            let seconds = self.clock.time(&program, best)?;
+            best = best.min(seconds);
+            ranking.push((variant, seconds));
+        }
+        ranking.sort_by(|a, b| a.1.total_cmp(&b.1));
+        Ok(ranking)
+    }
+}
+
+impl From<&(Variant, f64)> for Entry {
+    fn from((variant, seconds): &(Variant, f64)) -> Self {
+        Self {
+            variant: variant.to_string(),
+            microseconds: (seconds * 1e8).round() / 100.0,
+        }
+    }
+}

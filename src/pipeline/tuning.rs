@@ -1,0 +1,143 @@
+//! Tables of the fastest kernels: found when a device is opened, completed when a model
+//! has shapes that were not measured yet, and kept in the user's cache folder.
+
+use super::{Observer, Pipeline};
+use crate::gpu::Gpu;
+use crate::graph::Graph;
+use crate::kernel::product::{Ranking, Shape};
+use crate::kernel::{Storage, Tuning};
+use crate::model::unet;
+use crate::{Error, Result};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where the table of the fastest kernels comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TuningSource {
+    /// What was measured on this adapter before, or ships with the program; what is
+    /// lacking is measured once.
+    #[default]
+    Auto,
+    /// No table: variants are chosen by their shapes.
+    Off,
+    /// Everything is measured again.
+    Force,
+    /// This file, and nothing else.
+    File(PathBuf),
+}
+
+impl FromStr for TuningSource {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            "force" => Ok(Self::Force),
+            "" => Err(Error::invalid(
+                "tuning",
+                "empty",
+                "auto, off, force or a file",
+            )),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+impl TuningSource {
+    /// The table to begin with.
+    pub(super) fn open(&self, gpu: &Gpu) -> Result<Tuning> {
+        match self {
+            TuningSource::Off | TuningSource::Force => Ok(Tuning::default()),
+            TuningSource::File(path) => Tuning::open(path),
+            TuningSource::Auto => {
+                let kept = Tuning::path(gpu).and_then(|path| Tuning::open(&path).ok());
+                Ok(kept.or_else(|| Tuning::shipped(gpu)).unwrap_or_default())
+            }
+        }
+    }
+
+    fn measures(&self) -> bool {
+        matches!(self, TuningSource::Auto | TuningSource::Force)
+    }
+}
+
+/// What a measurement found for one class of products.
+#[derive(Debug)]
+pub struct Tuned {
+    pub class: String,
+    pub tera_flop: f64,
+    pub ranking: Ranking,
+}
+
+impl Pipeline {
+    /// Measures the products of `graph` that the table lacks, unless the table is not
+    /// to grow.
+    pub(super) fn tune_for(
+        &self,
+        graph: &Graph,
+        storage: Storage,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        if self.options.tuning.measures() {
+            self.measure(&graph.product_shapes(), storage, cancelled, |_| ())?;
+        }
+        Ok(())
+    }
+
+    fn measure(
+        &self,
+        shapes: &[Shape],
+        storage: Storage,
+        cancelled: &dyn Fn() -> bool,
+        mut told: impl FnMut(Tuned),
+    ) -> Result<usize> {
+        let storages = (storage, self.precision.weights);
+        let report = |shape: &Shape, ranking: &Ranking| {
+            let call = shape.call(storages.0, storages.1);
+            told(Tuned {
+                class: call.class(),
+                tera_flop: call.flop() / 1e12,
+                ranking: ranking.clone(),
+            });
+        };
+        let count = self.context.tune(shapes, storages, cancelled, report)?;
+        if let (1.., Some(path)) = (count, Tuning::path(&self.gpu))
+            && let Err(e) = self.context.tuning().save(&path)
+        {
+            tracing::debug!("tuning table not kept: {e}");
+        }
+        Ok(count)
+    }
+
+    /// Measures every product of the UNets for `width` x `height` pixels and batches of
+    /// `batch`, as far as the table lacks it. `told` hears of each class.
+    ///
+    /// # Errors
+    /// What goes wrong on the device; [`Error::Cancelled`].
+    pub fn tune(
+        &self,
+        [width, height]: [usize; 2],
+        batch: usize,
+        observer: &Observer<'_>,
+        told: &mut dyn FnMut(Tuned),
+    ) -> Result<Tuning> {
+        let cancelled = || observer.cancel.is_cancelled();
+        let base = &self.base.checkpoint;
+        let refiner = self.refiner.as_ref().map(|r| &r.model.checkpoint);
+        for checkpoint in [Some(base), refiner].into_iter().flatten() {
+            let scale = checkpoint.vae_scale();
+            let size = unet::Size {
+                batch,
+                height: height / scale,
+                width: width / scale,
+                tokens: checkpoint.tokenizer_2.max_length(),
+            };
+            let ids = checkpoint.time_id_count();
+            let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
+            let shapes = graph.product_shapes();
+            self.measure(&shapes, self.precision.activations, &cancelled, &mut *told)?;
+        }
+        Ok(self.context.tuning())
+    }
+}
