@@ -27,6 +27,34 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> affine: array<f32>;
 @group(0) @binding(4) var<uniform> p: Params;
 
+// Four entries of a group's statistics, so that four readings are under way at a time:
+// where they begin in `stats`, and how many rows they speak of. Those beyond the last
+// entry are that one again, of no rows.
+struct Four {
+    at: vec4<u32>,
+    rows: vec4<f32>,
+}
+
+fn four(batch: u32, first: u32, i: u32, entries: u32) -> Four {
+    let which = vec4(i) + vec4(0u, 1u, 2u, 3u) * LANES;
+    let known = min(which, vec4(entries - 1u));
+    let slab = known / p.channels;
+    let c = first + known % p.channels;
+    let rows = vec4<f32>(min(vec4(p.slab), p.rows - slab * p.slab));
+    var these: Four;
+    these.at = ((batch * p.slabs + slab) * p.c4 + c / 4u) * 8u + c % 4u;
+    these.rows = select(vec4(0.0), rows, which < vec4(entries));
+    return these;
+}
+
+fn means(at: vec4<u32>) -> vec4<f32> {
+    return vec4(stats[at.x], stats[at.y], stats[at.z], stats[at.w]);
+}
+
+fn with4(sum: f32, x: vec4<f32>) -> f32 {
+    return (((sum + x.x) + x.y) + x.z) + x.w;
+}
+
 #ifdef WIDE
 @compute @workgroup_size(64)
 #else
@@ -46,21 +74,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     // zero keeps its digits.
     let shift = stats[(batch * p.slabs * p.c4 + first / 4u) * 8u + first % 4u];
     var sum = 0.0;
-    for (var i = lane; i < entries; i += LANES) {
-        let slab = i / p.channels;
-        let c = first + i % p.channels;
-        let n = f32(min(p.slab, p.rows - slab * p.slab));
-        sum += n * (stats[((batch * p.slabs + slab) * p.c4 + c / 4u) * 8u + c % 4u] - shift);
+    for (var i = lane; i < entries; i += 4u * LANES) {
+        let these = four(batch, first, i, entries);
+        sum = with4(sum, these.rows * (means(these.at) - shift));
     }
     let mean = shift + reduce_sum(lane, sum) * share;
     var squares = 0.0;
-    for (var i = lane; i < entries; i += LANES) {
-        let slab = i / p.channels;
-        let c = first + i % p.channels;
-        let n = f32(min(p.slab, p.rows - slab * p.slab));
-        let at = ((batch * p.slabs + slab) * p.c4 + c / 4u) * 8u + c % 4u;
-        let d = stats[at] - mean;
-        squares += stats[at + 4u] + n * d * d;
+    for (var i = lane; i < entries; i += 4u * LANES) {
+        let these = four(batch, first, i, entries);
+        let d = means(these.at) - mean;
+        let own = select(vec4(0.0), means(these.at + 4u), these.rows > vec4(0.0));
+        squares = with4(squares, own + these.rows * d * d);
     }
     let rstd = inverseSqrt(reduce_sum(lane, squares) * share + max(p.eps, 1e-12) * UNIT * UNIT);
     let base = batch * p.c4 * 8u;

@@ -6,33 +6,44 @@
 #ifdef WIDE
 const LANES: u32 = 64u;
 var<workgroup> meeting: array<f32, 64>;
+var<workgroup> eighths: array<f32, 8>;
 
+// Eight lanes take eight values each, then every lane the eight results: two barriers.
+// Between a lane's reading of either array and the next writing of it lies one.
 fn reduce_sum(lane: u32, x: f32) -> f32 {
     meeting[lane] = x;
     workgroupBarrier();
-    for (var width = 32u; width > 0u; width >>= 1u) {
-        if lane < width {
-            meeting[lane] += meeting[lane + width];
+    if lane < 8u {
+        var sum = meeting[lane];
+        for (var i = 1u; i < 8u; i++) {
+            sum += meeting[lane + 8u * i];
         }
-        workgroupBarrier();
+        eighths[lane] = sum;
     }
-    let total = meeting[0];
     workgroupBarrier();
-    return total;
+    var sum = eighths[0];
+    for (var i = 1u; i < 8u; i++) {
+        sum += eighths[i];
+    }
+    return sum;
 }
 
 fn reduce_max(lane: u32, x: f32) -> f32 {
     meeting[lane] = x;
     workgroupBarrier();
-    for (var width = 32u; width > 0u; width >>= 1u) {
-        if lane < width {
-            meeting[lane] = max(meeting[lane], meeting[lane + width]);
+    if lane < 8u {
+        var top = meeting[lane];
+        for (var i = 1u; i < 8u; i++) {
+            top = max(top, meeting[lane + 8u * i]);
         }
-        workgroupBarrier();
+        eighths[lane] = top;
     }
-    let total = meeting[0];
     workgroupBarrier();
-    return total;
+    var top = eighths[0];
+    for (var i = 1u; i < 8u; i++) {
+        top = max(top, eighths[i]);
+    }
+    return top;
 }
 
 fn row_of(workgroup: vec3<u32>, grid: vec3<u32>, lane: u32) -> u32 {

@@ -3,6 +3,7 @@
 
 use calotype::gpu::{Access, HostShareable, Layout, PipelineKey};
 use calotype::kernel::latent::StepValues;
+use calotype::kernel::norm::STATS_LANES;
 use calotype::kernel::product::EPILOGUE_FLAGS;
 use calotype::kernel::{Activation, permutations};
 use naga::back::{hlsl, msl, pipeline_constants, spv};
@@ -211,6 +212,7 @@ fn constants_are_the_same_in_rust_and_wgsl() {
     .map(|(name, kind)| (name, kind as u32))
     .to_vec();
     expected.extend(EPILOGUE_FLAGS);
+    expected.push(("STATS_LANES", STATS_LANES as u32));
     for (name, value) in expected {
         assert_eq!(found.get(name), Some(&value), "{name}");
     }

@@ -156,7 +156,7 @@ impl Bench {
     }
 
     fn group_norm(&self, shape: [usize; 4]) -> Result<Vec<Dispatch>> {
-        let [stats, affine] = norm::scratch_bytes(shape);
+        let [stats, affine] = norm::scratch_bytes(self.mode, shape);
         let norm = GroupNorm {
             x: &self.tensor(shape)?,
             y: &self.tensor(shape)?,

@@ -38,7 +38,7 @@ impl SharedNorms<'_> {
         });
         norms
             .map(|(name, shape)| {
-                let [_, bytes] = norm::scratch_bytes(shape);
+                let bytes = norm::factor_bytes(shape);
                 let buffer = Arc::new(gpu.buffer("group norm factors", bytes)?);
                 Ok((name, View::whole(&buffer)))
             })

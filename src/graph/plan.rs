@@ -59,7 +59,7 @@ pub(crate) fn scratch_bytes(
     storage: Storage,
 ) -> Vec<u64> {
     match &node.op {
-        Op::GroupNorm { .. } => norm::scratch_bytes(node.shape).to_vec(),
+        Op::GroupNorm { .. } => norm::scratch_bytes(mode, node.shape).to_vec(),
         Op::Attention { heads, .. } => {
             let [n, queries, _, c] = node.shape;
             let keys = graph.shape(node.inputs[1])[1];

@@ -101,8 +101,10 @@ pub struct Mode {
 
 impl Mode {
     pub fn of(capabilities: &Capabilities) -> Self {
-        // What the tiled kernels need; attention.wgsl needs the most.
-        let small = capabilities.max_workgroup_storage < 31232 || capabilities.max_invocations < 64;
+        // What the tiled kernels need: attention.wgsl the most memory, group_norm_stats.wgsl
+        // the most invocations.
+        let small =
+            capabilities.max_workgroup_storage < 31232 || capabilities.max_invocations < 128;
         Self {
             direct: capabilities.is_cpu || small,
         }

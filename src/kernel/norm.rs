@@ -28,6 +28,7 @@ host_shareable! {
         slabs: u32,
         first_slab: u32,
         batch: u32,
+        columns: u32,
     }
 }
 
@@ -88,8 +89,7 @@ host_shareable! {
 }
 
 pub(super) fn stats_key(mode: Mode, storage: Storage) -> PipelineKey {
-    let wg = vec![("WG", mode.workgroup())];
-    key::<StatsParams>("group_norm_stats", storage.defines(), wg, STATS)
+    key::<StatsParams>("group_norm_stats", mode.row_defines(storage), vec![], STATS)
 }
 
 pub(super) fn finish_key(mode: Mode) -> PipelineKey {
@@ -126,18 +126,48 @@ pub struct GroupNorm<'a> {
     pub affine: &'a View,
 }
 
-/// Rows of a slab: enough slabs to fill a GPU, but slabs long enough to be worth
-/// their entry.
-fn slab(rows: usize) -> usize {
-    rows.div_ceil(64).max(16).min(rows).max(1)
+/// Lanes of a workgroup of the wide statistics, as in the shader.
+pub const STATS_LANES: usize = 128;
+
+/// Workgroups of the wide statistics that share a row; each takes two rows at once or more.
+fn tiles(c4: usize) -> usize {
+    c4.div_ceil(STATS_LANES / 2).max(1)
+}
+
+/// The columns of a row that a workgroup of the statistics takes, in vec4s.
+fn columns(mode: Mode, c4: usize) -> usize {
+    match mode.direct {
+        true => mode.workgroup() as usize,
+        false => c4.div_ceil(tiles(c4)),
+    }
+}
+
+/// Rows of a slab. Direct, few slabs, each worth its entry. Wide, as many as make the
+/// first two passes equally long: a lane of the statistics reads `slab * c4 / (128 tiles)`
+/// vec4s, one that joins them `slabs * c4 / 256` numbers, where there are 32 groups.
+fn slab(mode: Mode, rows: usize, c4: usize) -> usize {
+    let slab = match mode.direct {
+        true => rows.div_ceil(64).max(16),
+        false => {
+            let slabs = (2 * rows / tiles(c4)).isqrt();
+            rows.div_ceil(slabs.max(1))
+        }
+    };
+    slab.min(rows).max(1)
 }
 
 /// Bytes of the statistics and of the factors that a group norm over
 /// `[n, h, w, c]` needs.
-pub fn scratch_bytes([n, h, w, c]: [usize; 4]) -> [u64; 2] {
+pub fn scratch_bytes(mode: Mode, [n, h, w, c]: [usize; 4]) -> [u64; 2] {
     let c4 = c.div_ceil(4);
-    let slabs = (h * w).div_ceil(slab(h * w));
-    [(n * slabs * c4 * 32) as u64, (n * c4 * 32) as u64]
+    let slabs = (h * w).div_ceil(slab(mode, h * w, c4));
+    let stats = (n * slabs * c4 * 32) as u64;
+    [stats, factor_bytes([n, h, w, c])]
+}
+
+/// Those of the factors alone.
+pub fn factor_bytes([n, _, _, c]: [usize; 4]) -> u64 {
+    (n * c.div_ceil(4) * 32) as u64
 }
 
 /// Ranges of rows of one picture that fit into a binding, in whole slabs.
@@ -199,7 +229,7 @@ impl GroupNorm<'_> {
         self.check()?;
         let x = self.x;
         let rows = x.rows_per_batch();
-        let slab = slab(rows);
+        let slab = slab(mode, rows, x.c4());
         let alignment = gpu.capabilities().alignment;
         let bands = bands(gpu, x, self.y, slab);
         let whole =
@@ -223,11 +253,6 @@ impl GroupNorm<'_> {
         Ok(all)
     }
 
-    /// Bytes of [`scratch_bytes`].
-    fn room(&self) -> [u64; 2] {
-        scratch_bytes(self.x.shape())
-    }
-
     /// The statistics of the rows `band` of a picture, and of the same rows of as many
     /// pictures as `batch` says.
     fn stats(
@@ -240,14 +265,16 @@ impl GroupNorm<'_> {
     ) -> Result<Dispatch> {
         let x = self.x;
         let (rows, c4) = (x.rows_per_batch(), x.c4());
-        let slab = slab(rows);
+        let slab = slab(mode, rows, c4);
         let slabs = rows.div_ceil(slab);
+        let columns = columns(mode, c4);
+        let [room, _] = scratch_bytes(mode, x.shape());
         let first = picture * rows + band.start;
         let count = (batch - 1) * rows + band.len();
         let (operand, offset) = x.row_operand("x", first..first + count, alignment)?;
         Dispatch::new(
             stats_key(mode, x.storage),
-            [operand, self.stats.operand("statistics", self.room()[0])?],
+            [operand, self.stats.operand("statistics", room)?],
             StatsParams {
                 rows: band.len() as u32,
                 c4: c4 as u32,
@@ -257,9 +284,10 @@ impl GroupNorm<'_> {
                 slabs: slabs as u32,
                 first_slab: (band.start / slab + picture * slabs) as u32,
                 batch: (rows * x.pitch) as u32,
+                columns: columns as u32,
             },
             [
-                c4.div_ceil(mode.workgroup() as usize) as u32,
+                c4.div_ceil(columns) as u32,
                 band.len().div_ceil(slab) as u32,
                 batch as u32,
             ],
@@ -273,10 +301,10 @@ impl GroupNorm<'_> {
     fn finish(&self, mode: Mode) -> Result<Dispatch> {
         let x = self.x;
         let rows = x.rows_per_batch();
-        let slab = slab(rows);
+        let slab = slab(mode, rows, x.c4());
         let slabs = rows.div_ceil(slab);
         let all_groups = x.n * self.groups;
-        let [stats, affine] = self.room();
+        let [stats, affine] = scratch_bytes(mode, x.shape());
         Dispatch::new(
             finish_key(mode),
             [
@@ -312,7 +340,7 @@ impl GroupNorm<'_> {
             apply_key(mode, x.storage),
             [
                 x_operand,
-                self.affine.operand("factors", self.room()[1])?,
+                self.affine.operand("factors", factor_bytes(x.shape()))?,
                 y_operand,
             ],
             ApplyParams {
@@ -503,4 +531,33 @@ pub fn twin_softmax(x: &[f32], pitch: usize, mask: Mask) -> Vec<f32> {
         }
     }
     y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At SDXL's larger shapes the wide statistics have lanes enough to fill a GPU, most
+    /// of them with something to do, and no lane of either pass has far to go.
+    #[test]
+    fn wide_statistics_are_spread_over_many_lanes() {
+        let wide = Mode { direct: false };
+        for (side, c) in [
+            (1024usize, 128usize),
+            (512, 256),
+            (256, 512),
+            (128, 320),
+            (128, 960),
+        ] {
+            let (rows, c4) = (side * side, c / 4);
+            let slabs = rows.div_ceil(slab(wide, rows, c4));
+            let [columns, tiles] = [columns(wide, c4), tiles(c4)];
+            let at_once = STATS_LANES / columns;
+            assert!(tiles * slabs * STATS_LANES >= 1 << 15, "{side} x {c}");
+            let idle = STATS_LANES - at_once * columns;
+            assert!(idle * 8 <= STATS_LANES, "{side} x {c}: {idle} idle");
+            let ways = [slab(wide, rows, c4) / at_once, slabs * c / 32 / 64];
+            assert!(ways.iter().all(|way| *way <= 256), "{side} x {c}: {ways:?}");
+        }
+    }
 }

@@ -112,7 +112,7 @@ fn latent_calls(mode: Mode) -> Vec<Call> {
 fn row_calls(mode: Mode) -> Vec<Call> {
     let shape = [2, 5, 3, 12];
     let bytes = 30 * 48;
-    let [stats, affine] = norm::scratch_bytes(shape);
+    let [stats, affine] = norm::scratch_bytes(mode, shape);
     let group_norm = move |v: &[View], only: bool| {
         let norm = GroupNorm {
             x: &tensor(&v[0], shape),

@@ -58,7 +58,7 @@ impl Groups {
         let (shape, turn) = (self.shape(), self.seed as usize);
         let x = device.tensor(storage, shape, &x, margin(turn));
         let y = device.blank(storage, shape, margin(turn + 1));
-        let [stats, affine] = scratch_bytes(shape).map(|bytes| device.scratch(bytes));
+        let [stats, affine] = scratch_bytes(mode, shape).map(|bytes| device.scratch(bytes));
         let norm = GroupNorm {
             x: &x,
             y: &y,
@@ -91,6 +91,16 @@ fn group_norms() {
         ([1, 1, 17], 32, 2),
         ([2, 31, 33], 1, 30),
         ([1, 4, 4], 32, 40),
+        // Few channels and many rows, several of which a workgroup takes at once.
+        ([1, 130, 129], 1, 4),
+        ([2, 97, 151], 3, 1),
+        ([1, 256, 256], 8, 4),
+        ([1, 99, 101], 5, 9),
+        // More vec4s of a row than a workgroup takes, tiles that do not fill it.
+        ([1, 33, 31], 4, 65),
+        ([2, 20, 19], 3, 172),
+        ([1, 24, 25], 32, 10),
+        ([1, 17, 16], 2, 257),
     ];
     let mut random = Random::new(1);
     let drawn = (0..24).map(|_| {
@@ -136,6 +146,13 @@ fn layer_norms() {
         [3, 1280],
         [100, 5],
         [2, 2048],
+        // Around what the lanes of a row keep.
+        [5, 256],
+        [5, 257],
+        [3, 1279],
+        [3, 1281],
+        [2, 1285],
+        [2, 5003],
     ];
     let mut random = Random::new(2);
     let drawn = (0..24).map(|_| [random.size(1, 100), random.size(2, 700)]);
@@ -309,7 +326,7 @@ fn group_normed(
     let shape = [1, x.len() / gamma.len(), 1, gamma.len()];
     let x = device.tensor(storage, shape, x, margin(1));
     let y = device.blank(storage, shape, margin(2));
-    let [stats, affine] = scratch_bytes(shape).map(|bytes| device.scratch(bytes));
+    let [stats, affine] = scratch_bytes(mode, shape).map(|bytes| device.scratch(bytes));
     let norm = GroupNorm {
         x: &x,
         y: &y,
@@ -331,7 +348,15 @@ fn group_normed(
 fn group_norms_of_constant_groups() {
     let mut random = Random::new(5);
     for level in [0.0f32, 1.0, -3.0, 0.1, 100.7, 1e4, -1e10, 1e20, 3e38] {
-        for (rows, groups, per) in [(1, 1, 1), (1, 3, 1), (50, 3, 5), (200, 8, 4), (7, 2, 40)] {
+        for (rows, groups, per) in [
+            (1, 1, 1),
+            (1, 3, 1),
+            (50, 3, 5),
+            (200, 8, 4),
+            (7, 2, 40),
+            (5003, 2, 4),
+            (900, 3, 87),
+        ] {
             let c = groups * per;
             let (gamma, beta) = (random.values(c), random.values(c));
             for (mode, storage) in kinds() {
@@ -402,22 +427,24 @@ fn norms_at_the_ends_of_f32_are_finite() {
 /// A value that is not a number, or infinite, makes its whole group or row so.
 #[test]
 fn norms_over_what_is_not_a_number_are_none() {
-    let (rows, c, groups) = (40, 12, 3);
-    let (gamma, beta) = (vec![1.0; c], vec![0.5; c]);
-    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for place in [0, 5, 39 * c + 11] {
-            let mut x = Random::new(8).values(rows * c);
-            x[place] = odd;
-            for (mode, storage) in kinds() {
-                let y = group_normed(mode, storage, &x, [&gamma, &beta], groups);
-                for (i, y) in y.iter().enumerate() {
-                    let same = i % c / 4 == place % c / 4;
-                    assert_eq!(y.is_nan(), same, "{odd} {mode:?} {storage:?} {place}: {i}");
-                }
-                let y = layer_normed(mode, storage, &x, [&gamma, &beta]);
-                for (i, y) in y.iter().enumerate() {
-                    let same = i / c == place / c;
-                    assert_eq!(y.is_nan(), same, "{odd} {mode:?} {storage:?} {place}: {i}");
+    let sizes = [(40, 12, 3), (3001, 12, 3), (9, 1300, 325)];
+    for (rows, c, groups) in sizes {
+        let (gamma, beta) = (vec![1.0; c], vec![0.5; c]);
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in [0, 5, (rows / 2) * c + 4, (rows - 1) * c + c - 1] {
+                let mut x = Random::new(8).values(rows * c);
+                x[place] = odd;
+                for (mode, storage) in kinds() {
+                    let y = group_normed(mode, storage, &x, [&gamma, &beta], groups);
+                    for (i, y) in y.iter().enumerate() {
+                        let same = i % c / 4 == place % c / 4;
+                        assert_eq!(y.is_nan(), same, "{odd} {mode:?} {storage:?} {place}: {i}");
+                    }
+                    let y = layer_normed(mode, storage, &x, [&gamma, &beta]);
+                    for (i, y) in y.iter().enumerate() {
+                        let same = i / c == place / c;
+                        assert_eq!(y.is_nan(), same, "{odd} {mode:?} {storage:?} {place}: {i}");
+                    }
                 }
             }
         }
@@ -438,7 +465,7 @@ fn layer_normed(mode: Mode, storage: Storage, x: &[f32], [gamma, beta]: [&[f32];
 #[test]
 fn layer_norms_of_constant_rows() {
     let mut random = Random::new(9);
-    for c in [1, 3, 64, 77, 640] {
+    for c in [1, 3, 64, 77, 640, 1280, 1303] {
         let (gamma, beta) = (random.values(c), random.values(c));
         for level in [0.0, 1.0, -0.1, 100.7, 54321.0, 1e10, -3e38] {
             for (mode, storage) in kinds() {
