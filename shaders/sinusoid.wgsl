@@ -21,7 +21,6 @@ struct Params {
     dim4: u32,      // dim / 4
     y_pitch: u32,   // vec4s
     cos_first: u32,
-    broadcast: u32, // 1: every value is values[0]
 }
 
 @group(0) @binding(0) var<storage, read> values: array<f32>;
@@ -53,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     if i4 >= half4 || which >= p.count {
         return;
     }
-    let value = values[select(which, 0u, p.broadcast != 0u)];
+    let value = values[which];
     var sines = vec4(0.0);
     var cosines = vec4(0.0);
     let angles = value * p.frequencies[i4];

@@ -16,7 +16,6 @@ struct Row {
 }
 
 struct Step {
-    timestep: f32,
     input_scale: f32,        // factor of the UNet's input
     guidance_scale: f32,
     guidance_rescale: f32,   // phi; 0 leaves the prediction as it is

@@ -286,7 +286,7 @@ impl Bench {
                 };
                 let y = self.tensor([1, rows, 1, dim])?;
                 let values = self.floats(rows)?;
-                Ok(vec![sinusoid::dispatch(&values, &y, how, rows, false)?])
+                Ok(vec![sinusoid::dispatch(&values, &y, how, rows)?])
             }
         }
     }

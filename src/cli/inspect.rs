@@ -13,8 +13,8 @@ pub struct Args {
     checkpoint: String,
 
     /// Print the fused graph of a part (text-encoder, text-encoder-2, unet,
-    /// vae-decoder, vae-encoder) at the model's own size: ops, shapes, bytes,
-    /// multiply-adds
+    /// unet-time, vae-decoder, vae-encoder) at the model's own size: ops, shapes,
+    /// bytes, multiply-adds
     #[arg(long, value_name = "PART", conflicts_with = "json")]
     graph: Option<String>,
 

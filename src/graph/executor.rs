@@ -248,16 +248,12 @@ impl Lowering<'_> {
         let input = |i: usize| self.tensor(node.inputs[i]);
         match &node.op {
             Op::Input { .. } | Op::Columns { .. } | Op::Reshape => Ok(vec![]),
-            Op::Sinusoid {
-                source,
-                sinusoid,
-                broadcast,
-            } => {
+            Op::Sinusoid { source, sinusoid } => {
                 let values = self.sources.get(source).ok_or_else(|| {
                     Error::internal("graph", format!("no buffer {source} to read"))
                 })?;
                 let count = out.n * out.c / sinusoid.dim;
-                let dispatch = sinusoid::dispatch(values, out, *sinusoid, count, *broadcast)?;
+                let dispatch = sinusoid::dispatch(values, out, *sinusoid, count)?;
                 Ok(vec![dispatch])
             }
             Op::Product { .. } => self.product(x),

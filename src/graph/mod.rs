@@ -34,12 +34,7 @@ pub enum Op {
     /// Activations given from outside.
     Input { name: String },
     /// Scalars given from outside (a buffer of f32), embedded: no inputs.
-    Sinusoid {
-        source: String,
-        sinusoid: Sinusoid,
-        /// Every value is the first of the buffer.
-        broadcast: bool,
-    },
+    Sinusoid { source: String, sinusoid: Sinusoid },
     /// A linear layer or a convolution: x, then what is fused in: channel, residual.
     Product {
         product: Product,
@@ -149,22 +144,18 @@ impl Graph {
         self.push_timed(Op::Input { name: name.into() }, vec![], shape, true)
     }
 
-    /// `count` scalars of the buffer `source` as rows of `[rows, 1, 1, c]`; `once`
-    /// as for [`Self::input_once`].
+    /// The scalars of the buffer `source` as rows `[rows, 1, 1, per_row * dim]`.
     pub fn sinusoid(
         &mut self,
         source: &str,
         sinusoid: Sinusoid,
         [rows, per_row]: [usize; 2],
-        broadcast: bool,
-        once: bool,
     ) -> Value {
         let op = Op::Sinusoid {
             source: source.into(),
             sinusoid,
-            broadcast,
         };
-        self.push_timed(op, vec![], [rows, 1, 1, per_row * sinusoid.dim], once)
+        self.push(op, vec![], [rows, 1, 1, per_row * sinusoid.dim])
     }
 
     /// `x W + b` over the last dimension.

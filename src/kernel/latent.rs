@@ -66,7 +66,6 @@ host_shareable! {
     /// What changes from step to step, as the kernels read it (`Step` of `step.wgsl`).
     #[derive(Default)]
     pub struct StepValues {
-        timestep: f32,
         /// Factor of the UNet's input.
         input_scale: f32,
         guidance_scale: f32,

@@ -18,7 +18,6 @@ host_shareable! {
         dim4: u32,
         y_pitch: u32,
         cos_first: u32,
-        broadcast: u32,
     }
 }
 
@@ -53,18 +52,12 @@ impl Sinusoid {
 }
 
 /// Embeds `count` values of `values` (f32), as many in each row of `y` as it has
-/// columns for. With `broadcast` all of them are the first.
+/// columns for.
 ///
 /// # Errors
 /// [`crate::Error::Internal`] where `y` has no whole number of values in a row or fewer
 /// than `count` in all, or `values` has fewer.
-pub fn dispatch(
-    values: &View,
-    y: &Tensor,
-    sinusoid: Sinusoid,
-    count: usize,
-    broadcast: bool,
-) -> Result<Dispatch> {
+pub fn dispatch(values: &View, y: &Tensor, sinusoid: Sinusoid, count: usize) -> Result<Dispatch> {
     let dim = sinusoid.dim;
     let fits = dim > 0 && dim <= MAX_DIM && dim.is_multiple_of(8) && y.c.is_multiple_of(dim);
     require("sinusoid", fits, || {
@@ -78,7 +71,6 @@ pub fn dispatch(
     require("sinusoid", count.div_ceil(per_row) <= y.rows(), || {
         format!("{count} values for {} rows of {per_row}", y.rows())
     })?;
-    let read = if broadcast { 1 } else { count };
     let mut params = Params {
         frequencies: [[0.0; 4]; FREQUENCIES],
         count: count as u32,
@@ -86,7 +78,6 @@ pub fn dispatch(
         dim4: (dim / 4) as u32,
         y_pitch: y.pitch as u32,
         cos_first: u32::from(sinusoid.cos_first),
-        broadcast: u32::from(broadcast),
     };
     let places = params.frequencies.as_flattened_mut();
     for (place, frequency) in places.iter_mut().zip(sinusoid.frequencies()) {
@@ -94,7 +85,7 @@ pub fn dispatch(
     }
     Dispatch::new(
         pipeline_key(y.storage),
-        [values.operand("values", 4 * read as u64)?, y.operand("y")?],
+        [values.operand("values", 4 * count as u64)?, y.operand("y")?],
         params,
         [(dim / 8).div_ceil(8) as u32, count as u32, 1],
         Work {

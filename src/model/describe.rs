@@ -1,21 +1,22 @@
 //! The graph of a part, for people.
 
-use super::{autoencoder, clip, unet};
+use super::{autoencoder, clip, time, unet};
 use crate::checkpoint::Checkpoint;
 use crate::graph::Graph;
 use crate::{Error, Field, Result};
 
 /// Names that [`describe`] knows.
-pub const GRAPHS: [&str; 5] = [
+pub const GRAPHS: [&str; 6] = [
     "text-encoder",
     "text-encoder-2",
     "unet",
+    "unet-time",
     "vae-decoder",
     "vae-encoder",
 ];
 
 /// The fused graph of a part for a picture of `[height, width]` pixels: the UNet's
-/// for a batch of 2.
+/// for a batch of 2, its time embedding's for one step of it.
 ///
 /// # Errors
 /// Where `part` is no name of [`GRAPHS`], or the checkpoint lacks it.
@@ -31,15 +32,15 @@ pub fn describe(checkpoint: &Checkpoint, part: &str, size: [usize; 2]) -> Result
         },
         "text-encoder-2" => clip::graph(&checkpoint.text_encoder_2, tokens, 0),
         "unet" => {
-            let ids = checkpoint.time_id_count();
             let size = unet::Size {
                 batch: 2,
                 height: h,
                 width: w,
                 tokens,
             };
-            unet::graph(&checkpoint.unet, ids, size)
+            unet::graph(&checkpoint.unet, size)
         }
+        "unet-time" => time::graph(&checkpoint.unet, checkpoint.time_id_count(), 2),
         "vae-decoder" => autoencoder::decoder(&checkpoint.vae, [h, w]),
         "vae-encoder" if !checkpoint.vae.has_encoder() => {
             return Err(wrong("the VAE has a decoder only".into()));

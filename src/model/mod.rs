@@ -6,6 +6,7 @@ mod blocks;
 pub mod clip;
 mod describe;
 pub mod taesd;
+pub mod time;
 pub mod unet;
 pub mod vae;
 mod weights;

@@ -4,7 +4,6 @@
 use super::blocks::{self, Norms, conv3x3, resnet};
 use crate::checkpoint::UNetConfig;
 use crate::graph::{Graph, Kernel, Norm, Product, Value};
-use crate::kernel::sinusoid::Sinusoid;
 
 /// What a UNet graph is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,43 +16,24 @@ pub struct Size {
     pub tokens: usize,
 }
 
-/// Names of the graph's inputs. `SAMPLE` changes with every step; the others
-/// stay. `TIMESTEP` and `TIME_IDS` are buffers of f32: one value, and those of
-/// every picture of the batch.
+/// Names of the graph's inputs. `CONTEXT` stays over many steps.
 pub const SAMPLE: &str = "sample";
 pub const CONTEXT: &str = "encoder_hidden_states";
-pub const TEXT_EMBEDS: &str = "text_embeds";
-pub const TIMESTEP: &str = "timestep";
-pub const TIME_IDS: &str = "time_ids";
-/// Of consistency models: the embedded guidance scale (see [`guidance_embedding`]).
-pub const TIMESTEP_COND: &str = "timestep_cond";
-
-/// The guidance scale as consistency models are told it: sines, then cosines, of
-/// `1000 (scale - 1)` at falling frequencies, `dim` numbers (diffusers'
-/// `get_guidance_scale_embedding`; Luo et al. 2023, section 4.1).
-pub fn guidance_embedding(scale: f64, dim: usize) -> Vec<f32> {
-    let half = dim / 2;
-    let step = 10_000f64.ln() / (half.max(2) - 1) as f64;
-    let angle = |i: usize| 1000.0 * (scale - 1.0) * (-step * i as f64).exp();
-    let sines = (0..half).map(|i| angle(i).sin() as f32);
-    sines
-        .chain((0..half).map(|i| angle(i).cos() as f32))
-        .collect()
-}
+/// What [`time::graph`](super::time::graph) makes.
+pub const TIME: &str = "time";
 
 /// The norm inside transformers; diffusers fixes it.
 const TRANSFORMER_EPS: f32 = 1e-6;
 /// Layer norms' default.
 const LAYER_EPS: f32 = 1e-5;
 
-/// The graph: sample `[batch, h, w, in]`, context `[batch, tokens, 1, cross]`,
-/// text_embeds `[batch, 1, 1, pooled]`, and `ids` numbers of micro-conditioning
-/// (6; the refiner's 5) to the prediction `[batch, h, w, out]`.
-pub fn graph(config: &UNetConfig, ids: usize, size: Size) -> Graph {
+/// The graph: sample `[batch, h, w, in]`, context `[batch, tokens, 1, cross]`, and the
+/// time's share of the residual blocks `[batch, 1, 1, width]` to the prediction
+/// `[batch, h, w, out]`.
+pub fn graph(config: &UNetConfig, size: Size) -> Graph {
     let mut builder = Builder {
         g: Graph::new(),
         config,
-        ids,
         size,
         norms: Norms {
             groups: config.norm_num_groups,
@@ -70,7 +50,6 @@ pub fn graph(config: &UNetConfig, ids: usize, size: Size) -> Graph {
 struct Builder<'a> {
     g: Graph,
     config: &'a UNetConfig,
-    ids: usize,
     size: Size,
     norms: Norms,
     context: Value,
@@ -93,8 +72,7 @@ impl Builder<'_> {
         self.context = self
             .g
             .input_once(CONTEXT, [batch, tokens, 1, config.cross_attention_dim]);
-        let time = self.time_embedding();
-        self.times = self.time_projections(time).into_iter();
+        self.times = self.times().into_iter();
         let mut x = conv3x3(&mut self.g, "conv_in", sample, config.block_out_channels[0]);
         let mut skips = vec![x];
         for level in 0..config.block_out_channels.len() {
@@ -108,72 +86,11 @@ impl Builder<'_> {
         conv3x3(&mut self.g, "conv_out", x, config.out_channels)
     }
 
-    fn sinusoid(&self, dim: usize) -> Sinusoid {
-        Sinusoid {
-            dim,
-            cos_first: self.config.flip_sin_to_cos,
-            shift: self.config.freq_shift,
-        }
-    }
-
-    /// `silu(time_embedding(t) + add_embedding(text, ids))`, as all blocks want it.
-    fn time_embedding(&mut self) -> Value {
-        let config = self.config;
-        let batch = self.size.batch;
-        let c = config.block_out_channels[0];
-        let t = self
-            .g
-            .sinusoid(TIMESTEP, self.sinusoid(c), [batch, 1], true, false);
-        let t = match config.time_cond_proj_dim {
-            Some(dim) => {
-                let guidance = self.g.input_once(TIMESTEP_COND, [batch, 1, 1, dim]);
-                let name = "time_embedding.cond_proj";
-                let product = Product::new(name, Kernel::Linear, [dim, c], false);
-                let guidance = self.g.linear(guidance, product);
-                self.g.add(t, guidance)
-            }
-            None => t,
-        };
-        let t = self.mlp("time_embedding", t, 4 * c);
-        let dim = config.addition_time_embed_dim;
-        let ids = self.ids;
-        let pooled = config.projection_class_embeddings_input_dim - ids * dim;
-        let text = self.g.input_once(TEXT_EMBEDS, [batch, 1, 1, pooled]);
-        let ids = self
-            .g
-            .sinusoid(TIME_IDS, self.sinusoid(dim), [batch, ids], false, true);
-        let both = self.g.concat(text, ids);
-        let added = self.mlp("add_embedding", both, 4 * c);
-        let sum = self.g.add(t, added);
-        self.g.silu(sum)
-    }
-
-    fn mlp(&mut self, name: &str, x: Value, n: usize) -> Value {
-        let k = self.g.shape(x)[3];
-        let h = self
-            .g
-            .linear(x, Product::linear(format!("{name}.linear_1"), [k, n]));
-        let h = self.g.silu(h);
-        self.g
-            .linear(h, Product::linear(format!("{name}.linear_2"), [n, n]))
-    }
-
-    /// One product for the time projections of all residual blocks.
-    fn time_projections(&mut self, time: Value) -> Vec<Value> {
+    /// The columns of the time's share that each residual block takes.
+    fn times(&mut self) -> Vec<Value> {
         let blocks = resnets(self.config);
-        let k = self.g.shape(time)[3];
-        let product = Product {
-            parts: blocks
-                .iter()
-                .map(|(name, n)| (format!("{name}.time_emb_proj"), *n))
-                .collect(),
-            kernel: Kernel::Linear,
-            k,
-            n: blocks.iter().map(|b| b.1).sum(),
-            bias: true,
-            geglu: false,
-        };
-        let all = self.g.linear(time, product);
+        let width = blocks.iter().map(|block| block.1).sum();
+        let all = self.g.input(TIME, [self.size.batch, 1, 1, width]);
         let mut first = 0;
         blocks
             .iter()
@@ -306,7 +223,7 @@ impl Builder<'_> {
 }
 
 /// Names and output channels of all residual blocks, in the order of execution.
-fn resnets(config: &UNetConfig) -> Vec<(String, usize)> {
+pub(super) fn resnets(config: &UNetConfig) -> Vec<(String, usize)> {
     let levels = config.block_out_channels.len();
     let mut all = Vec::new();
     for level in 0..levels {

@@ -4,13 +4,11 @@ use super::{Observer, Pipeline};
 use crate::checkpoint::Part;
 use crate::gpu::Timestamps;
 use crate::graph::{Executor, Runner};
-use crate::kernel::View;
 use crate::model::DeviceWeights;
-use crate::model::unet::{self, TIME_IDS, TIMESTEP};
+use crate::model::unet;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Dispatches that are timed one by one in a submission.
@@ -65,28 +63,20 @@ impl Pipeline {
         let gpu = &self.gpu;
         let checkpoint = &self.base.checkpoint;
         let scale = checkpoint.vae_scale();
-        let ids = checkpoint.time_id_count();
         let size = unet::Size {
             batch,
             height: height / scale,
             width: width / scale,
             tokens: checkpoint.tokenizer_2.max_length(),
         };
-        let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
-        let step = Arc::new(gpu.buffer("step", 256)?);
-        gpu.upload(&step, bytemuck::cast_slice(&[500f32, 1.0, 1.0, 1.0]))?;
-        let time_ids = Arc::new(gpu.buffer("time ids", (batch * ids * 4) as u64)?);
-        let sources = HashMap::from([
-            (TIMESTEP.to_string(), View::whole(&step)),
-            (TIME_IDS.to_string(), View::whole(&time_ids)),
-        ]);
+        let graph = unet::graph(&checkpoint.unet, size).optimise();
         let source = checkpoint.source(Part::UNet);
         let weights = DeviceWeights::new(gpu, source, self.precision.weights, &self.base.unet);
         let storage = self.precision.activations;
         self.tune_for(&graph, storage, &|| observer.cancel.is_cancelled())?;
-        let unet = Executor::new(&self.context, storage, &graph, &weights, &sources)?;
+        let unet = Executor::new(&self.context, storage, &graph, &weights, &HashMap::new())?;
         let mut noise = crate::schedule::TorchCpuGenerator::new(0);
-        for name in [unet::SAMPLE, unet::CONTEXT, unet::TEXT_EMBEDS] {
+        for name in [unet::SAMPLE, unet::CONTEXT, unet::TIME] {
             if let Some(input) = unet.input(name) {
                 let values =
                     crate::schedule::NoiseGenerator::randn(&mut noise, input.rows() * input.c);

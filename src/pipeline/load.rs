@@ -9,7 +9,7 @@ use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::Family;
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{self, Storage};
-use crate::model::{self, Loaded, clip, unet};
+use crate::model::{self, Loaded, clip, time, unet};
 use crate::text::Styles;
 use crate::{Error, Remedy, Result};
 use std::sync::Arc;
@@ -293,7 +293,11 @@ fn wanted(checkpoint: &Checkpoint, part: Part) -> Vec<(String, Vec<usize>)> {
                 tokens: 1,
             };
             let ids = checkpoint.time_id_count();
-            model::tensors(&unet::graph(&checkpoint.unet, ids, size))
+            let graphs = [
+                unet::graph(&checkpoint.unet, size),
+                time::graph(&checkpoint.unet, ids, 1),
+            ];
+            graphs.iter().flat_map(model::tensors).collect()
         }
         Part::Vae => model::autoencoder::wanted(&checkpoint.vae),
     }

@@ -93,8 +93,7 @@ impl<'a> Run<'a> {
                     tokens,
                 };
                 let checkpoint = &stage.model.checkpoint;
-                let ids = checkpoint.time_id_count();
-                let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
+                let graph = unet::graph(&checkpoint.unet, size).optimise();
                 let storage = self.pipeline.precision.activations;
                 graph.planned_bytes(self.pipeline.context.mode, storage).0
             };

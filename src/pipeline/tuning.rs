@@ -133,8 +133,7 @@ impl Pipeline {
                 width: width / scale,
                 tokens: checkpoint.tokenizer_2.max_length(),
             };
-            let ids = checkpoint.time_id_count();
-            let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
+            let graph = unet::graph(&checkpoint.unet, size).optimise();
             let shapes = graph.product_shapes();
             self.measure(&shapes, self.precision.activations, &cancelled, &mut *told)?;
         }

@@ -169,7 +169,7 @@ fn row_calls(mode: Mode) -> Vec<Call> {
                 shift: 0.0,
             };
             let y = tensor(&v[1], [3, 1, 1, 16]);
-            one(sinusoid::dispatch(&v[0], &y, how, 6, false))
+            one(sinusoid::dispatch(&v[0], &y, how, 6))
         }),
         call("transpose", &[2 * 5 * 64, 2 * 2 * 8 * 32], |v| {
             one(transpose(&tensor(&v[0], [2, 5, 1, 16]), 2, &v[1]))
@@ -426,7 +426,7 @@ fn shapes_that_do_not_fit_together_are_refused() {
         shift: 0.0,
     };
     let wide = of([1, 1, 1, many.dim]);
-    assert_bug(sinusoid::dispatch(&view(4), &wide, many, 1, false), "dim");
+    assert_bug(sinusoid::dispatch(&view(4), &wide, many, 1), "dim");
 
     let attention = |q: [usize; 4], k: [usize; 4], v: [usize; 4], heads| {
         let out = of(q);

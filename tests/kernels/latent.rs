@@ -9,7 +9,6 @@ use calotype::kernel::{Storage, Tensor, View};
 use calotype::schedule::Bound;
 
 const STEP: StepValues = StepValues {
-    timestep: 999.0,
     input_scale: 0.0683,
     guidance_scale: 7.5,
     guidance_rescale: 0.7,

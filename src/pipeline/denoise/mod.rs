@@ -4,6 +4,7 @@
 mod numbers;
 mod record;
 mod tensors;
+mod times;
 
 pub(super) use record::{Gathered, Tally};
 
@@ -20,19 +21,19 @@ use crate::kernel::finite::{self, Mark};
 use crate::kernel::latent::{self, StepValues};
 use crate::kernel::{Program, Tensor, View};
 use crate::model::DeviceWeights;
-use crate::model::unet::{self, CONTEXT, SAMPLE, TEXT_EMBEDS, TIME_IDS, TIMESTEP, TIMESTEP_COND};
-use crate::schedule::NoiseGenerator;
+use crate::model::unet::{self, CONTEXT, SAMPLE, TIME};
+use crate::schedule::{NoiseGenerator, Step};
 use numbers::{is_thresholded, step_values};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tensors::{Guidance, Planes, Read, Tensors};
+use times::{Moment, Times};
 
 /// Bytes from one step's numbers to the next in the table.
 const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
-// The UNet's embedding of the timestep reads the first of the step's numbers.
-const _: () = assert!(std::mem::offset_of!(StepValues, timestep) == 0);
 
 /// One picture on its way. Tensors are planes `[c, h, w]`, as PyTorch has them.
 pub(super) struct Sample {
@@ -70,8 +71,19 @@ enum Side {
 struct Call {
     /// Of the parts of its batch, as many pictures each.
     sides: Vec<Side>,
+    /// The place of the first among the sides of all calls.
+    first: usize,
     /// Where this call's prediction is kept for guidance.
     keep: Option<Tensor>,
+}
+
+/// What the UNet's inputs hold.
+#[derive(Default)]
+struct Told<'t> {
+    /// Where one call does all; otherwise every call is told.
+    cue: Option<&'t Cue>,
+    /// The steps whose time embedding is worked out.
+    times: Option<Range<usize>>,
 }
 
 /// What a loop is made for.
@@ -111,9 +123,9 @@ pub(super) struct Denoiser<'a> {
     suspect: Suspect,
     step: Arc<Buffer>,
     table: Arc<Buffer>,
-    time_ids: Arc<Buffer>,
-    /// What a consistency model is told of the guidance scale, once a picture.
-    guidance: Vec<f32>,
+    times: Times,
+    /// The UNet's input that takes a step's rows of them.
+    time: Tensor,
     pictures: usize,
     shape: Shape,
 }
@@ -154,14 +166,8 @@ impl<'a> Denoiser<'a> {
             width: shape.w,
             tokens: setup.conditioning.tokens,
         };
-        let ids = checkpoint.time_id_count();
-        let time_ids = Arc::new(gpu.buffer("time ids", (size.batch * ids * 4) as u64)?);
-        let graph = unet::graph(&checkpoint.unet, ids, size).optimise();
+        let graph = unet::graph(&checkpoint.unet, size).optimise();
         tracing::debug!("UNet\n{graph}");
-        let sources = HashMap::from([
-            (TIMESTEP.to_string(), tensors.step.clone()),
-            (TIME_IDS.to_string(), View::whole(&time_ids)),
-        ]);
         let source = checkpoint.source(Part::UNet);
         let check = || cancel.check();
         let precision = pipeline.precision;
@@ -171,12 +177,21 @@ impl<'a> Denoiser<'a> {
         let steps = &setup.leg.steps;
         let suspect = Suspect::unet(checkpoint, steps.len(), storage, setup.request);
         pipeline.tune_for(&graph, storage, &|| cancel.is_cancelled())?;
-        let unet = Executor::new(&pipeline.context, storage, &graph, &weights, &sources)
+        let none = HashMap::new();
+        let unet = Executor::new(&pipeline.context, storage, &graph, &weights, &none)
+            .map_err(|e| suspect.blamed(e))?;
+        let predictions = setup.conditioning.predictions();
+        let guidance = setup.request.guidance_scale;
+        let lines = [predictions, steps.len()];
+        let times = Times::new(pipeline, checkpoint, &weights, lines, guidance)
             .map_err(|e| suspect.blamed(e))?;
         gpu.check()?;
 
-        let sample = unet.input(SAMPLE).cloned();
-        let sample = sample.ok_or_else(|| gpu.error("the UNet has no input", "report this bug"))?;
+        let input = |name| {
+            let input = unet.input(name).cloned();
+            input.ok_or_else(|| gpu.error("the UNet lacks an input", "report this bug"))
+        };
+        let (sample, time) = (input(SAMPLE)?, input(TIME)?);
         let mode = pipeline.context.mode;
         let (latents, step) = (&tensors.latents, &tensors.step);
         let input = latent::input(mode, latents, &tensors.beside.view, step, &sample)?;
@@ -215,8 +230,10 @@ impl<'a> Denoiser<'a> {
         let rows: Vec<StepValues> = (0..steps.len())
             .map(|k| step_values(setup.leg, k, setup.request, setup.conditioning.scale))
             .collect();
-        let sound = |row: &StepValues| finite::twin(bytemuck::cast_slice(&[*row]));
-        if let Some(k) = rows.iter().position(|row| !sound(row)) {
+        let sound = |(row, step): (&StepValues, &Step)| {
+            step.timestep.is_finite() && finite::twin(bytemuck::cast_slice(&[*row]))
+        };
+        if let Some(k) = rows.iter().zip(steps).position(|step| !sound(step)) {
             let found = suspect.in_loop(None, Some(k + 1));
             return Err(found.unwrap_or(suspect).error());
         }
@@ -245,11 +262,8 @@ impl<'a> Denoiser<'a> {
             unet,
             calls,
             table,
-            time_ids,
-            guidance: match checkpoint.unet.time_cond_proj_dim {
-                Some(dim) => unet::guidance_embedding(setup.request.guidance_scale, dim),
-                None => Vec::new(),
-            },
+            times,
+            time,
             pictures,
             shape,
         })
@@ -273,11 +287,12 @@ impl<'a> Denoiser<'a> {
     ) -> Result<usize> {
         let gpu = &self.pipeline.gpu;
         let mut runner = Runner::new(gpu, true)?;
-        let mut told = None;
+        let mut told = Told::default();
         if let ([call], Some(cue)) = (&self.calls[..], self.conditioning.cues.first()) {
             self.condition(&mut runner, call, cue)?;
-            told = Some(cue);
+            told.cue = Some(cue);
         }
+        self.bring_times(&mut runner, 0, &mut told)?;
         self.planes.bring(gpu, samples)?;
         self.marks.prediction.clear(gpu)?;
         self.marks.latents.clear(gpu)?;
@@ -381,45 +396,60 @@ impl<'a> Denoiser<'a> {
     /// and runs what follows from them alone: the keys and values of every
     /// cross-attention. In SDXL that is about 0.4 % of a step's work.
     fn condition(&self, runner: &mut Runner, call: &Call, cue: &Cue) -> Result<()> {
-        let gpu = &self.pipeline.gpu;
-        let prompts: Vec<&Prompt> = call
-            .sides
-            .iter()
-            .map(|side| match side {
-                Side::Negative => &self.conditioning.negative[cue.negative],
-                Side::Positive(part) => &self.conditioning.positive[cue.positive[*part]],
-            })
+        let prompts = call.sides.iter().map(|side| self.prompt(*side, cue));
+        let embeds: Vec<f32> = prompts
+            .flat_map(|prompt| prompt.embeds.repeat(self.pictures))
             .collect();
-        let join = |part: fn(&Prompt) -> &Vec<f32>| -> Vec<f32> {
-            let parts = prompts.iter();
-            parts
-                .flat_map(|prompt| part(prompt).repeat(self.pictures))
-                .collect()
-        };
-        self.unet.write(gpu, CONTEXT, &join(|p| &p.embeds))?;
-        self.unet.write(gpu, TEXT_EMBEDS, &join(|p| &p.pooled))?;
-        let batch = self.pictures * call.sides.len();
-        self.unet
-            .write(gpu, TIMESTEP_COND, &self.guidance.repeat(batch))?;
-        let ids = join(|p| &p.time_ids);
-        gpu.upload(&self.time_ids, bytemuck::cast_slice(&ids))?;
+        self.unet.write(&self.pipeline.gpu, CONTEXT, &embeds)?;
         runner.run(|_| {}, &[self.unet.once()], &|| false)
     }
 
-    /// Takes step `k`. `told` is what the UNet's inputs hold where one call does all.
+    /// What `side` is told at `cue`.
+    fn prompt(&self, side: Side, cue: &Cue) -> &Prompt {
+        match side {
+            Side::Negative => &self.conditioning.negative[cue.negative],
+            Side::Positive(part) => &self.conditioning.positive[cue.positive[part]],
+        }
+    }
+
+    /// Has the time embedding of step `k` worked out, with that of as many other steps
+    /// as there is room for.
+    fn bring_times(&self, runner: &mut Runner, k: usize, told: &mut Told<'_>) -> Result<()> {
+        let steps = self.times.beside(k);
+        if told.times.as_ref() == Some(&steps) {
+            return Ok(());
+        }
+        let mut moments = Vec::new();
+        for k in steps.clone() {
+            let cue = &self.conditioning.cues[k];
+            let sides = self.calls.iter().flat_map(|call| &call.sides);
+            moments.extend(sides.map(|side| Moment {
+                timestep: self.leg.steps[k].timestep,
+                prompt: self.prompt(*side, cue),
+            }));
+        }
+        self.times.bring(&self.pipeline.gpu, runner, &moments)?;
+        told.times = Some(steps);
+        Ok(())
+    }
+
+    /// Takes step `k`. `told` is what the UNet was told last.
     fn step<'t>(
         &'t self,
         runner: &mut Runner,
         k: usize,
-        told: &mut Option<&'t Cue>,
+        told: &mut Told<'t>,
         observer: &Observer<'_>,
     ) -> Result<()> {
         let cue = &self.conditioning.cues[k];
         let cancelled = || observer.cancel.is_cancelled();
         let step = &self.leg.steps[k];
-        let numbers = |encoder: &mut wgpu::CommandEncoder| {
+        self.bring_times(runner, k, told)?;
+        let numbers = |encoder: &mut wgpu::CommandEncoder, call: &Call| {
             let (from, to) = (self.table.raw(), self.step.raw());
             encoder.copy_buffer_to_buffer(from, k as u64 * STEP_BYTES, to, 0, STEP_BYTES);
+            let sides = call.first..call.first + call.sides.len();
+            self.times.copy(encoder, k, sides, &self.time);
         };
         let mut last: Vec<&Program> = Vec::with_capacity(2);
         if step.draws_noise {
@@ -427,17 +457,18 @@ impl<'a> Denoiser<'a> {
         }
         last.push(&self.after[usize::from(is_thresholded(step))]);
         if let [call] = &self.calls[..] {
-            if *told != Some(cue) {
+            if told.cue != Some(cue) {
                 self.condition(runner, call, cue)?;
-                *told = Some(cue);
+                told.cue = Some(cue);
             }
             let programs = [&[&self.before, self.unet.step()][..], &last].concat();
-            return runner.run(numbers, &programs, &cancelled);
+            return runner.run(|e| numbers(e, call), &programs, &cancelled);
         }
         let out = &self.unet.output(0).view;
         for call in &self.calls {
             self.condition(runner, call, cue)?;
-            runner.run(numbers, &[&self.before, self.unet.step()], &cancelled)?;
+            let programs = [&self.before, self.unet.step()];
+            runner.run(|e| numbers(e, call), &programs, &cancelled)?;
             if let Some(keep) = &call.keep {
                 let copy = |encoder: &mut wgpu::CommandEncoder| {
                     let from = out.buffer.raw();
@@ -480,12 +511,13 @@ fn calls(conditioning: &Conditioning, batched: bool) -> Vec<Call> {
     let negative = conditioning.guided().then_some(Side::Negative);
     let positive = (0..conditioning.weights.len()).map(Side::Positive);
     let sides: Vec<Side> = negative.into_iter().chain(positive).collect();
-    let call = |sides: &[Side]| Call {
+    let call = |(first, sides): (usize, &[Side])| Call {
         sides: sides.to_vec(),
+        first,
         keep: None,
     };
     match batched {
-        true => vec![call(&sides)],
-        false => sides.chunks(1).map(call).collect(),
+        true => vec![call((0, &sides))],
+        false => sides.chunks(1).enumerate().map(call).collect(),
     }
 }

@@ -22,7 +22,6 @@ pub(super) fn step_values(leg: &Leg, k: usize, request: &Request, scale: f64) ->
     let place = (leg.first + k) as f64 / leg.grid.timesteps.len().max(1) as f64;
     let guided = (request.guidance_start..=request.guidance_end).contains(&place);
     let mut values = StepValues {
-        timestep: step.timestep,
         input_scale: step.input_scale,
         guidance_scale: if guided { scale as f32 } else { 1.0 },
         guidance_rescale: if guided {

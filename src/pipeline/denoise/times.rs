@@ -1,0 +1,256 @@
+//! The UNet's time embedding, of many steps at once: a step only copies its rows.
+
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::gpu::{Buffer, Gpu};
+use crate::graph::{Executor, Runner, Weights};
+use crate::kernel::{Tensor, View};
+use crate::model::time::{self, TEXT_EMBEDS, TIME_IDS, TIMESTEP_COND, TIMESTEPS};
+use crate::pipeline::Pipeline;
+use crate::pipeline::condition::Prompt;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Rows that are worked out together, unless a step has more of them: enough to read the
+/// weights a few times for the longest of loops, and few enough for some megabytes.
+const ROWS: usize = 128;
+
+/// A timestep, and what a prediction at it is told.
+pub(super) struct Moment<'a> {
+    pub timestep: f32,
+    pub prompt: &'a Prompt,
+}
+
+/// A table `[steps, predictions, width]`, made of the steps at hand.
+pub(super) struct Times {
+    executor: Executor,
+    timesteps: Arc<Buffer>,
+    ids: Arc<Buffer>,
+    /// What a consistency model is told of the guidance scale.
+    guidance: Vec<f32>,
+    /// Rows of a step.
+    predictions: usize,
+    /// Steps that the table has room for, and those of the loop.
+    room: usize,
+    steps: usize,
+}
+
+impl Times {
+    /// Room for as many of `steps` steps, of `predictions` predictions each, as there
+    /// are [`ROWS`].
+    pub fn new(
+        pipeline: &Pipeline,
+        checkpoint: &Checkpoint,
+        weights: &dyn Weights,
+        [predictions, steps]: [usize; 2],
+        guidance_scale: f64,
+    ) -> Result<Self> {
+        let room = (ROWS / predictions).clamp(1, steps.max(1));
+        let lines = [predictions, steps, room];
+        Self::with_room(pipeline, checkpoint, weights, lines, guidance_scale)
+    }
+
+    fn with_room(
+        pipeline: &Pipeline,
+        checkpoint: &Checkpoint,
+        weights: &dyn Weights,
+        [predictions, steps, room]: [usize; 3],
+        guidance_scale: f64,
+    ) -> Result<Self> {
+        let gpu = &pipeline.gpu;
+        let rows = room * predictions;
+        let ids = checkpoint.time_id_count();
+        let buffer = |label: &str, per_row: usize| -> Result<Arc<Buffer>> {
+            Ok(Arc::new(gpu.buffer(label, (rows * per_row * 4) as u64)?))
+        };
+        let timesteps = buffer("timesteps", 1)?;
+        let time_ids = buffer("time ids", ids)?;
+        let sources = HashMap::from([
+            (TIMESTEPS.to_string(), View::whole(&timesteps)),
+            (TIME_IDS.to_string(), View::whole(&time_ids)),
+        ]);
+        let graph = time::graph(&checkpoint.unet, ids, rows).optimise();
+        tracing::debug!("time embedding\n{graph}");
+        let storage = pipeline.precision.activations;
+        Ok(Self {
+            executor: Executor::new(&pipeline.context, storage, &graph, weights, &sources)?,
+            timesteps,
+            ids: time_ids,
+            guidance: match checkpoint.unet.time_cond_proj_dim {
+                Some(dim) => time::guidance_embedding(guidance_scale, dim),
+                None => Vec::new(),
+            },
+            predictions,
+            room,
+            steps,
+        })
+    }
+
+    /// The steps that are worked out together with step `k`.
+    pub fn beside(&self, k: usize) -> Range<usize> {
+        let first = k / self.room * self.room;
+        first..(first + self.room).min(self.steps)
+    }
+
+    /// Works out the table for [`Self::beside`] some step, whose `moments` these are, for
+    /// what is submitted from now on.
+    pub fn bring(&self, gpu: &Gpu, runner: &mut Runner, moments: &[Moment<'_>]) -> Result<()> {
+        // Where fewer steps are left, the last fills up what nobody reads.
+        let rows = self.room * self.predictions;
+        let all = || (0..rows).filter_map(|i| moments.get(i).or(moments.last()));
+        let join = |part: fn(&Prompt) -> &Vec<f32>| -> Vec<f32> {
+            all()
+                .flat_map(|moment| part(moment.prompt))
+                .copied()
+                .collect()
+        };
+        let timesteps: Vec<f32> = all().map(|moment| moment.timestep).collect();
+        gpu.upload(&self.timesteps, bytemuck::cast_slice(&timesteps))?;
+        gpu.upload(&self.ids, bytemuck::cast_slice(&join(|p| &p.time_ids)))?;
+        self.executor
+            .write(gpu, TEXT_EMBEDS, &join(|p| &p.pooled))?;
+        let guidance = self.guidance.repeat(rows);
+        self.executor.write(gpu, TIMESTEP_COND, &guidance)?;
+        runner.run(|_| {}, &[self.executor.step()], &|| false)
+    }
+
+    /// Copies step `k`'s rows of `predictions` to `to`, each as often as there are
+    /// pictures in a batch.
+    pub fn copy(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        k: usize,
+        predictions: Range<usize>,
+        to: &Tensor,
+    ) {
+        let from = self.executor.output(0);
+        let bytes = from.row_bytes();
+        let pictures = to.n / predictions.len();
+        let first = k % self.room * self.predictions + predictions.start;
+        let mut copy = |row: usize, place: usize, rows: usize| {
+            let start = from.view.offset + row as u64 * bytes;
+            let end = to.view.offset + place as u64 * bytes;
+            let (from, to) = (from.view.buffer.raw(), to.view.buffer.raw());
+            encoder.copy_buffer_to_buffer(from, start, to, end, rows as u64 * bytes);
+        };
+        if pictures == 1 {
+            return copy(first, 0, predictions.len());
+        }
+        for place in 0..to.n {
+            copy(first + place / pictures, place, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Part;
+    use crate::kernel::Storage;
+    use crate::model::DeviceWeights;
+    use crate::pipeline::{Cancel, LoadOptions, Observer};
+
+    const STEPS: usize = 7;
+    const PREDICTIONS: usize = 3;
+
+    /// What a UNet call for `pictures` pictures is told of the `predictions` of every step.
+    fn told(
+        pipeline: &Pipeline,
+        room: usize,
+        predictions: Range<usize>,
+        pictures: usize,
+    ) -> Vec<Vec<f32>> {
+        let (gpu, checkpoint) = (&pipeline.gpu, &pipeline.base.checkpoint);
+        let source = checkpoint.source(Part::UNet);
+        let weights =
+            DeviceWeights::new(gpu, source, pipeline.precision.weights, &pipeline.base.unet);
+        let lines = [PREDICTIONS, STEPS, room];
+        let times = Times::with_room(pipeline, checkpoint, &weights, lines, 2.5).unwrap();
+        let pooled = times.executor.input(TEXT_EMBEDS).unwrap().c;
+        let prompts: Vec<Prompt> = (0..PREDICTIONS)
+            .map(|i| Prompt {
+                embeds: Vec::new(),
+                pooled: (0..pooled).map(|j| ((i * 7 + j) as f32).sin()).collect(),
+                time_ids: (0..checkpoint.time_id_count())
+                    .map(|j| (64 * (i + j)) as f32)
+                    .collect(),
+            })
+            .collect();
+        let shape = [
+            predictions.len() * pictures,
+            1,
+            1,
+            times.executor.output(0).c,
+        ];
+        let bytes = Tensor::bytes_of(Storage::F32, shape);
+        let buffer = Arc::new(gpu.buffer("time", bytes).unwrap());
+        let to = Tensor::new(View::whole(&buffer), Storage::F32, shape);
+        let mut runner = Runner::new(gpu, false).unwrap();
+        let mut held = None;
+        let step = |k: usize| {
+            let steps = times.beside(k);
+            assert!(steps.contains(&k) && steps.end <= STEPS);
+            if held.as_ref() != Some(&steps) {
+                let moments: Vec<Moment> = steps
+                    .clone()
+                    .flat_map(|k| {
+                        prompts.iter().map(move |prompt| Moment {
+                            timestep: 999.0 - 130.5 * k as f32,
+                            prompt,
+                        })
+                    })
+                    .collect();
+                times.bring(gpu, &mut runner, &moments).unwrap();
+                held = Some(steps);
+            }
+            let copy = |encoder: &mut wgpu::CommandEncoder| {
+                times.copy(encoder, k, predictions.clone(), &to);
+            };
+            runner.run(copy, &[], &|| false).unwrap();
+            runner.finish().unwrap();
+            Storage::F32.decode(&gpu.download(&buffer, 0, bytes).unwrap())
+        };
+        (0..STEPS).map(step).collect()
+    }
+
+    /// Whatever is worked out together, whichever predictions a call makes and for however
+    /// many pictures: a step is told the same, and no two of them are told the same.
+    #[test]
+    fn a_step_is_told_the_same_whatever_is_worked_out_with_it() {
+        let options = LoadOptions {
+            model: "demo".into(),
+            ..Default::default()
+        };
+        let mut observer = Observer {
+            events: &mut |_| {},
+            cancel: &Cancel::default(),
+            trace: None,
+            preview_every: 0,
+        };
+        let pipeline = Pipeline::load(&options, &mut observer).unwrap();
+        let alone: Vec<Vec<Vec<f32>>> = (0..PREDICTIONS)
+            .map(|i| told(&pipeline, 1, i..i + 1, 1))
+            .collect();
+        let rows: Vec<&Vec<f32>> = alone.iter().flatten().collect();
+        for (i, row) in rows.iter().enumerate() {
+            assert!(row.iter().any(|x| *x != 0.0) && !rows[..i].contains(row));
+        }
+        for room in [2, 3, STEPS] {
+            for (predictions, pictures) in [(0..3, 1), (0..3, 2), (1..2, 1), (2..3, 3)] {
+                for (k, told) in told(&pipeline, room, predictions.clone(), pictures)
+                    .iter()
+                    .enumerate()
+                {
+                    let sides = predictions.clone();
+                    let expected: Vec<f32> =
+                        sides.flat_map(|i| alone[i][k].repeat(pictures)).collect();
+                    assert!(
+                        *told == expected,
+                        "{k} of {room}: {predictions:?} x {pictures}"
+                    );
+                }
+            }
+        }
+    }
+}
