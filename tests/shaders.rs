@@ -39,40 +39,120 @@ fn with_overrides(
 fn every_permutation_is_emitted_for_vulkan_metal_and_dx12() {
     let keys = permutations();
     assert!(keys.len() > 40, "only {} permutations", keys.len());
+    let mut matrices = [0, 0];
     for key in &keys {
-        let label = key.label();
-        let options = naga::back::spv::PipelineOptions {
-            shader_stage: naga::ShaderStage::Compute,
-            entry_point: "main".into(),
-        };
-        let (module, info) = with_overrides(key, spv::supported_capabilities());
-        let words = spv::write_vec(&module, &info, &spv::Options::default(), Some(&options))
-            .unwrap_or_else(|e| panic!("{label}: SPIR-V: {e}"));
-        assert!(words.len() > 100, "{label}");
-
-        let (module, info) = with_overrides(key, msl::supported_capabilities());
-        let options = msl::Options {
-            fake_missing_bindings: true,
-            lang_version: (2, 4),
-            ..Default::default()
-        };
-        let (text, _) = msl::write_string(&module, &info, &options, &Default::default())
-            .unwrap_or_else(|e| panic!("{label}: MSL: {e}"));
-        assert!(text.contains("kernel"), "{label}");
-
-        let (module, info) = with_overrides(key, hlsl::supported_capabilities());
-        let options = hlsl::Options {
-            shader_model: hlsl::ShaderModel::V6_2,
-            fake_missing_bindings: true,
-            ..Default::default()
-        };
-        let mut text = String::new();
-        let pipeline = hlsl::PipelineOptions::default();
-        hlsl::Writer::new(&mut text, &options, &pipeline)
-            .write(&module, &info, None)
-            .unwrap_or_else(|e| panic!("{label}: HLSL: {e}"));
-        assert!(text.contains("numthreads"), "{label}");
+        let has = |name: &str| key.defines.iter().any(|(define, _)| define == name);
+        match (has("COOP"), has("FLAT")) {
+            (false, _) => {
+                write_spirv(key);
+                write_msl(key);
+                write_hlsl(key);
+            }
+            // DX12 has no matrices; Metal's are loaded from scalars, and only there.
+            (true, false) => {
+                write_spirv(key);
+                matrices[0] += 1;
+            }
+            (true, true) => {
+                let text = write_msl(key);
+                lint_matrices(key, &text);
+                matrices[1] += 1;
+            }
+        }
     }
+    assert!(matrices.iter().all(|count| *count > 10), "{matrices:?}");
+}
+
+fn write_spirv(key: &PipelineKey) {
+    let label = key.label();
+    let options = naga::back::spv::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: "main".into(),
+    };
+    let (module, info) = with_overrides(key, spv::supported_capabilities());
+    let target = spv::Options {
+        lang_version: (1, 4),
+        ..Default::default()
+    };
+    let words = spv::write_vec(&module, &info, &target, Some(&options))
+        .unwrap_or_else(|e| panic!("{label}: SPIR-V: {e}"));
+    assert!(words.len() > 100, "{label}");
+    if let Some(folder) = std::env::var_os("CALOTYPE_SPIRV") {
+        let path = std::path::Path::new(&folder).join(label.replace(' ', "_") + ".spv");
+        std::fs::write(path, bytemuck::cast_slice(&words)).unwrap();
+    }
+}
+
+fn write_msl(key: &PipelineKey) -> String {
+    let label = key.label();
+    let (module, info) = with_overrides(key, msl::supported_capabilities());
+    let options = msl::Options {
+        fake_missing_bindings: true,
+        lang_version: (2, 4),
+        ..Default::default()
+    };
+    let (text, _) = msl::write_string(&module, &info, &options, &Default::default())
+        .unwrap_or_else(|e| panic!("{label}: MSL: {e}"));
+    assert!(text.contains("kernel"), "{label}");
+    text
+}
+
+fn write_hlsl(key: &PipelineKey) {
+    let label = key.label();
+    let (module, info) = with_overrides(key, hlsl::supported_capabilities());
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        fake_missing_bindings: true,
+        ..Default::default()
+    };
+    let mut text = String::new();
+    let pipeline = hlsl::PipelineOptions::default();
+    hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(&module, &info, None)
+        .unwrap_or_else(|e| panic!("{label}: HLSL: {e}"));
+    assert!(text.contains("numthreads"), "{label}");
+}
+
+/// What naga writes for Metal without a word and no compiler there takes: matrices of
+/// 16x16, and loads through a pointer to a vector.
+fn lint_matrices(key: &PipelineKey, text: &str) {
+    let label = key.label();
+    assert!(!text.contains("16x16"), "{label}: a matrix of 16x16");
+    let (module, _) = with_overrides(key, msl::supported_capabilities());
+    let mut loads = 0;
+    for function in module.entry_points.iter().map(|entry| &entry.function) {
+        for (_, expression) in function.expressions.iter() {
+            let naga::Expression::CooperativeLoad { data, .. } = expression else {
+                continue;
+            };
+            loads += 1;
+            assert!(
+                is_scalar(&module, function, data.pointer),
+                "{label}: {data:?}"
+            );
+        }
+    }
+    assert!(loads > 0, "{label}: no matrices");
+}
+
+/// Whether `pointer` is to an element of an array of scalars.
+fn is_scalar(
+    module: &naga::Module,
+    function: &naga::Function,
+    pointer: naga::Handle<naga::Expression>,
+) -> bool {
+    let array = match function.expressions[pointer] {
+        naga::Expression::Access { base, .. } | naga::Expression::AccessIndex { base, .. } => base,
+        _ => return false,
+    };
+    let naga::Expression::GlobalVariable(variable) = function.expressions[array] else {
+        return false;
+    };
+    let of = &module.types[module.global_variables[variable].ty].inner;
+    let naga::TypeInner::Array { base, .. } = of else {
+        return false;
+    };
+    matches!(module.types[*base].inner, naga::TypeInner::Scalar(_))
 }
 
 #[test]

@@ -57,8 +57,14 @@ impl TuningSource {
         }
     }
 
-    fn measures(&self) -> bool {
-        matches!(self, TuningSource::Auto | TuningSource::Force)
+    /// Whether what the table lacks is measured. A CPU is measured on request only: its
+    /// kernels leave little to choose and take long.
+    fn measures(&self, gpu: &Gpu) -> bool {
+        match self {
+            TuningSource::Auto => !gpu.capabilities().is_cpu,
+            TuningSource::Force => true,
+            TuningSource::Off | TuningSource::File(_) => false,
+        }
     }
 }
 
@@ -79,7 +85,7 @@ impl Pipeline {
         storage: Storage,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<()> {
-        if self.options.tuning.measures() {
+        if self.options.tuning.measures(&self.gpu) {
             self.measure(&graph.product_shapes(), storage, cancelled, |_| ())?;
         }
         Ok(())
