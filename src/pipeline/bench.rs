@@ -93,10 +93,11 @@ impl Pipeline {
             runner.run(|_| {}, &[unet.step()], &cancelled)?;
             runner.finish()?;
             let took = start.elapsed().as_secs_f64();
+            let busy = runner.busy_seconds()?;
             if took < wall {
                 wall = took;
                 cpu = cpu_start.zip(cpu_seconds()).map(|(a, b)| b - a);
-                device = runner.busy_seconds()?;
+                device = busy;
             }
         }
         let flop = (0..unet.step().len())

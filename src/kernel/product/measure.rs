@@ -32,9 +32,13 @@ const REPETITIONS: usize = 3;
 /// A candidate that takes this many times the best so far is not repeated.
 const HOPELESS: f64 = 1.3;
 
-/// How long the device is kept busy before it is timed: an idle one runs at a fraction
-/// of its clock (an H200 at a sixth).
-const WARM_UP: Duration = Duration::from_millis(300);
+/// How long the device is kept busy before it is timed, where it was idle for longer than
+/// [`IDLE`]: an idle one runs at a fraction of its clock (an H200 at a sixth, which it
+/// falls to while kernels are compiled).
+const WARM_UP: Duration = Duration::from_millis(200);
+
+/// Less than the time in which a device lowers its clock.
+const IDLE: Duration = Duration::from_millis(20);
 
 /// The variants that were tried, fastest first, with the seconds of one product.
 pub type Ranking = Vec<(Variant, f64)>;
@@ -139,9 +143,25 @@ fn noise(gpu: &Gpu, storage: Storage, bytes: u64) -> Result<View> {
 struct Clock {
     gpu: Arc<Gpu>,
     timestamps: Option<Timestamps>,
+    /// When the device was last busy.
+    busy: Option<Instant>,
 }
 
 impl Clock {
+    /// Keeps the device busy until its clock is up.
+    fn warm(&mut self, program: &Program) -> Result<()> {
+        if self.busy.is_some_and(|at| at.elapsed() < IDLE) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let once = self.pass(program, 1)?;
+        let count = ((SPAN / once.max(1e-7)) as usize).clamp(1, MOST);
+        while start.elapsed() < WARM_UP {
+            self.pass(program, count)?;
+        }
+        Ok(())
+    }
+
     /// Seconds of `program`, run `count` times in one pass.
     fn pass(&mut self, program: &Program, count: usize) -> Result<f64> {
         let gpu = &self.gpu;
@@ -162,6 +182,7 @@ impl Clock {
         gpu.queue().submit([encoder.finish()]);
         gpu.wait()?;
         let wall = start.elapsed().as_secs_f64();
+        self.busy = Some(Instant::now());
         let seconds = match &self.timestamps {
             Some(timestamps) => timestamps.seconds(gpu)?.first().copied().unwrap_or(wall),
             None => wall,
@@ -191,7 +212,6 @@ impl Clock {
 pub struct Measurement {
     context: Context,
     clock: Clock,
-    warm: bool,
 }
 
 impl Measurement {
@@ -202,8 +222,11 @@ impl Measurement {
         let timestamps = Timestamps::new(&gpu, 1)?;
         Ok(Self {
             context: context.clone(),
-            clock: Clock { gpu, timestamps },
-            warm: false,
+            clock: Clock {
+                gpu,
+                timestamps,
+                busy: None,
+            },
         })
     }
 
@@ -219,7 +242,9 @@ impl Measurement {
     ) -> Result<Ranking> {
         let call = shape.call(storages.0, storages.1);
         let operands = Operands::new(&self.context.gpu, shape, storages)?;
-        let (mut ranking, mut best) = (Ranking::new(), f64::MAX);
+        // All is compiled and tested before anything is timed, since the device idles
+        // meanwhile.
+        let mut programs = Vec::new();
         for variant in self.context.candidates(&call) {
             if variant.family(&call) == super::Family::Direct
                 || !self.context.trusts(variant, &call)?
@@ -229,12 +254,11 @@ impl Measurement {
             if cancelled() {
                 return Err(Error::Cancelled);
             }
-            let program = operands.program(&self.context, variant)?;
-            let start = Instant::now();
-            while !self.warm && start.elapsed() < WARM_UP {
-                self.clock.pass(&program, MOST)?;
-            }
-            self.warm = true;
+            programs.push((variant, operands.program(&self.context, variant)?));
+        }
+        let (mut ranking, mut best) = (Ranking::new(), f64::MAX);
+        for (variant, program) in programs {
+            self.clock.warm(&program)?;
             let seconds = self.clock.time(&program, best)?;
             best = best.min(seconds);
             ranking.push((variant, seconds));
