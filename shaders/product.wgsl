@@ -13,6 +13,9 @@
 //   bias     f32 [N]
 //   channel  activations [batch, N], added to every row of a picture
 //   residual activations [rows, N]
+// Where K is long and the tiles are few, SPLIT: workgroups along z make parts of
+// the sums, out is f32 [parts, M, N] of whole tiles, and product_sum.wgsl adds
+// the parts (as `a`) and finishes.
 // Constraints: K a multiple of 4 (in w of 8) and N of 8 by padding; padded
 // weights are zero, so padded columns of out become zero. Columns of w from
 // w_columns on are not read. With GEGLU the columns of w alternate, four values and four gates, and
@@ -65,6 +68,7 @@ struct Params {
     seen_h: u32,      // size of the picture that the taps see, upsampling done
     seen_w: u32,
     r_pitch: u32,
+    split: u32,       // units along K of a part, with SPLIT; parts, with SUM
 }
 
 const BIAS: u32 = 1u;
@@ -89,13 +93,21 @@ struct Unit8 {
 #endif
 #endif
 
+#ifdef SUM
+@group(0) @binding(0) var<storage, read> a: array<vec4<f32>>;
+#else
 #ifdef COOP
 @group(0) @binding(0) var<storage, read> a: array<Unit8>;
 #else
 @group(0) @binding(0) var<storage, read> a: array<Act>;
 #endif
+#endif
 @group(0) @binding(1) var<storage, read> w: array<Unit8>;
+#ifdef SPLIT
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+#else
 @group(0) @binding(2) var<storage, read_write> out: array<Act>;
+#endif
 #ifdef COOP
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #else
@@ -163,6 +175,7 @@ fn batch_offset(z: u32, batch: u32, head: u32) -> u32 {
     return b * batch + (z - b * p.heads) * head;
 }
 
+#ifndef SPLIT
 // Writes eight finished columns of a row. Matrices' sums begin with the bias.
 fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
     var lo = acc.lo * p.scale;
@@ -204,3 +217,4 @@ fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
         out[at + 1u] = narrow(hi);
     }
 }
+#endif

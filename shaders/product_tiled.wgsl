@@ -42,8 +42,16 @@ fn load_a(at: u32, k: u32, live: bool) -> Unit {
 }
 
 @compute @workgroup_size(${WX}, ${WY})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+#ifdef SPLIT
+    let z = 0u;
+    let begin = group.z * p.split;
+    let end = min(begin + p.split, p.taps * p.k8);
+#else
     let z = group.z;
+    let begin = 0u;
+    let end = p.taps * p.k8;
+#endif
     let m0 = group.x * ${BM}u;
     let g0 = group.y * ${WX}u;
     // What this invocation brings of a slice: AU units of A and WU of w, the same
@@ -56,27 +64,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let row${i} = min(m0 + a_unit${i} / U, p.m - 1u);
 #ifdef GATHER
     let pixel${i} = pixel(row${i});
-    var patch${i} = patch_at(pixel${i}, 0u);
+    var patch${i} = patch_at(pixel${i}, begin / p.k8);
 #else
     let patch${i} = vec2(a_base + row${i} * p.a_pitch, 1u);
 #endif
-    var a${i} = load_a(patch${i}.x, a_unit${i} % U, patch${i}.y != 0u);
+    var a${i} = load_a(patch${i}.x, begin % p.k8 + a_unit${i} % U, patch${i}.y != 0u);
 #end
     let w_base = p.w_offset + batch_offset(z, p.w_batch, p.w_head);
 #repeat i ${WU}
     let w_unit${i} = min(thread + ${i}u * T, ${BN}u * U - 1u);
     let slot${i} = w_unit${i} % ${BN}u;
     let column${i} = w_base + column_at(8u * g0 + slot${i} % ${WX}u * 8u + slot${i} / ${WX}u);
-    var w${i} = w[column${i} + min(w_unit${i} / ${BN}u, p.k8 - 1u) * p.w_step];
+    var w${i} = w[column${i} + (begin / p.k8 * p.k8 + min(begin % p.k8 + w_unit${i} / ${BN}u, p.k8 - 1u)) * p.w_step];
 #end
 #repeat r ${R}
     var lo${r} = vec4(0.0);
     var hi${r} = vec4(0.0);
 #end
-    let slices = (p.k8 + U - 1u) / U;
-    var tap = 0u;
-    var k = 0u;
-    for (var s = 0u; s < p.taps * slices; s++) {
+    // A slice ends with its tap. Parts of a product are whole slices: p.split and, where
+    // there are parts, p.k8 are multiples of U.
+    var tap = begin / p.k8;
+    var k = begin % p.k8;
+    for (var s = begin; s < end; s = tap * p.k8 + k) {
 #repeat i ${AU}
         {
             let to = a_unit${i} / U * P + a_unit${i} % U * 2u;
@@ -97,10 +106,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         k += U;
         if k >= p.k8 {
             k = 0u;
-            tap = min(tap + 1u, p.taps - 1u);
+            tap++;
 #ifdef GATHER
 #repeat i ${AU}
-            patch${i} = patch_at(pixel${i}, tap);
+            patch${i} = patch_at(pixel${i}, min(tap, p.taps - 1u));
 #end
 #endif
         }
@@ -108,7 +117,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         a${i} = load_a(patch${i}.x, k + a_unit${i} % U, patch${i}.y != 0u);
 #end
 #repeat i ${WU}
-        w${i} = w[column${i} + (tap * p.k8 + min(k + w_unit${i} / ${BN}u, p.k8 - 1u)) * p.w_step];
+        w${i} = w[column${i} + (min(tap, p.taps - 1u) * p.k8 + min(k + w_unit${i} / ${BN}u, p.k8 - 1u)) * p.w_step];
 #end
         for (var q = 0u; q < 2u * U; q++) {
 #repeat c 8
@@ -129,6 +138,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         workgroupBarrier();
     }
     let n8 = g0 + local.x;
+#ifdef SPLIT
+#repeat r ${R}
+    {
+        let row = (group.z * grid.x + group.x) * ${BM}u + ${r}u * ${WY}u + local.y;
+        out[row * p.o_pitch + 2u * n8] = lo${r};
+        out[row * p.o_pitch + 2u * n8 + 1u] = hi${r};
+    }
+#end
+#else
     if n8 < p.n8 {
 #repeat r ${R}
         {
@@ -139,4 +157,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
 #end
     }
+#endif
 }

@@ -33,6 +33,7 @@ shaders!(
     "product",
     "product_coop",
     "product_direct",
+    "product_sum",
     "product_tiled",
     "reduce",
     "sinusoid",

@@ -1,12 +1,14 @@
 //! What every dispatch is made with.
 
-use super::product::{Call, Family, Measurement, Ranking, Shape, Trust, Variant, WeightStorage};
+use super::product::{
+    Call, Family, Measurement, PARTIALS, Ranking, Shape, Trust, Variant, WeightStorage,
+};
 use super::program::Operand;
 use super::subgroup::subgroup_size;
 use super::{Measured, Mode, Storage, Tuning, View};
 use crate::Result;
 use crate::gpu::{Buffer, Gpu};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 /// Bytes of zeros that stand for an operand that there is not: the bias of the widest
 /// product.
@@ -20,6 +22,9 @@ pub struct Context {
     /// What was measured on the adapter.
     tuning: Arc<RwLock<Tuning>>,
     none: Arc<Buffer>,
+    /// Room for the parts of a product that is cut along K; its dispatches follow one
+    /// another, so that one serves all.
+    partials: Arc<OnceLock<Arc<Buffer>>>,
     /// Every variant of the product that the device can run.
     pub(super) candidates: Arc<[Variant]>,
     /// No better family than this one.
@@ -40,6 +45,7 @@ impl Context {
             mode,
             tuning: Arc::default(),
             none: Arc::new(gpu.buffer("none", ZEROS)?),
+            partials: Arc::default(),
             candidates: Variant::candidates(gpu.capabilities(), lanes).into(),
             first: None,
             trust: Arc::default(),
@@ -76,6 +82,22 @@ impl Context {
     pub(super) fn nothing(&self, bytes: u64) -> Result<Operand> {
         let view = View::whole(&self.none).first(bytes.max(16))?;
         view.operand("nothing", bytes)
+    }
+
+    /// `bytes` of room for the parts of a product.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(super) fn partials(&self, bytes: u64) -> Result<View> {
+        let buffer = match self.partials.get() {
+            Some(buffer) => buffer,
+            None => {
+                let size = PARTIALS.min(self.gpu.capabilities().max_binding);
+                let made = Arc::new(self.gpu.buffer("parts of products", size)?);
+                self.partials.get_or_init(|| made)
+            }
+        };
+        View::whole(buffer).first(bytes)
     }
 
     /// What was measured on the adapter, so far.

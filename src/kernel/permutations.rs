@@ -37,6 +37,7 @@ pub fn permutations() -> Vec<PipelineKey> {
                 attention::flash_key(storage),
                 attention::transpose_key(storage),
                 sinusoid::pipeline_key(storage),
+                product::sum_key(storage),
             ]);
         }
     }

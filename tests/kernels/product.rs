@@ -772,6 +772,54 @@ fn every_variant_over_tails_and_epilogues() {
     report.finish(30);
 }
 
+/// Long sums in a few tiles, in parts that follow one another along K.
+#[test]
+fn products_cut_along_k() {
+    let mut report = Report::new("cut along k");
+    let mut random = Random::new(12);
+    let parts = all_parts().into_iter().filter(|p| p.scale.is_none());
+    let problems = parts.cycle().take(36).enumerate().map(|(i, parts)| {
+        let seed = 3 * i as u64 + 2;
+        if i % 3 == 2 && !parts.geglu {
+            return Problem {
+                shape: [
+                    1,
+                    random.size(3, 9),
+                    random.size(3, 9),
+                    32 * random.size(4, 6),
+                ],
+                co: random.size(1, 90),
+                taps: 9,
+                conv: Some(SAME),
+                parts,
+                seed,
+            };
+        }
+        let k = 1024 + 32 * random.size(0, 9);
+        Problem::linear([1, random.size(1, 90), k, random.size(1, 90)], parts, seed)
+    });
+    for (turn, problem) in problems.enumerate() {
+        for (storage, weights) in storage_pairs() {
+            let twin = problem.twin(storage, weights);
+            let call = problem.on(device(), storage, weights).call();
+            let cut = variants(&call).into_iter().filter(|v| v.parts() > 1);
+            let (matrices, scalars): (Vec<_>, Vec<_>) =
+                cut.partition(|v| matches!(v, Variant::Coop(_)));
+            for some in [matrices, scalars] {
+                let Some(variant) = some.get(turn % some.len().max(1)) else {
+                    continue;
+                };
+                let uploaded = problem.on(device(), storage, weights);
+                uploaded.run_by(*variant);
+                let name = (variant.family(&call).name(), weights);
+                let out = uploaded.read();
+                report.compare(name, storage, &out, &twin, &(variant, &problem));
+            }
+        }
+    }
+    report.finish(30);
+}
+
 /// What no variant may do: fail its own test on a device that works.
 #[test]
 fn every_variant_passes_its_self_test() {
@@ -779,9 +827,10 @@ fn every_variant_passes_its_self_test() {
     for (storage, weights) in storage_pairs() {
         for gather in [false, true] {
             let call = Call {
-                m: 1000,
+                // Few tiles and long sums, so that cut ones serve as well.
+                m: 300,
                 n8: 40,
-                k8: 40,
+                k8: 160,
                 taps: if gather { 9 } else { 1 },
                 gather,
                 storage,

@@ -130,9 +130,18 @@ impl Variant {
         let tiles = rows * columns;
         let whole = m * n / (tiles * (bm * bn) as f64);
         // Two workgroups share a unit, so a last round that is partly full costs half.
-        let rounds = (2.0 * tiles / units).ceil() / 2.0;
-        let busy = tiles / (units * rounds);
-        whole * busy * self.reuse()
+        // What is cut has more workgroups, and its parts are written and read again.
+        let parts = f64::from(self.parts());
+        let groups = tiles * parts;
+        let rounds = (2.0 * groups / units).ceil() / 2.0;
+        let busy = groups / (units * rounds);
+        let sums = (UNIT * call.k8 * call.taps) as f64 / parts;
+        let kept = if parts > 1.0 {
+            sums / (sums + 256.0)
+        } else {
+            1.0
+        };
+        whole * busy * kept * self.reuse()
     }
 
     fn reuse(self) -> f64 {

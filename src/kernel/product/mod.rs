@@ -2,7 +2,7 @@
 //! (`product_direct.wgsl`, `product_tiled.wgsl`), all epilogues.
 
 use super::program::Operand;
-use super::{Activation, Context, Dispatch, Storage, Tensor, View, Work, require};
+use super::{Activation, Context, Dispatch, Storage, Tensor, View, Work, fold, require};
 use crate::gpu::{Access, host_shareable};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -20,6 +20,7 @@ pub use layout::{Layout, PANEL, UNIT};
 pub use measure::{Measurement, Ranking, Shape};
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
 pub use variant::{Call, CoopTile, Family, Tile, Variant};
+pub(super) use variant::{PARTIALS, sum_key};
 
 use bands::{Band, column_bands, row_bands};
 use layout::PANEL8;
@@ -77,6 +78,7 @@ host_shareable! {
         seen_h: u32,
         seen_w: u32,
         r_pitch: u32,
+        split: u32,
     }
 }
 
@@ -288,7 +290,7 @@ fn banded(
     for columns in column_bands(gpu, product.weight)? {
         for band in row_bands(gpu, product)? {
             let variant = choose(&product.call(band.out.len(), columns.len()))?;
-            all.push(dispatch(context, product, &band, columns.clone(), variant)?);
+            all.extend(dispatch(context, product, &band, columns.clone(), variant)?);
         }
     }
     Ok(all)
@@ -479,7 +481,7 @@ fn dispatch(
     band: &Band,
     columns: Range<usize>,
     variant: Variant,
-) -> Result<Dispatch> {
+) -> Result<Vec<Dispatch>> {
     let Product {
         a,
         weight,
@@ -560,66 +562,145 @@ fn dispatch(
     let key = variant.key(a.storage, weight.storage, conv.is_some());
     let key = key.ok_or_else(|| Error::internal("product", format!("{variant} of f32")))?;
     let moved = band.input.len() * a.row_bytes() as usize + m * out.row_bytes() as usize;
-    Dispatch::new(
+    let params = Params {
+        m: m as u32,
+        n8: n8 as u32,
+        k4: a.c4() as u32,
+        taps: weight.taps as u32,
+        k8: (weight.k_rows / UNIT) as u32,
+        a_offset,
+        a_pitch: a.pitch as u32,
+        w_offset: weight.offset as u32,
+        w_step: weight.step as u32,
+        w_column: weight.column as u32,
+        w_panel: weight.panel as u32,
+        w_columns: (8 * n8).min(weight.columns - columns.start * 8) as u32,
+        o_offset: o_offset + skip4 as u32,
+        o_pitch: out.pitch as u32,
+        n4: (out.c4() - skip4) as u32,
+        r_offset: residual.offset,
+        c_offset: channel.offset,
+        c_pitch: channel.pitch,
+        flags,
+        activation: epilogue.activation as u32,
+        first_row: band.out.start as u32,
+        rows_per_batch: out.rows_per_batch() as u32,
+        heads: blocks.heads as u32,
+        a_batch: blocks.a[0] as u32,
+        a_head: blocks.a[1] as u32,
+        w_batch: blocks.w[0] as u32,
+        w_head: blocks.w[1] as u32,
+        o_batch: blocks.out[0] as u32,
+        o_head: blocks.out[1] as u32,
+        scale: epilogue.scale.unwrap_or(1.0),
+        in_h: a.h as u32,
+        in_w: a.w as u32,
+        out_w: out.w as u32,
+        stride: geometry.stride as u32,
+        pad: geometry.pad as u32,
+        up: u32::from(geometry.upsample),
+        a_first: if conv.is_some() {
+            band.input.start as u32
+        } else {
+            0
+        },
+        seen_h: geometry.seen(a.h, out.h) as u32,
+        seen_w: geometry.seen(a.w, out.w) as u32,
+        r_pitch: residual.pitch,
+        split: 0,
+    };
+    let work = Work {
+        flops: 2 * z * m * n8 * 8 * weight.taps * a.c,
+        bytes: z * moved + weight.view.size as usize,
+    };
+    let weights = weight.operand(&columns, &blocks)?;
+    let extras = [bias, channel.operand, residual.operand];
+    if variant.parts() > 1 {
+        let call = product.call(m, n8);
+        let operands = Operands {
+            a: a_operand,
+            weights,
+            out: o_operand,
+            extras,
+        };
+        return in_parts(context, variant, &call, operands, params, work);
+    }
+    let [bias, channel, residual] = extras;
+    let operands = [a_operand, weights, o_operand, bias, channel, residual];
+    let grid = variant.grid(m, n8, z);
+    Ok(vec![Dispatch::new(key, operands, params, grid, work)?])
+}
+
+/// What a dispatch binds, before it is cut into two.
+struct Operands {
+    a: Operand,
+    weights: Operand,
+    out: Operand,
+    /// Bias, channel, residual.
+    extras: [Operand; 3],
+}
+
+/// The dispatch that makes the parts of a product, and the one that adds and finishes
+/// them.
+fn in_parts(
+    context: &Context,
+    variant: Variant,
+    call: &Call,
+    operands: Operands,
+    params: Params,
+    work: Work,
+) -> Result<Vec<Dispatch>> {
+    let [bm, bn] = variant.tile();
+    let pitch = (8 * call.n8).next_multiple_of(bn) / 4;
+    let rows = call.m.next_multiple_of(bm);
+    let bytes = variant.partial_bytes(call);
+    let partials = |name| context.partials(bytes)?.operand(name, bytes);
+    let key = variant.key(call.storage, call.weights, call.gather);
+    let key = key.ok_or_else(|| Error::internal("product", format!("{variant} of f32")))?;
+    let nothing = || context.nothing(4 * variant.bias_columns(call.n8) as u64);
+    let parts = Dispatch::new(
         key,
         [
-            a_operand,
-            weight.operand(&columns, &blocks)?,
-            o_operand,
-            bias,
-            channel.operand,
-            residual.operand,
+            operands.a,
+            operands.weights,
+            partials("parts")?,
+            nothing()?,
+            nothing()?,
+            nothing()?,
         ],
         Params {
-            m: m as u32,
-            n8: n8 as u32,
-            k4: a.c4() as u32,
-            taps: weight.taps as u32,
-            k8: (weight.k_rows / UNIT) as u32,
-            a_offset,
-            a_pitch: a.pitch as u32,
-            w_offset: weight.offset as u32,
-            w_step: weight.step as u32,
-            w_column: weight.column as u32,
-            w_panel: weight.panel as u32,
-            w_columns: (8 * n8).min(weight.columns - columns.start * 8) as u32,
-            o_offset: o_offset + skip4 as u32,
-            o_pitch: out.pitch as u32,
-            n4: (out.c4() - skip4) as u32,
-            r_offset: residual.offset,
-            c_offset: channel.offset,
-            c_pitch: channel.pitch,
-            flags,
-            activation: epilogue.activation as u32,
-            first_row: band.out.start as u32,
-            rows_per_batch: out.rows_per_batch() as u32,
-            heads: blocks.heads as u32,
-            a_batch: blocks.a[0] as u32,
-            a_head: blocks.a[1] as u32,
-            w_batch: blocks.w[0] as u32,
-            w_head: blocks.w[1] as u32,
-            o_batch: blocks.out[0] as u32,
-            o_head: blocks.out[1] as u32,
-            scale: epilogue.scale.unwrap_or(1.0),
-            in_h: a.h as u32,
-            in_w: a.w as u32,
-            out_w: out.w as u32,
-            stride: geometry.stride as u32,
-            pad: geometry.pad as u32,
-            up: u32::from(geometry.upsample),
-            a_first: if conv.is_some() {
-                band.input.start as u32
-            } else {
-                0
-            },
-            seen_h: geometry.seen(a.h, out.h) as u32,
-            seen_w: geometry.seen(a.w, out.w) as u32,
-            r_pitch: residual.pitch,
+            o_offset: 0,
+            o_pitch: pitch as u32,
+            flags: 0,
+            split: variant.part(call) as u32,
+            ..params
         },
-        variant.grid(m, n8, z),
+        variant.grid(call.m, call.n8, 1),
+        work,
+    )?;
+    let [bias, channel, residual] = operands.extras;
+    let sum = Dispatch::new(
+        sum_key(call.storage),
+        [
+            partials("parts")?,
+            context.nothing(0)?,
+            operands.out,
+            bias,
+            channel,
+            residual,
+        ],
+        Params {
+            a_offset: 0,
+            a_pitch: pitch as u32,
+            a_batch: (rows * pitch) as u32,
+            split: variant.parts(),
+            ..params
+        },
+        fold((call.m * call.n8).div_ceil(64)),
         Work {
-            flops: 2 * z * m * n8 * 8 * weight.taps * a.c,
-            bytes: z * moved + weight.view.size as usize,
+            flops: call.m * 8 * call.n8 * variant.parts() as usize,
+            bytes: bytes as usize,
         },
-    )
+    )?;
+    Ok(vec![parts, sum])
 }

@@ -1,6 +1,6 @@
 //! The kernels that can make a product: candidates as data, and what each needs.
 
-use super::{BINDINGS, Params, WeightStorage};
+use super::{BINDINGS, Params, UNIT, WeightStorage};
 use crate::gpu::{Capabilities, PipelineKey};
 use crate::kernel::{Storage, fold, key};
 use std::fmt;
@@ -71,6 +71,8 @@ pub struct Tile {
     pub wy: u32,
     /// Rows of an invocation.
     pub rows: u32,
+    /// Parts that K is cut into, each by workgroups of its own; 1 for whole products.
+    pub parts: u32,
 }
 
 /// A variant of `product_coop.wgsl`.
@@ -88,6 +90,8 @@ pub struct CoopTile {
     pub wn: u32,
     /// Scalars in shared memory.
     pub flat: bool,
+    /// As [`Tile::parts`].
+    pub parts: u32,
 }
 
 /// Tiles of `product_tiled.wgsl`: those of 8 rows an invocation reuse what they read
@@ -140,6 +144,21 @@ const COOP8: [[u32; 5]; 5] = [
     [32, 32, 16, 2, 1],
 ];
 
+/// Parts that K may be cut into.
+const PARTS: [u32; 3] = [2, 4, 8];
+
+/// Rows and columns of the tiles that are cut.
+const CUT: [[u32; 2]; 4] = [[128, 128], [64, 160], [64, 64], [32, 32]];
+
+/// Tiles of a whole product up to which cutting it may pay.
+const FEW: usize = 96;
+
+/// Values along K from which it may.
+const LONG: usize = 1024;
+
+/// Room for the parts of a product, in bytes.
+pub(in crate::kernel) const PARTIALS: u64 = 32 << 20;
+
 /// Sides of matrices and sizes of subgroups that there are tiles for.
 const KINDS: [(u32, u32, &[[u32; 5]]); 5] = [
     (16, 32, &COOP16_OF_32),
@@ -151,7 +170,12 @@ const KINDS: [(u32, u32, &[[u32; 5]]); 5] = [
 
 impl Tile {
     const fn new(wx: u32, wy: u32, rows: u32) -> Self {
-        Self { wx, wy, rows }
+        Self {
+            wx,
+            wy,
+            rows,
+            parts: 1,
+        }
     }
 
     fn bm(self) -> u32 {
@@ -256,6 +280,66 @@ pub struct Call {
 }
 
 impl Variant {
+    /// In how many parts K is cut.
+    pub fn parts(self) -> u32 {
+        match self {
+            Variant::Direct | Variant::DirectNarrow => 1,
+            Variant::Tiled(tile) => tile.parts,
+            Variant::Coop(tile) => tile.parts,
+        }
+    }
+
+    /// The same with K cut into parts; `None` where it cannot be.
+    fn in_parts(self, parts: u32) -> Option<Self> {
+        match self {
+            Variant::Tiled(tile) if tile.wx >= 8 && tile.rows == 8 => {
+                Some(Variant::Tiled(Tile { parts, ..tile }))
+            }
+            // The tiles that are few for large pictures, and a small one.
+            Variant::Coop(tile) if !tile.flat && CUT.contains(&[tile.bm, tile.bn]) => {
+                Some(Variant::Coop(CoopTile { parts, ..tile }))
+            }
+            _ => None,
+        }
+    }
+
+    /// Units of 8 along K of a part of `call`: whole slices.
+    pub(super) fn part(self, call: &Call) -> usize {
+        let slice = match self {
+            Variant::Direct | Variant::DirectNarrow => 1,
+            Variant::Tiled(_) => Tile::bk(is_half(call.storage, call.weights)) as usize / UNIT,
+            Variant::Coop(tile) => tile.bk as usize / UNIT,
+        };
+        let depth = call.taps * call.k8;
+        depth
+            .div_ceil(self.parts() as usize)
+            .next_multiple_of(slice)
+    }
+
+    /// Bytes of the parts of `call`, in whole tiles.
+    pub(super) fn partial_bytes(self, call: &Call) -> u64 {
+        let [bm, bn] = self.tile();
+        let values = call.m.next_multiple_of(bm) * (8 * call.n8).next_multiple_of(bn);
+        4 * u64::from(self.parts()) * values as u64
+    }
+
+    /// Whether `call` is worth cutting, and can be.
+    fn serves_in_parts(self, call: &Call) -> bool {
+        let [bm, bn] = self.tile();
+        let tiles = call.m.div_ceil(bm) * (8 * call.n8).div_ceil(bn);
+        let (depth, part) = (call.taps * call.k8, self.part(call));
+        let whole = match self {
+            Variant::Tiled(_) => call.k8.is_multiple_of(4),
+            _ => true,
+        };
+        call.plain
+            && whole
+            && tiles <= FEW
+            && UNIT * depth >= LONG
+            && part * (self.parts() as usize - 1) < depth
+            && self.partial_bytes(call) <= PARTIALS
+    }
+
     /// Every variant there is, for tests and permutations.
     pub fn all() -> Vec<Variant> {
         let mut all = vec![Variant::Direct, Variant::DirectNarrow];
@@ -265,6 +349,9 @@ impl Variant {
                 all.extend(coop(f, lanes, flat, tiles));
             }
         }
+        let cut = PARTS.map(|parts| all.iter().filter_map(move |v| v.in_parts(parts)));
+        let cut: Vec<Variant> = cut.into_iter().flatten().collect();
+        all.extend(cut);
         all
     }
 
@@ -296,6 +383,9 @@ impl Variant {
 
     /// Whether it can make `call`.
     pub fn serves(self, call: &Call) -> bool {
+        if self.parts() > 1 && !self.serves_in_parts(call) {
+            return false;
+        }
         match self {
             Variant::Direct | Variant::DirectNarrow | Variant::Tiled(_) => true,
             Variant::Coop(tile) => {
@@ -334,7 +424,13 @@ impl Variant {
         let [rows, columns] = self.tile();
         let tiles = [m.div_ceil(rows), (8 * n8).div_ceil(columns)];
         match self {
-            Variant::Coop(_) => fold(tiles[0] * tiles[1]),
+            Variant::Coop(tile) => {
+                let [x, y, _] = fold(tiles[0] * tiles[1]);
+                [x, y, tile.parts]
+            }
+            Variant::Tiled(tile) if tile.parts > 1 => {
+                [tiles[0] as u32, tiles[1] as u32, tile.parts]
+            }
             _ => [tiles[0], tiles[1], z].map(|x| x as u32),
         }
     }
@@ -375,6 +471,7 @@ impl Variant {
             ("HALF", half && shader != "product_direct"),
             ("COOP", is_coop),
             ("FLAT", flat),
+            ("SPLIT", self.parts() > 1),
         ];
         let flags = flags.into_iter().filter(|flag| flag.1);
         defines.extend(flags.map(|(name, _)| (name.into(), String::new())));
@@ -382,6 +479,13 @@ impl Variant {
         defines.extend(numbers.into_iter().map(number));
         Some(key::<Params>(shader, defines, vec![], BINDINGS))
     }
+}
+
+/// The pipeline that adds the parts of a product.
+pub(in crate::kernel) fn sum_key(storage: Storage) -> PipelineKey {
+    let mut defines = storage.defines();
+    defines.push(("SUM".into(), String::new()));
+    key::<Params>("product_sum", defines, vec![], BINDINGS)
 }
 
 /// Whether both operands can be read as f16.
@@ -399,6 +503,7 @@ fn coop(f: u32, lanes: u32, flat: bool, tiles: &[[u32; 5]]) -> impl Iterator<Ite
         wm,
         wn,
         flat,
+        parts: 1,
     };
     // 16x16 on Metal there are not.
     let tiles = tiles.iter().copied().map(tile);
@@ -407,19 +512,30 @@ fn coop(f: u32, lanes: u32, flat: bool, tiles: &[[u32; 5]]) -> impl Iterator<Ite
         .map(Variant::Coop)
 }
 
+fn cut(f: &mut fmt::Formatter<'_>, parts: u32) -> fmt::Result {
+    match parts {
+        1 => Ok(()),
+        parts => write!(f, " in {parts} parts"),
+    }
+}
+
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Variant::Direct => write!(f, "direct"),
             Variant::DirectNarrow => write!(f, "direct narrow"),
-            Variant::Tiled(t) => write!(f, "scalar {}x{} {}x8", t.bm(), t.bn(), t.rows),
+            Variant::Tiled(t) => {
+                write!(f, "scalar {}x{} {}x8", t.bm(), t.bn(), t.rows)?;
+                cut(f, t.parts)
+            }
             Variant::Coop(t) => {
                 let flat = if t.flat { " flat" } else { "" };
                 write!(
                     f,
                     "coop{} {}x{}x{} {}x{} of {}{flat}",
                     t.f, t.bm, t.bn, t.bk, t.wm, t.wn, t.lanes
-                )
+                )?;
+                cut(f, t.parts)
             }
         }
     }
