@@ -1,47 +1,55 @@
 // The product without shared memory, for CPU adapters. See product.wgsl for
 // bindings, shapes and constraints.
 //
-// A workgroup of 8 invocations makes 8 rows x 64 columns: each invocation owns
-// 8 columns, and all of them read the same 8 rows of A. On lavapipe a load from
+// A workgroup of 8 invocations makes R rows x 64 columns: each invocation owns
+// 8 columns, and all of them read the same R rows of A. On lavapipe a load from
 // an address that all lanes share is one scalar load and a broadcast, while a
 // load from differing addresses is one branch a lane, so the wide operand is
-// the one that differs and each of its values serves 8 rows. With NARROW, for
+// the one that differs and each of its values serves R rows. With NARROW, for
 // outputs of a few channels, the invocations share columns and differ in rows.
 //
-// MEASURED
+// Measured on lavapipe (Mesa 22.3.6, AVX2 lanes of 8, 2026-11-26), a UNet forward of
+// 128x128 pixels (bench --model random:sdxl-base --batch 1 --dtype f16 --activations
+// f32), processor seconds, interleaved: weights as they lay before, [N/64][K][64], and
+// 8 rows 9.6, 9.3; these weights, 16 rows 9.3, 9.3. Rejected: 8 rows 10.5, 12 rows
+// 12.8, eights of K taken in two halves 10.5 (8 rows). A pipeline compiles in 0.13 s.
+// For 3 output channels (VAE, 128x128x128) NARROW makes 6.8 to 7.8 GFLOP/s on
+// two idle cores; without it 0.4 to 0.5 were seen on two busy ones.
 
 #import product
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
 #ifdef NARROW
-    let m0 = (group.x * 8u + local.x) * 8u;
+    let m0 = (group.x * 8u + local.x) * ${R}u;
     let n8 = group.y;
 #else
-    let m0 = group.x * 8u;
+    let m0 = group.x * ${R}u;
     let n8 = group.y * 8u + local.x;
 #endif
     let z = group.z;
     let w_base = p.w_offset + batch_offset(z, p.w_batch, p.w_head);
-#repeat r 8
+#repeat c 8
+    let column${c} = w_base + column_at(8u * n8 + ${c}u);
+#end
+#repeat r ${R}
     let row${r} = min(m0 + ${r}u, p.m - 1u);
-    let column${r} = w_base + column_at(8u * n8 + ${r}u);
     var lo${r} = vec4(0.0);
     var hi${r} = vec4(0.0);
 #end
 #ifdef GATHER
-#repeat r 8
+#repeat r ${R}
     let pixel${r} = pixel(row${r});
 #end
 #else
     let first = p.a_offset + batch_offset(z, p.a_batch, p.a_head);
-#repeat r 8
+#repeat r ${R}
     let at${r} = first + row${r} * p.a_pitch;
 #end
 #endif
     for (var tap = 0u; tap < p.taps; tap++) {
 #ifdef GATHER
-#repeat r 8
+#repeat r ${R}
         let patch${r} = patch_at(pixel${r}, tap);
         let at${r} = patch${r}.x;
         let within${r} = patch${r}.y != 0u;
@@ -61,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
             let s${j} = vec4(w0.hi[${j}], w1.hi[${j}], w2.hi[${j}], w3.hi[${j}]);
             let t${j} = vec4(w4.hi[${j}], w5.hi[${j}], w6.hi[${j}], w7.hi[${j}]);
 #end
-#repeat r 8
+#repeat r ${R}
             {
 #ifdef GATHER
                 let x = select(vec4(0.0), widen(a[at${r} + select(0u, k0, within${r})]), within${r});
@@ -79,7 +87,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         }
     }
     if n8 < p.n8 {
-#repeat r 8
+#repeat r ${R}
         if m0 + ${r}u < p.m {
             finish(m0 + ${r}u, n8, z, Eight(lo${r}, hi${r}));
         }

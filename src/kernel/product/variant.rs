@@ -144,6 +144,10 @@ const COOP8: [[u32; 5]; 5] = [
     [32, 32, 16, 2, 1],
 ];
 
+/// Rows of an invocation of `product_direct.wgsl`, and of its narrow form.
+const DIRECT_ROWS: u32 = 16;
+const NARROW_ROWS: u32 = 8;
+
 /// Parts that K may be cut into.
 const PARTS: [u32; 3] = [2, 4, 8];
 
@@ -412,8 +416,8 @@ impl Variant {
     /// Rows and columns of a workgroup.
     pub(super) fn tile(self) -> [usize; 2] {
         match self {
-            Variant::Direct => [8, 64],
-            Variant::DirectNarrow => [64, 8],
+            Variant::Direct => [DIRECT_ROWS as usize, 64],
+            Variant::DirectNarrow => [8 * NARROW_ROWS as usize, 8],
             Variant::Tiled(tile) => [tile.bm() as usize, tile.bn() as usize],
             Variant::Coop(tile) => [tile.bm as usize, tile.bn as usize],
         }
@@ -452,7 +456,8 @@ impl Variant {
     ) -> Option<PipelineKey> {
         let half = is_half(storage, weights);
         let (shader, numbers) = match self {
-            Variant::Direct | Variant::DirectNarrow => ("product_direct", vec![]),
+            Variant::Direct => ("product_direct", vec![("R", DIRECT_ROWS)]),
+            Variant::DirectNarrow => ("product_direct", vec![("R", NARROW_ROWS)]),
             Variant::Tiled(tile) => ("product_tiled", tile.defines(half)),
             Variant::Coop(tile) => ("product_coop", tile.defines()),
         };
