@@ -15,25 +15,7 @@
 // On an NVIDIA H200 (docs/gpu.md) 8.9 TFLOP/s over 4096 and 1024 tokens.
 
 #import storage
-
-struct Params {
-    queries: u32,
-    keys: u32,
-    q_offset: u32,
-    q_pitch: u32,
-    q_batch: u32,
-    k_offset: u32,
-    k_pitch: u32,
-    k_batch: u32,
-    v_offset: u32,
-    v_pitch: u32,
-    v_batch: u32,
-    o_offset: u32,
-    o_pitch: u32,
-    o_batch: u32,
-    causal: u32,
-    scale: f32,
-}
+#import attention_params
 
 @group(0) @binding(0) var<storage, read> q: array<Act>;
 @group(0) @binding(1) var<storage, read> k: array<Act>;

@@ -15,6 +15,8 @@ macro_rules! shaders {
 shaders!(
     "activation",
     "attention",
+    "attention_coop",
+    "attention_params",
     "bounded",
     "first_not_finite",
     "group_norm_apply",

@@ -125,7 +125,7 @@ fn every_pipeline_that_runs_is_a_permutation() {
         keys.iter().map(|key| key.shader).collect()
     };
     let mut wanted = shaders(&known);
-    for matrices in ["product_coop", "subgroup_size"] {
+    for matrices in ["product_coop", "attention_coop", "subgroup_size"] {
         if !seen.iter().any(|key| key.shader == matrices) {
             wanted.remove(matrices);
         }

@@ -1,11 +1,10 @@
 //! What every dispatch is made with.
 
-use super::product::{
-    Call, Family, Measurement, PARTIALS, Ranking, Shape, Trust, Variant, WeightStorage,
-};
+use super::attention::CoopBlock;
+use super::product::{Call, Family, Measurement, PARTIALS, Ranking, Shape, Variant, WeightStorage};
 use super::program::Operand;
 use super::subgroup::subgroup_size;
-use super::{Measured, Mode, Storage, Tuning, View};
+use super::{Measured, Mode, Storage, Trust, Tuning, View};
 use crate::Result;
 use crate::gpu::{Buffer, Gpu};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -27,6 +26,8 @@ pub struct Context {
     partials: Arc<OnceLock<Arc<Buffer>>>,
     /// Every variant of the product that the device can run.
     pub(super) candidates: Arc<[Variant]>,
+    /// Every variant of attention with matrices that it can run, best first.
+    pub(super) attention: Arc<[CoopBlock]>,
     /// No better family than this one.
     pub(super) first: Option<Family>,
     pub(super) trust: Arc<Trust>,
@@ -47,6 +48,7 @@ impl Context {
             none: Arc::new(gpu.buffer("none", ZEROS)?),
             partials: Arc::default(),
             candidates: Variant::candidates(gpu.capabilities(), lanes).into(),
+            attention: CoopBlock::candidates(gpu.capabilities(), lanes).into(),
             first: None,
             trust: Arc::default(),
         })

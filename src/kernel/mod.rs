@@ -22,12 +22,14 @@ mod program;
 pub mod sinusoid;
 mod subgroup;
 mod tensor;
+mod trust;
 mod tuning;
 
 pub use context::Context;
 pub use permutations::permutations;
 pub use program::{Dispatch, Program};
 pub use tensor::{Storage, Tensor, View};
+pub use trust::Trust;
 pub use tuning::{Entry, Measured, Tuning};
 
 use program::Work;

@@ -4,11 +4,16 @@ use super::{
     Mode, Storage, attention, finite, latent, layout, map, norm, product, sinusoid, subgroup,
 };
 use crate::gpu::PipelineKey;
+use attention::CoopBlock;
 use product::{Variant, WeightStorage};
 
 /// All shader permutations, for tests of their validity.
 pub fn permutations() -> Vec<PipelineKey> {
     let mut all = vec![subgroup::pipeline_key()];
+    for masked in [false, true] {
+        let blocks = CoopBlock::all().into_iter();
+        all.extend(blocks.map(|block| block.key(masked)));
+    }
     for direct in [false, true] {
         let mode = Mode { direct };
         all.push(norm::finish_key(mode));

@@ -1,10 +1,14 @@
 //! Attention, in one pass and by products, and the turning of keys.
 
 use crate::common::{
-    BELOW, Device, EVEN, Random, Report, device, kinds, margin, relative_error, rounded, storages,
+    BELOW, Device, EVEN, Margin, Random, Report, WIDE, device, kinds, margin, relative_error,
+    rounded, storages,
 };
-use calotype::kernel::attention::{Attention, scratch_bytes, transpose, twin, twin_transpose};
-use calotype::kernel::{Mode, Storage, Tensor};
+use calotype::kernel::attention::{
+    Attention, CoopBlock, scratch_bytes, transpose, twin, twin_transpose,
+};
+use calotype::kernel::product::Family;
+use calotype::kernel::{Context, Mode, Storage, Tensor};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
@@ -42,15 +46,15 @@ impl Shape {
         device: &Device,
         storage: Storage,
         [q, k, v]: &[Vec<f32>; 3],
-        turn: usize,
+        [q_margin, v_margin]: [Margin; 2],
     ) -> [Tensor; 3] {
         let (n, c) = (self.n, self.width());
         let shape = |rows: usize| [n, rows, 1, c];
         if !self.fused {
             return [
-                device.tensor(storage, shape(self.queries), q, margin(turn)),
+                device.tensor(storage, shape(self.queries), q, q_margin),
                 device.tensor(storage, shape(self.keys), k, EVEN),
-                device.tensor(storage, shape(self.keys), v, margin(turn + 1)),
+                device.tensor(storage, shape(self.keys), v, v_margin),
             ];
         }
         let rows = q.chunks(c).zip(k.chunks(c)).zip(v.chunks(c));
@@ -68,7 +72,8 @@ impl Shape {
         numbers: &[Vec<f32>; 3],
     ) -> (Vec<f32>, usize) {
         let turn = self.queries + self.keys;
-        let [q, k, v] = self.upload(device, storage, numbers, turn);
+        let margins = [margin(turn), margin(turn + 1)];
+        let [q, k, v] = self.upload(device, storage, numbers, margins);
         let out = device.blank(
             storage,
             [self.n, self.queries, 1, self.width()],
@@ -90,6 +95,34 @@ impl Shape {
         let count = dispatches.len();
         device.run(dispatches);
         (device.read(&out), count)
+    }
+
+    /// The result by `block`, rows at even vec4s.
+    fn run_by(&self, block: CoopBlock, numbers: &[Vec<f32>; 3]) -> Vec<f32> {
+        let (device, storage) = (device(), Storage::F16);
+        let margins = match self.keys % 2 {
+            0 => [EVEN, BELOW],
+            _ => [BELOW, EVEN],
+        };
+        let [q, k, v] = self.upload(device, storage, numbers, margins);
+        let shape = [self.n, self.queries, 1, self.width()];
+        let out = device.blank(storage, shape, margins[1]);
+        let attention = Attention {
+            q: &q,
+            k: &k,
+            v: &v,
+            out: &out,
+            heads: self.heads,
+            causal: self.causal,
+            scratch: None,
+        };
+        device.run(vec![attention.dispatch_by(block).unwrap()]);
+        device.read(&out)
+    }
+
+    fn twin(&self, [q, k, v]: &[Vec<f32>; 3]) -> Vec<f32> {
+        let sizes = [self.n, self.queries, self.keys];
+        twin([q, k, v], sizes, [self.heads, self.d], self.causal)
     }
 
     /// Numbers whose scores are whole and reach from -520 to 520; every other query
@@ -125,12 +158,7 @@ impl Shape {
     fn check_numbers(&self, report: &mut Report, numbers: &[Vec<f32>; 3]) {
         for storage in storages() {
             let seen = numbers.clone().map(|x| rounded(storage, &x));
-            let twin = twin(
-                [&seen[0], &seen[1], &seen[2]],
-                [self.n, self.queries, self.keys],
-                [self.heads, self.d],
-                self.causal,
-            );
+            let twin = self.twin(&seen);
             for direct in [true, false] {
                 let (out, _) = self.run(device(), Mode { direct }, storage, numbers);
                 let variant = if direct { "direct" } else { "tiled" };
@@ -335,6 +363,149 @@ fn what_is_not_a_number_stays_so() {
                 }
             }
         }
+    }
+}
+
+/// The variants with matrices that this adapter has.
+fn coop_blocks() -> Vec<CoopBlock> {
+    let context = device().context(Mode { direct: false });
+    context.attention_candidates()
+}
+
+/// Queries and keys of every kind of tail, of the UNet's fused panels and its prompts.
+#[test]
+fn every_variant_with_matrices() {
+    let mut report = Report::new("coop attention");
+    let fixed = [
+        shape([1, 1, 1], [1, 64], false),
+        shape([2, 77, 1], [1, 64], false),
+        shape([1, 1, 77], [2, 64], false),
+        shape([2, 100, 77], [3, 64], false),
+        shape([1, 31, 81], [2, 64], false),
+        shape([1, 16, 16], [1, 64], false),
+        shape([1, 17, 31], [1, 64], false),
+        shape([1, 64, 154], [2, 64], false),
+        fused([1, 64], [5, 64], false),
+        fused([2, 128], [2, 64], false),
+        fused([3, 1], [2, 64], false),
+        fused([2, 81], [2, 64], false),
+        fused([1, 257], [1, 64], false),
+    ];
+    let mut random = Random::new(4);
+    let drawn = (0..12).map(|_| {
+        let [n, queries, keys] = [random.size(1, 3), random.size(1, 150), random.size(1, 150)];
+        let heads = random.size(1, 4);
+        match random.coin() {
+            true => fused([n, keys], [heads, 64], false),
+            false => shape([n, queries, keys], [heads, 64], false),
+        }
+    });
+    let drawn: Vec<Shape> = drawn.collect();
+    let sharp = [
+        shape([1, 5, 1], [1, 64], false),
+        shape([2, 33, 77], [2, 64], false),
+        shape([1, 40, 81], [1, 64], false),
+        fused([1, 80], [2, 64], false),
+        fused([1, 130], [1, 64], false),
+    ];
+    for block in coop_blocks() {
+        let calm = fixed.iter().chain(&drawn).enumerate();
+        let calm = calm.map(|(i, shape)| (shape, shape.numbers(i as u64)));
+        let sharp = sharp.iter().enumerate();
+        let sharp = sharp.map(|(i, shape)| (shape, shape.sharp(i as u64)));
+        for (shape, numbers) in calm.chain(sharp) {
+            let seen = numbers.map(|x| rounded(Storage::F16, &x));
+            let out = shape.run_by(block, &seen);
+            let name = block.to_string();
+            report.compare(name, Storage::F16, &out, &shape.twin(&seen), shape);
+        }
+    }
+    report.finish(30);
+}
+
+/// As [`what_is_not_a_number_stays_so`] of the others; and what is infinite is no number
+/// either once it was weighed.
+#[test]
+fn what_is_not_a_number_stays_so_with_matrices() {
+    for (block, broken) in coop_blocks()
+        .into_iter()
+        .flat_map(|block| [(block, f32::NAN), (block, f32::INFINITY)])
+    {
+        for shape in [
+            shape([1, 9, 77], [1, 64], false),
+            fused([1, 40], [1, 64], false),
+        ] {
+            let place = 7;
+            for operand in 0..3 {
+                let mut numbers = shape.numbers(0);
+                numbers[operand][place * shape.d] = broken;
+                let out = shape.run_by(block, &numbers);
+                for (row, values) in out.chunks(shape.d).enumerate() {
+                    let none = values.iter().all(|x| x.is_nan());
+                    let sound = |values: &[f32]| values.iter().all(|x| x.is_finite());
+                    let found = match operand {
+                        0 => none == (row == place) && (none || sound(values)),
+                        // A score of -infinity weighs nothing.
+                        1 => none || broken.is_infinite() && sound(values),
+                        _ => !values[0].is_finite() && sound(&values[1..]),
+                    };
+                    assert!(found, "{block} {shape:?} {operand} {broken}: row {row}");
+                }
+            }
+        }
+    }
+}
+
+/// What no variant may do: fail its own test on a device that works.
+#[test]
+fn every_variant_with_matrices_passes_its_self_test() {
+    let context = device().context(Mode { direct: false });
+    for block in coop_blocks() {
+        for masked in [false, true] {
+            let trusted = context.trusts_attention(block, masked).unwrap();
+            assert!(trusted, "{:?}", context.trust().failures());
+        }
+    }
+}
+
+/// Matrices where the adapter has them and rows lie as they are loaded; the kernel
+/// without them elsewhere, and where it is asked for.
+#[test]
+fn matrices_are_chosen_where_they_serve() {
+    if !device().gpu.capabilities().shader_f16 {
+        return;
+    }
+    let any = device().context(Mode { direct: false });
+    let scalar = Context::of_family(&device().gpu, Some(Family::Scalar16)).unwrap();
+    let best = match coop_blocks().is_empty() {
+        true => "attention",
+        false => "attention_coop",
+    };
+    let (even, plain) = ([EVEN; 2], Storage::F16);
+    for (context, storage, causal, margins, wanted) in [
+        (&any, plain, false, even, best),
+        (&any, plain, false, [BELOW; 2], best),
+        (&any, plain, false, [WIDE, EVEN], "attention"),
+        (&any, plain, false, [EVEN, WIDE], "attention"),
+        (&any, plain, true, even, "attention"),
+        (&any, Storage::F32, false, even, "attention"),
+        (&scalar, plain, false, even, "attention"),
+    ] {
+        let shape = shape([1, 9, 5], [1, 64], causal);
+        let [q, k, v] = shape.upload(device(), storage, &shape.numbers(0), margins);
+        let out = device().blank(storage, [1, 9, 1, 64], EVEN);
+        let attention = Attention {
+            q: &q,
+            k: &k,
+            v: &v,
+            out: &out,
+            heads: 1,
+            causal,
+            scratch: None,
+        };
+        let dispatches = attention.dispatches(context).unwrap();
+        let shaders: Vec<_> = dispatches.iter().map(|d| d.key().shader).collect();
+        assert_eq!(shaders, [wanted], "{storage:?} causal {causal}");
     }
 }
 

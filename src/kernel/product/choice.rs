@@ -3,45 +3,12 @@
 
 use super::selftest::self_test;
 use super::{Call, Family, UNIT, Variant, WeightStorage};
+use crate::Result;
 use crate::gpu::Capabilities;
 use crate::kernel::{Context, Storage};
-use crate::{Error, Result};
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 /// Columns (in groups of 8) up to which the narrow variant serves better.
 const NARROW: usize = 2;
-
-/// A name in this variable makes the self-tests of that family fail, to see that the
-/// next one takes its place.
-pub const FAIL_SELF_TEST: &str = "CALOTYPE_FAIL_SELF_TEST";
-
-/// A pipeline of products, as far as a self-test tells them apart.
-type Tested = (Variant, Storage, WeightStorage, bool);
-
-/// The results of the self-tests on a device: `None` where one passed, else what was wrong.
-#[derive(Default)]
-pub struct Trust(Mutex<BTreeMap<String, (Tested, Option<String>)>>);
-
-impl Trust {
-    /// Every variant that failed, and how.
-    pub fn failures(&self) -> Vec<(Variant, String)> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = known
-            .values()
-            .filter_map(|((variant, ..), problem)| Some((*variant, problem.clone()?)));
-        failed.collect()
-    }
-
-    /// How many passed.
-    pub fn passed(&self) -> usize {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .values()
-            .filter(|(_, problem)| problem.is_none())
-            .count()
-    }
-}
 
 impl Context {
     /// The variant that makes `call`.
@@ -85,28 +52,11 @@ impl Context {
         if variant.family(call) == Family::Direct {
             return Ok(true);
         }
-        let tested = (variant, call.storage, call.weights, call.gather);
-        let key = format!("{tested:?}");
-        let mut known = self.trust.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, problem)) = known.get(&key) {
-            return Ok(problem.is_none());
-        }
-        let problem = match std::env::var(FAIL_SELF_TEST) {
-            Ok(name) if name == variant.family(call).name() => {
-                Some(format!("{FAIL_SELF_TEST} asks for it"))
-            }
-            _ => match self_test(self, variant, call) {
-                Ok(problem) => problem,
-                Err(Error::Adapter { problem, .. }) => Some(problem),
-                Err(other) => return Err(other),
-            },
-        };
-        if let Some(problem) = &problem {
-            tracing::warn!("{variant} failed its self-test, others take its place: {problem}");
-        }
-        let passed = problem.is_none();
-        known.insert(key, (tested, problem));
-        Ok(passed)
+        let key = (variant, call.storage, call.weights, call.gather);
+        let test = || self_test(self, variant, call);
+        let family = variant.family(call);
+        self.trust
+            .passes(format!("{key:?}"), &variant, family, test)
     }
 }
 

@@ -15,7 +15,6 @@ mod selftest;
 mod twin;
 mod variant;
 
-pub use choice::Trust;
 pub use layout::{Layout, PANEL, UNIT};
 pub use measure::{Measurement, Ranking, Shape};
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};

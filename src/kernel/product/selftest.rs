@@ -4,9 +4,9 @@
 use super::dispatches_by;
 use super::{Call, Conv, Epilogue, Layout, Product, UNIT, Variant, Weight, WeightStorage};
 use crate::Result;
-use crate::kernel::{Context, Program, Storage, Tensor, View};
+use crate::kernel::trust::upload;
+use crate::kernel::{Context, Program, Storage, Tensor};
 use half::f16;
-use std::sync::Arc;
 
 /// Products in a row, each adding to the one before: one race shows in the last. So few
 /// that f16 holds every sum exactly.
@@ -251,13 +251,4 @@ impl Case {
         };
         Ok(Weight::packed(view, storage, layout))
     }
-}
-
-fn upload(context: &Context, bytes: &[u8]) -> Result<View> {
-    let size = (bytes.len() as u64).next_multiple_of(16);
-    let buffer = Arc::new(context.gpu.buffer("self-test", size)?);
-    let mut padded = bytes.to_vec();
-    padded.resize(size as usize, 0xff);
-    context.gpu.upload(&buffer, &padded)?;
-    Ok(View::whole(&buffer))
 }

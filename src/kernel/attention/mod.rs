@@ -1,5 +1,13 @@
-//! Attention: in one pass on GPUs for heads 64 wide (`attention.wgsl`), else by
-//! products over chunks of queries. Neither holds the whole score matrix.
+//! Attention: in one pass on GPUs for heads 64 wide, with cooperative matrices where
+//! there are some (`attention_coop.wgsl`, `attention.wgsl`), else by products over
+//! chunks of queries. Neither holds the whole score matrix.
+
+mod coop;
+mod selftest;
+mod twin;
+
+pub use coop::CoopBlock;
+pub use twin::{twin, twin_transpose};
 
 use super::norm::{Mask, softmax};
 use super::product::{self, Blocks, Epilogue, Product, Weight};
@@ -20,7 +28,7 @@ const TRANSPOSE: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
 const CHUNK_BYTES: u64 = 16 << 20;
 
 host_shareable! {
-    /// `Params` of `attention.wgsl`.
+    /// `Params` of `attention_params.wgsl`.
     struct FlashParams {
         queries: u32,
         keys: u32,
@@ -161,7 +169,10 @@ impl Attention<'_> {
     fn whole(&self, context: &Context, step: usize) -> Result<Vec<Dispatch>> {
         let d = self.check()?;
         match self.scratch {
-            _ if flash(context.mode, d) => Ok(vec![self.one_pass(d)?]),
+            _ if flash(context.mode, d) => {
+                let block = context.choose_attention(self)?;
+                Ok(vec![self.one_pass(block, d)?])
+            }
             Some(scratch) => self.by_products(context, step, scratch),
             None => {
                 let problem = format!("{d} wide heads were given no room for their scores");
@@ -174,13 +185,30 @@ impl Attention<'_> {
         1.0 / (d as f32).sqrt()
     }
 
-    fn one_pass(&self, d: usize) -> Result<Dispatch> {
+    /// The dispatch of a batch that bindings can hold by `block`, for tests and
+    /// measurements.
+    ///
+    /// # Errors
+    /// As [`Self::dispatches`], and where `block` does not serve it.
+    pub fn dispatch_by(&self, block: CoopBlock) -> Result<Dispatch> {
+        let d = self.check()?;
+        let problem = || format!("{block} does not serve it");
+        require("attention", block.serves(self), problem)?;
+        self.one_pass(Some(block), d)
+    }
+
+    /// By `block`, else without matrices.
+    fn one_pass(&self, block: Option<CoopBlock>, d: usize) -> Result<Dispatch> {
         let Self { q, k, v, out, .. } = *self;
         let (queries, keys) = (q.rows_per_batch(), k.rows_per_batch());
         let batch = |t: &Tensor| (t.rows_per_batch() * t.pitch) as u32;
         let scores = q.n * self.heads * queries * keys;
+        let (key, rows) = match block {
+            Some(block) => (block.key(block.masks(keys)), block.rows()),
+            None => (flash_key(q.storage), 32),
+        };
         Dispatch::new(
-            flash_key(q.storage),
+            key,
             [
                 q.operand("q")?,
                 k.operand("k")?,
@@ -205,7 +233,7 @@ impl Attention<'_> {
                 causal: u32::from(self.causal),
                 scale: self.scale(d),
             },
-            [queries.div_ceil(32), self.heads, q.n].map(|x| x as u32),
+            [queries.div_ceil(rows), self.heads, q.n].map(|x| x as u32),
             Work {
                 flops: 4 * scores * d,
                 bytes: 2 * (q.rows() + k.rows()) * q.c * q.storage.bytes(),
@@ -330,63 +358,4 @@ pub fn transpose(v: &Tensor, heads: usize, turned: &View) -> Result<Dispatch> {
             bytes: 2 * bytes,
         },
     )
-}
-
-/// The CPU twin of [`transpose`]; `v` is `[n, keys, heads * d]`.
-pub fn twin_transpose(v: &[f32], [n, keys]: [usize; 2], [heads, d]: [usize; 2]) -> Vec<f32> {
-    let columns = keys.next_multiple_of(8);
-    let mut turned = vec![0f32; n * heads * d * columns];
-    for (i, value) in v.iter().enumerate() {
-        let (row, c) = (i / (heads * d), i % (heads * d));
-        let (batch, key) = (row / keys, row % keys);
-        turned[((batch * heads * d) + c) * columns + key] = *value;
-    }
-    turned
-}
-
-/// The CPU twin, in f64: q `[n, queries, heads * d]`, k and v `[n, keys, heads * d]`.
-pub fn twin(
-    [q, k, v]: [&[f32]; 3],
-    [n, queries, keys]: [usize; 3],
-    [heads, d]: [usize; 2],
-    causal: bool,
-) -> Vec<f32> {
-    let c = heads * d;
-    let mut out = vec![0f32; n * queries * c];
-    for b in 0..n {
-        for h in 0..heads {
-            for i in 0..queries {
-                let row = &q[(b * queries + i) * c + h * d..][..d];
-                let seen = if causal { keys.min(i + 1) } else { keys };
-                let scores: Vec<f64> = (0..seen)
-                    .map(|j| {
-                        let key = &k[(b * keys + j) * c + h * d..][..d];
-                        let dot: f64 = row
-                            .iter()
-                            .zip(key)
-                            .map(|(x, y)| f64::from(*x) * f64::from(*y))
-                            .sum();
-                        dot / (d as f64).sqrt()
-                    })
-                    .collect();
-                let top = scores.iter().fold(f64::MIN, |a, b| a.max(*b));
-                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-                let sum: f64 = weights.iter().sum();
-                let mut mix = vec![0f64; d];
-                for (j, weight) in weights.iter().enumerate() {
-                    let value = &v[(b * keys + j) * c + h * d..][..d];
-                    for (m, x) in mix.iter_mut().zip(value) {
-                        *m += weight * f64::from(*x);
-                    }
-                }
-                for (o, m) in out[(b * queries + i) * c + h * d..][..d]
-                    .iter_mut()
-                    .zip(mix)
-                {
-                    *o = (m / sum) as f32;
-                }
-            }
-        }
-    }
-    out
 }
