@@ -2,8 +2,7 @@
 
 use super::output;
 use anyhow::Result;
-use calotype::gpu::AdapterReport;
-use calotype::pipeline::devices;
+use calotype::pipeline::{Device, devices};
 use serde::Serialize;
 
 /// List the GPUs that can draw
@@ -16,7 +15,7 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct List {
-    devices: Vec<AdapterReport>,
+    devices: Vec<Device>,
 }
 
 /// Lists the adapters.
@@ -31,8 +30,18 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-fn describe(device: &AdapterReport) -> String {
+fn describe(found: &Device) -> String {
+    let device = &found.adapter;
     let mb = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
+    let tests = &found.self_tests;
+    let failed = tests.failed.iter();
+    let failed: String = failed
+        .map(|(kernel, how)| format!("; {kernel} failed: {how}"))
+        .collect();
+    let table = match &found.tuning {
+        Some(table) => format!("of {} shapes, driver {}", table.classes, table.driver),
+        None => "none; calotype tune measures one".into(),
+    };
     let lines = [
         format!(
             "{}: {} ({}, {}, driver {})",
@@ -51,7 +60,9 @@ fn describe(device: &AdapterReport) -> String {
             device.subgroup_size[0],
             device.subgroup_size[1]
         ),
-        format!("kernels: {}", device.variants.join("; ")),
+        format!("kernels: {}", found.variants.join("; ")),
+        format!("self-tests: {} passed{failed}", tests.passed),
+        format!("table of the fastest kernels: {table}"),
     ];
     lines.join("\n    ")
 }

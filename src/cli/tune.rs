@@ -70,10 +70,9 @@ pub fn run(args: &Args) -> Result<()> {
         .entries
         .iter()
         .map(|(class, entry)| {
-            format!(
-                "{class:34} {:24} {:.1} us",
-                entry.variant, entry.microseconds
-            )
+            let time = entry.microseconds;
+            let time = time.map_or(String::new(), |us| format!(" {us:.1} us"));
+            format!("{class:34} {:36}{time}", entry.variant)
         })
         .collect();
     if lines.is_empty() {

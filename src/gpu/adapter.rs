@@ -203,15 +203,10 @@ pub struct AdapterReport {
     pub max_workgroup_storage_bytes: u32,
     pub subgroup_size: [u32; 2],
     pub features: Vec<&'static str>,
-    /// The kernel variants that this program would use there.
-    pub variants: Vec<String>,
 }
 
-/// Describes every adapter of `choice`; `variants` names the kernels for one.
-pub fn report(
-    choice: &AdapterChoice,
-    variants: impl Fn(&Capabilities) -> Vec<String>,
-) -> Result<Vec<AdapterReport>> {
+/// Describes every adapter of `choice`.
+pub fn report(choice: &AdapterChoice) -> Result<Vec<AdapterReport>> {
     let found = adapters(choice)?;
     Ok(found
         .iter()
@@ -240,7 +235,6 @@ pub fn report(
                 max_workgroup_storage_bytes: c.max_workgroup_storage,
                 subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
                 features: features.iter().filter(|f| f.0).map(|f| f.1).collect(),
-                variants: variants(&c),
             }
         })
         .collect())

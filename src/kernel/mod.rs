@@ -135,28 +135,6 @@ impl Mode {
     pub(crate) fn item_grid(self, items: usize) -> [u32; 3] {
         fold(items.div_ceil(self.workgroup() as usize))
     }
-
-    /// Names of the variants for `calotype devices`.
-    pub fn variants(capabilities: &Capabilities) -> Vec<String> {
-        let mode = Self::of(capabilities);
-        let kind = if mode.direct { "direct" } else { "tiled" };
-        let attention = if mode.direct {
-            "attention by products over chunks of queries"
-        } else {
-            "attention flash 32x32 (heads of 64), by products otherwise"
-        };
-        let storage = if capabilities.shader_f16 {
-            "activations f32, f16"
-        } else {
-            "activations f32"
-        };
-        vec![
-            format!("product {kind}"),
-            attention.into(),
-            storage.into(),
-            "weights f32, packed f16".into(),
-        ]
-    }
 }
 
 /// Folds a number of workgroups into x and y below the limit of 65,535.

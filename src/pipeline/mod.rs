@@ -23,7 +23,7 @@ pub mod trace;
 mod tuning;
 pub mod vae;
 
-pub use devices::devices;
+pub use devices::{Device, devices};
 pub use event::{Cancel, Event};
 pub use load::{LoadOptions, Pipeline, Tiling};
 pub use output::{LoopStats, Observer, Output, Seconds};

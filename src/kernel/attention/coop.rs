@@ -164,6 +164,19 @@ impl Context {
         all.filter(wanted).copied().collect()
     }
 
+    /// The kernel that makes self-attention of heads of 64 in f16.
+    pub(crate) fn typical_attention(&self) -> Result<String> {
+        for block in self.attention_candidates() {
+            if self.trusts_attention(block, false)? {
+                return Ok(block.to_string());
+            }
+        }
+        Ok(match self.mode.direct {
+            true => "attention by products over chunks of queries".into(),
+            false => "attention flash 32x32".into(),
+        })
+    }
+
     /// The one that makes `attention`; `None` where it takes the kernel without matrices.
     pub(super) fn choose_attention(&self, attention: &Attention<'_>) -> Result<Option<CoopBlock>> {
         let masked = |block: CoopBlock| block.masks(attention.k.rows_per_batch());

@@ -24,8 +24,11 @@ const FLASH: &[Access] = &[
 ];
 const TRANSPOSE: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
 
-/// Bytes of scores that a chunk of queries may take.
-const CHUNK_BYTES: u64 = 16 << 20;
+/// Bytes of scores that a chunk of queries may take: what a CPU's cache holds part of, or
+/// enough rows of the VAE's (16,384 keys of f32: 2048) to fill a GPU with workgroups.
+fn chunk_bytes(mode: Mode) -> u64 {
+    if mode.direct { 16 << 20 } else { 128 << 20 }
+}
 
 host_shareable! {
     /// `Params` of `attention_params.wgsl`.
@@ -84,10 +87,12 @@ pub struct Attention<'a> {
     pub scratch: Option<[&'a View; 2]>,
 }
 
-/// Queries of a chunk, so that the scores of all heads stay below [`CHUNK_BYTES`].
-fn chunk(storage: Storage, blocks: usize, queries: usize, keys: usize) -> usize {
+/// Queries of a chunk, so that the scores of all heads stay below [`chunk_bytes`].
+fn chunk(mode: Mode, storage: Storage, blocks: usize, queries: usize, keys: usize) -> usize {
     let row = (blocks * keys.next_multiple_of(8) * storage.bytes()) as u64;
-    ((CHUNK_BYTES / row.max(1)) as usize).max(8).min(queries)
+    ((chunk_bytes(mode) / row.max(1)) as usize)
+        .max(8)
+        .min(queries)
 }
 
 /// Whether [`Attention`] runs in one pass.
@@ -107,7 +112,7 @@ pub fn scratch_bytes(
         return None;
     }
     let row = keys.next_multiple_of(8) * storage.bytes();
-    let rows = chunk(storage, n * heads, queries, keys);
+    let rows = chunk(mode, storage, n * heads, queries, keys);
     Some([
         (n * heads * d * row) as u64,
         (n * heads * rows * row) as u64,
@@ -144,7 +149,7 @@ impl Attention<'_> {
             self.q.rows_per_batch(),
             self.k.rows_per_batch(),
         ];
-        let step = chunk(self.q.storage, sizes[0], sizes[1], sizes[2]);
+        let step = chunk(context.mode, self.q.storage, sizes[0], sizes[1], sizes[2]);
         let largest = [self.q, self.k, self.v, self.out].map(|t| t.view.size);
         let limit = gpu.capabilities().max_binding;
         if self.q.n > 1 && largest.iter().any(|size| *size > limit) {

@@ -60,6 +60,49 @@ impl Context {
     }
 }
 
+impl Context {
+    /// The kernels that serve typical shapes, as the self-tests let them: products and
+    /// convolutions of a guided 1024x1024 step, attention.
+    ///
+    /// # Errors
+    /// What goes wrong on the device.
+    pub fn typical(&self) -> Result<Vec<String>> {
+        let half = self.gpu.capabilities().shader_f16 && !self.mode.direct;
+        let (storage, weights) = match half {
+            true => (Storage::F16, WeightStorage::F16),
+            false => (Storage::F32, WeightStorage::F16),
+        };
+        let linear = Call {
+            m: 2048,
+            n8: 160,
+            k8: 160,
+            taps: 1,
+            gather: false,
+            storage,
+            weights,
+            plain: true,
+        };
+        let conv = Call {
+            m: 32768,
+            n8: 40,
+            k8: 40,
+            taps: 9,
+            gather: true,
+            ..linear
+        };
+        let f32 = Call {
+            storage: Storage::F32,
+            ..linear
+        };
+        let mut told = Vec::new();
+        for (name, call) in [("linear", linear), ("convolution", conv), ("f32", f32)] {
+            told.push(format!("{name} {}", self.choose(&call)?));
+        }
+        told.push(self.typical_attention()?);
+        Ok(told)
+    }
+}
+
 /// Units of a device that work side by side. wgpu does not tell them; discrete GPUs
 /// have about this many.
 fn units(capabilities: &Capabilities) -> f64 {

@@ -34,11 +34,11 @@ const HOPELESS: f64 = 1.3;
 
 /// How long the device is kept busy before it is timed, where it was idle for longer than
 /// [`IDLE`]: an idle one runs at a fraction of its clock (an H200 at a sixth, which it
-/// falls to while kernels are compiled).
-const WARM_UP: Duration = Duration::from_millis(200);
+/// falls to while kernels are compiled; 200 ms were too few there).
+const WARM_UP: Duration = Duration::from_millis(700);
 
 /// Less than the time in which a device lowers its clock.
-const IDLE: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(50);
 
 /// The variants that were tried, fastest first, with the seconds of one product.
 pub type Ranking = Vec<(Variant, f64)>;
@@ -272,7 +272,7 @@ impl From<&(Variant, f64)> for Entry {
     fn from((variant, seconds): &(Variant, f64)) -> Self {
         Self {
             variant: variant.to_string(),
-            microseconds: (seconds * 1e8).round() / 100.0,
+            microseconds: Some((seconds * 1e8).round() / 100.0),
         }
     }
 }
