@@ -10,7 +10,19 @@
 // tile apart, so that what neighbouring invocations read are neighbours.
 // Shared memory: (BM + BN) (BK + 4) values.
 //
-// MEASURED
+// By Mesa 26.1.6's compilers, f16, 2026-11-26 (nothing was run on these; hot loop:
+// one slice, or a quarter of one where it stays a loop):
+//   tile (R)          RDNA2 navi21           Turing tu102 (NVK)     Xe-HPG dg2
+//   128x128 (8)       128 VGPR, 81-83 % FMA  144-152, 74 % FMA      spills 126-147
+//   64x64 (8)         168, 76-82 %           184-192, 74 %          spills 223-266
+//   64x128 (4)        80, 75-78 %            96, 64-65 %            116-125, 43-44 %
+//   32x64 (4)         72, 73-76 %            104-112, 65 %          127-136, 0-7 spills
+//   128x16, 16x128    88-104                 120-128                spills 67-121
+// No spill but on Intel, which is not given the tiles that do. Xe2 (bmg) is as dg2.
+// With slices of 32 the tiles of 4 rows spill there too (up to 280).
+//
+// On an NVIDIA H200 (docs/gpu.md) the tile before this one, f32 in shared memory, did
+// 19 to 34 TFLOP/s; this one makes conv_in alone there, at 3.5 TFLOP/s for its K of 4.
 
 #import product
 
@@ -119,7 +131,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
 #repeat i ${WU}
         w${i} = w[column${i} + (min(tap, p.taps - 1u) * p.k8 + min(k + w_unit${i} / ${BN}u, p.k8 - 1u)) * p.w_step];
 #end
-        for (var q = 0u; q < 2u * U; q++) {
+#ifdef ROLLED
+        // The same number, which the compiler cannot know: unrolled, the loop spills on
+        // Intel (DG2, Mesa 26.1.6: 119 to 288 registers of tiles that else spill none).
+        let quarters = min(2u * U, 8u * p.k8);
+#else
+        let quarters = 2u * U;
+#endif
+        for (var q = 0u; q < quarters; q++) {
 #repeat c 8
             let y${c} = vec4<f32>(w_tile[(${c}u * ${WX}u + local.x) * P + q]);
 #end

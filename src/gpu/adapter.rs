@@ -40,6 +40,8 @@ pub struct Capabilities {
     pub matrices: Vec<u32>,
     /// Its matrices are loaded from arrays of scalars only: Metal's.
     pub scalar_matrices: bool,
+    /// Intel's: 128 registers a thread, at 8 invocations for f32 at the least.
+    pub few_registers: bool,
     /// Invocations of the smallest and the largest subgroup.
     pub subgroup_size: [u32; 2],
 }
@@ -83,6 +85,7 @@ impl Capabilities {
                 true => square_matrices(&adapter.cooperative_matrix_properties()),
                 false => Vec::new(),
             },
+            few_registers: info.vendor == 0x8086,
             scalar_matrices: info.backend == wgpu::Backend::Metal,
             subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
         }

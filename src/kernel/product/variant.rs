@@ -95,8 +95,9 @@ pub struct CoopTile {
 }
 
 /// Tiles of `product_tiled.wgsl`: those of 8 rows an invocation reuse what they read
-/// most, those of 4 leave registers for wider SIMD (Intel), and the narrow ones are
-/// for outputs of a few channels and for a few rows.
+/// most; those of 4 fit into Intel's registers, where those of 8 and the narrow ones
+/// spill (see the shader); the narrow ones are for outputs of a few channels and for
+/// a few rows.
 pub const TILES: [Tile; 6] = [
     Tile::new(16, 16, 8),
     Tile::new(16, 16, 4),
@@ -190,19 +191,28 @@ impl Tile {
         8 * self.wx
     }
 
-    /// Depth of a slice: 64 bytes of each row.
-    fn bk(half: bool) -> u32 {
-        if half { 32 } else { 16 }
+    /// Depth of a slice: 64 bytes of each row, half as many where registers are few.
+    fn bk(self, half: bool) -> u32 {
+        match half && self.rows == 8 {
+            true => 32,
+            false => 16,
+        }
+    }
+
+    /// Whether few registers hold its sums and what it brings of a slice.
+    fn is_lean(self) -> bool {
+        let brought = (self.bm() + self.bn()) * self.bk(true) / 8;
+        self.rows < 8 && brought <= 3 * self.wx * self.wy
     }
 
     /// Bytes of shared memory.
     fn shared(self, half: bool) -> u32 {
         let bytes = if half { 2 } else { 4 };
-        (self.bm() + self.bn()) * (Self::bk(half) + 4) * bytes
+        (self.bm() + self.bn()) * (self.bk(half) + 4) * bytes
     }
 
     fn defines(self, half: bool) -> Vec<(&'static str, u32)> {
-        let (bm, bn, bk) = (self.bm(), self.bn(), Self::bk(half));
+        let (bm, bn, bk) = (self.bm(), self.bn(), self.bk(half));
         let t = self.wx * self.wy;
         let pitch = bk / 4 + 1;
         vec![
@@ -311,7 +321,7 @@ impl Variant {
     pub(super) fn part(self, call: &Call) -> usize {
         let slice = match self {
             Variant::Direct | Variant::DirectNarrow => 1,
-            Variant::Tiled(_) => Tile::bk(is_half(call.storage, call.weights)) as usize / UNIT,
+            Variant::Tiled(tile) => tile.bk(is_half(call.storage, call.weights)) as usize / UNIT,
             Variant::Coop(tile) => tile.bk as usize / UNIT,
         };
         let depth = call.taps * call.k8;
@@ -373,6 +383,7 @@ impl Variant {
             Variant::Direct | Variant::DirectNarrow => true,
             Variant::Tiled(tile) => {
                 tile.wx * tile.wy <= c.max_invocations
+                    && (tile.is_lean() || !c.few_registers)
                     && tile.shared(false) <= c.max_workgroup_storage
             }
             Variant::Coop(tile) => {
@@ -476,6 +487,10 @@ impl Variant {
             ("HALF", half && shader != "product_direct"),
             ("COOP", is_coop),
             ("FLAT", flat),
+            (
+                "ROLLED",
+                matches!(self, Variant::Tiled(tile) if tile.rows < 8),
+            ),
             ("SPLIT", self.parts() > 1),
         ];
         let flags = flags.into_iter().filter(|flag| flag.1);
