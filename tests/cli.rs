@@ -349,3 +349,83 @@ fn a_full_standard_output_is_one_line() {
     );
     assert_eq!(message.lines().count(), 1);
 }
+
+/// The tuning of products on a CPU adapter, whose kernels are told to be those of a GPU.
+#[test]
+fn a_table_of_the_fastest_kernels_is_measured_kept_and_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let calotype = |args: &[&str]| -> Output {
+        let mut command = calotype(folder.path(), args);
+        command.env("XDG_CACHE_HOME", &cache).env("HOME", &cache);
+        command.output().unwrap()
+    };
+    let size = [
+        "--model", "demo", "--width", "64", "--height", "64", "--batch", "1",
+    ];
+    let tune = |extra: &[&str]| calotype(&[&["tune"], &size[..], extra].concat());
+    let none = text(&tune(&["--kernels", "scalar32", "--tuning", "off"]).stdout);
+    assert!(none.contains("nothing is measured"), "{none}");
+    let direct = text(&tune(&["--kernels", "direct"]).stdout);
+    assert!(direct.contains("nothing to choose"), "{direct}");
+    let scalar = ["--kernels", "scalar32", "--output", "table.json"];
+    let output = tune(&scalar);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    assert!(
+        table.lines().count() > 5 && table.contains("scalar "),
+        "{table}"
+    );
+    // What was measured is not measured again.
+    let again = tune(&scalar);
+    assert_eq!(text(&again.stdout), table);
+    assert_eq!(text(&again.stderr), "");
+    // A file is taken as it is; one that names no kernel is refused by its name.
+    let draw = |table: &str| {
+        calotype(&[
+            "generate",
+            "x",
+            "--steps",
+            "1",
+            "--width",
+            "64",
+            "--height",
+            "64",
+            "--kernels",
+            "scalar32",
+            "--tuning",
+            table,
+            "-q",
+        ])
+    };
+    let drawn = draw("table.json");
+    assert!(drawn.status.success(), "{}", text(&drawn.stderr));
+    let path = folder.path().join("table.json");
+    let wrong = fs::read_to_string(&path)
+        .unwrap()
+        .replace("scalar ", "scaler ");
+    fs::write(&path, wrong).unwrap();
+    let refused = draw("table.json");
+    let message = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("table.json") && message.contains("scaler"),
+        "{message}"
+    );
+}
+
+#[test]
+fn devices_say_which_kernels_passed_their_tests() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["devices", "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for device in found["devices"].as_array().unwrap() {
+        assert!(device["variants"].as_array().unwrap().len() > 3, "{device}");
+        assert!(device["self_tests"]["passed"].is_u64(), "{device}");
+        assert_eq!(
+            device["self_tests"]["failed"],
+            serde_json::json!([]),
+            "{device}"
+        );
+    }
+}

@@ -90,7 +90,11 @@ fn describe(tuned: &Tuned) -> String {
     let best: Vec<String> = best
         .map(|(variant, seconds)| {
             let rate = tuned.tera_flop / seconds;
-            format!("{variant} {:.1} us ({rate:.1} TFLOP/s)", seconds * 1e6)
+            let digits = if rate < 10.0 { 4 } else { 1 };
+            format!(
+                "{variant} {:.1} us ({rate:.digits$} TFLOP/s)",
+                seconds * 1e6
+            )
         })
         .collect();
     format!("{}: {}", tuned.class, best.join(", "))

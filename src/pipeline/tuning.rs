@@ -117,7 +117,7 @@ impl Pipeline {
     }
 
     /// Measures every product of the UNets for `width` x `height` pixels and batches of
-    /// `batch`, as far as the table lacks it. `told` hears of each class.
+    /// `batch`, as far as the table lacks it and may grow. `told` hears of each class.
     ///
     /// # Errors
     /// What goes wrong on the device; [`Error::Cancelled`].
@@ -128,6 +128,12 @@ impl Pipeline {
         observer: &Observer<'_>,
         told: &mut dyn FnMut(Tuned),
     ) -> Result<Tuning> {
+        if matches!(
+            self.options.tuning,
+            TuningSource::Off | TuningSource::File(_)
+        ) {
+            return Ok(self.context.tuning());
+        }
         let cancelled = || observer.cancel.is_cancelled();
         let base = &self.base.checkpoint;
         let refiner = self.refiner.as_ref().map(|r| &r.model.checkpoint);

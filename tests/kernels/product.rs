@@ -673,6 +673,12 @@ fn the_smallest_product_is_exact() {
     }
 }
 
+/// The storages of activations, beside weights as GPUs have them.
+fn weights_in_f16() -> Vec<(Storage, WeightStorage)> {
+    let all = storages().into_iter();
+    all.map(|storage| (storage, WeightStorage::F16)).collect()
+}
+
 /// The candidates of an adapter that are for GPUs, matrices included where it has them.
 fn variants(call: &Call) -> Vec<Variant> {
     let context = device().context(Mode { direct: false });
@@ -799,7 +805,7 @@ fn products_cut_along_k() {
         Problem::linear([1, random.size(1, 90), k, random.size(1, 90)], parts, seed)
     });
     for (turn, problem) in problems.enumerate() {
-        for (storage, weights) in storage_pairs() {
+        for (storage, weights) in weights_in_f16() {
             let twin = problem.twin(storage, weights);
             let call = problem.on(device(), storage, weights).call();
             let cut = variants(&call).into_iter().filter(|v| v.parts() > 1);
@@ -824,7 +830,7 @@ fn products_cut_along_k() {
 #[test]
 fn every_variant_passes_its_self_test() {
     let context = device().context(Mode { direct: false });
-    for (storage, weights) in storage_pairs() {
+    for (storage, weights) in weights_in_f16() {
         for gather in [false, true] {
             let call = Call {
                 // Few tiles and long sums, so that cut ones serve as well.
@@ -837,12 +843,14 @@ fn every_variant_passes_its_self_test() {
                 weights,
                 plain: true,
             };
-            for variant in context.candidates(&call) {
+            // One number of parts stands for the others.
+            let candidates = context.candidates(&call).into_iter();
+            for variant in candidates.filter(|v| [1, 4].contains(&v.parts())) {
                 let trusted = context.trusts(variant, &call).unwrap();
                 assert!(trusted, "{variant}: {:?}", context.trust().failures());
             }
         }
     }
     assert!(context.trust().failures().is_empty());
-    assert!(context.trust().passed() > 20);
+    assert!(context.trust().passed() > 12);
 }
