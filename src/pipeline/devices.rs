@@ -58,7 +58,7 @@ fn describe(adapter: AdapterReport) -> Device {
             ..Default::default()
         };
         let gpu = Gpu::open(&choice)?;
-        let table = TuningSource::Auto.open(&gpu)?;
+        let table = TuningSource::Auto.open(&gpu, None)?;
         let context = Context::of_family(&gpu, None)?.with_tuning(table);
         let variants = context.typical()?;
         Ok((context, variants))

@@ -198,7 +198,7 @@ impl Pipeline {
         let precision = Precision::choose(options, &gpu)?;
         Ok(Self {
             context: kernel::Context::of_family(&gpu, options.kernels)?
-                .with_tuning(options.tuning.open(&gpu)?),
+                .with_tuning(options.tuning.open(&gpu, options.kernels)?),
             gpu,
             base,
             refiner,

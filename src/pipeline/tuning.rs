@@ -4,7 +4,7 @@
 use super::{Observer, Pipeline};
 use crate::gpu::Gpu;
 use crate::graph::Graph;
-use crate::kernel::product::{Ranking, Shape};
+use crate::kernel::product::{Family, Ranking, Shape};
 use crate::kernel::{Storage, Tuning};
 use crate::model::unet;
 use crate::{Error, Result};
@@ -46,13 +46,17 @@ impl FromStr for TuningSource {
 
 impl TuningSource {
     /// The table to begin with.
-    pub(super) fn open(&self, gpu: &Gpu) -> Result<Tuning> {
+    pub(super) fn open(&self, gpu: &Gpu, first: Option<Family>) -> Result<Tuning> {
         match self {
             TuningSource::Off | TuningSource::Force => Ok(Tuning::default()),
             TuningSource::File(path) => Tuning::open(path),
             TuningSource::Auto => {
-                let kept = Tuning::path(gpu).and_then(|path| Tuning::open(&path).ok());
-                Ok(kept.or_else(|| Tuning::shipped(gpu)).unwrap_or_default())
+                let kept = Tuning::path(gpu, first).and_then(|path| Tuning::open(&path).ok());
+                let shipped = || match first {
+                    None => Tuning::shipped(gpu),
+                    Some(_) => None,
+                };
+                Ok(kept.or_else(shipped).unwrap_or_default())
             }
         }
     }
@@ -108,7 +112,7 @@ impl Pipeline {
             });
         };
         let count = self.context.tune(shapes, storages, cancelled, report)?;
-        if let (1.., Some(path)) = (count, Tuning::path(&self.gpu))
+        if let (1.., Some(path)) = (count, Tuning::path(&self.gpu, self.options.kernels))
             && let Err(e) = self.context.tuning().save(&path)
         {
             tracing::debug!("tuning table not kept: {e}");

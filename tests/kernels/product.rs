@@ -9,7 +9,7 @@ use calotype::kernel::product::{
     Call, Conv, Epilogue, Family, Layout, Product, TwinEpilogue, Variant, Weight, WeightStorage,
     dispatches, dispatches_by, twin_conv, twin_epilogue, twin_linear,
 };
-use calotype::kernel::{Activation, Mode, Storage, Tensor};
+use calotype::kernel::{Activation, Context, Entry, Mode, Storage, Tensor, Tuning};
 use half::f16;
 
 /// An epilogue by its parts.
@@ -853,4 +853,36 @@ fn every_variant_passes_its_self_test() {
     }
     assert!(context.trust().failures().is_empty());
     assert!(context.trust().passed() > 12);
+}
+
+/// A table names what is fastest of all, which is not asked for where a family is given
+/// to begin with.
+#[test]
+fn a_table_does_not_bring_back_what_was_left_out() {
+    let parts = Parts {
+        bias: true,
+        ..Default::default()
+    };
+    let problem = Problem::linear([1, 40, 64, 64], parts, 2);
+    let (storage, weights) = (Storage::F16, WeightStorage::F16);
+    if !storages().contains(&storage) {
+        return;
+    }
+    let uploaded = problem.on(device(), storage, weights);
+    let product = uploaded.product(None);
+    let scalar = |v: &Variant| v.family(&uploaded.call()) == Family::Scalar16;
+    let tile = variants(&uploaded.call()).into_iter().find(scalar).unwrap();
+    let mut table = Tuning::default();
+    let entry = Entry {
+        variant: tile.to_string(),
+        microseconds: None,
+    };
+    table.entries.insert(uploaded.call().class(), entry);
+    for (first, wanted) in [(Family::Scalar16, true), (Family::Scalar32, false)] {
+        let context = Context::of_family(&device().gpu, Some(first)).unwrap();
+        let context = context.with_tuning(table.clone());
+        let made = dispatches(&context, &product).unwrap();
+        let key = tile.key(storage, weights, false);
+        assert_eq!(Some(made[0].key()) == key.as_ref(), wanted, "{first:?}");
+    }
 }

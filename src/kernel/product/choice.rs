@@ -19,10 +19,8 @@ impl Context {
                 false => Variant::Direct,
             });
         }
-        let tuned = self
-            .measured(call)
-            .filter(|v| self.candidates.contains(v) && v.serves(call));
         let mut ranked = self.candidates(call);
+        let tuned = self.measured(call).filter(|v| ranked.contains(v));
         let units = units(self.gpu.capabilities());
         ranked.sort_by(|a, b| {
             let speed = |v: &Variant| v.share(call, units);

@@ -1,6 +1,6 @@
 //! Which kernel an adapter runs which shapes with fastest, as it was measured there.
 
-use super::product::{Call, Variant};
+use super::product::{Call, Family, Variant};
 use crate::gpu::Gpu;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -75,9 +75,14 @@ impl Tuning {
         })
     }
 
-    /// Where the table of this device, driver and version is kept.
-    pub fn path(gpu: &Gpu) -> Option<PathBuf> {
-        gpu.cache_file("tuning", "json")
+    /// Where the table of this device, driver and version is kept; one of its own for
+    /// each family of kernels to begin with.
+    pub fn path(gpu: &Gpu, first: Option<Family>) -> Option<PathBuf> {
+        let folder = match first {
+            None => "tuning".into(),
+            Some(family) => format!("tuning/{}", family.name()),
+        };
+        gpu.cache_file(&folder, "json")
     }
 
     /// # Errors
