@@ -682,7 +682,8 @@ fn weights_in_f16() -> Vec<(Storage, WeightStorage)> {
 /// The candidates of an adapter that are for GPUs, matrices included where it has them.
 fn variants(call: &Call) -> Vec<Variant> {
     let context = device().context(Mode { direct: false });
-    let all = context.candidates(call).into_iter();
+    let cut = context.cut_candidates(call);
+    let all = context.candidates(call).into_iter().chain(cut);
     all.filter(|v| v.family(call) != Family::Direct).collect()
 }
 
@@ -844,7 +845,8 @@ fn every_variant_passes_its_self_test() {
                 plain: true,
             };
             // One number of parts stands for the others.
-            let candidates = context.candidates(&call).into_iter();
+            let cut = context.cut_candidates(&call);
+            let candidates = context.candidates(&call).into_iter().chain(cut);
             for variant in candidates.filter(|v| [1, 4].contains(&v.parts())) {
                 let trusted = context.trusts(variant, &call).unwrap();
                 assert!(trusted, "{variant}: {:?}", context.trust().failures());

@@ -20,7 +20,8 @@ impl Context {
             });
         }
         let mut ranked = self.candidates(call);
-        let tuned = self.measured(call).filter(|v| ranked.contains(v));
+        let tuned = self.measured(call);
+        let tuned = tuned.filter(|v| self.serving(call).any(|known| known == *v));
         let units = units(self.gpu.capabilities());
         ranked.sort_by(|a, b| {
             let speed = |v: &Variant| v.share(call, units);
@@ -36,10 +37,22 @@ impl Context {
     }
 
     /// The variants that could make `call`, trusted or not.
-    pub fn candidates(&self, call: &Call) -> Vec<Variant> {
+    fn serving(&self, call: &Call) -> impl Iterator<Item = Variant> {
         let serving = self.candidates.iter().filter(|v| v.serves(call));
         let wanted = serving.filter(|v| self.first.is_none_or(|f| v.family(call) >= f));
-        wanted.copied().collect()
+        wanted.copied()
+    }
+
+    /// Those that sum in one order whatever the number of rows, so that a picture is the
+    /// same to the bit in every batch.
+    pub fn candidates(&self, call: &Call) -> Vec<Variant> {
+        self.serving(call).filter(|v| v.parts() == 1).collect()
+    }
+
+    /// Those that cut K into parts. Whether that pays depends on the rows, and it changes
+    /// the last bits, so they serve only where a table names them.
+    pub fn cut_candidates(&self, call: &Call) -> Vec<Variant> {
+        self.serving(call).filter(|v| v.parts() > 1).collect()
     }
 
     /// Whether `variant` passed its self-test, which runs when it is first asked for.
