@@ -19,8 +19,8 @@
 // 580.159.04 an u32 shifted the matrices behind it by 8 bytes.
 //
 // On an NVIDIA H200 (driver 580.159.04, 2026-11-26; docs/gpu.md has every tile's
-// figure): 115 to 199 TFLOP/s for linear layers, 149 to 231 for convolutions, 18 to 36 %
-// of the 640 that matrices reach from registers. Rejected there: two stages (7 to 44 %
+// figure), in a step of SDXL: 115 to 164 TFLOP/s for linear layers, 149 to 194 for
+// convolutions, of the 603 to 637 that matrices reach from registers; alone up to 231. Rejected there: two stages (7 to 44 %
 // slower with 4x4 matrices a subgroup), slices of 16 (19 to 31 %), scalars in shared
 // memory (up to 9 %), RASTER of 4 or 16 for 64 (up to 6 %).
 //

@@ -18,11 +18,12 @@
 //   64x128 (4)        80, 75-78 %            96, 64-65 %            116-125, 43-44 %
 //   32x64 (4)         72, 73-76 %            104-112, 65 %          127-136, 0-7 spills
 //   128x16, 16x128    88-104                 120-128                spills 67-121
-// No spill but on Intel, which is not given the tiles that do. Xe2 (bmg) is as dg2.
+// No spill but on Intel, which is not given the tiles that do. Xe2
+// (bmg) spills 1 and 9 in 32x64.
 // With slices of 32 the tiles of 4 rows spill there too (up to 280).
 //
 // On an NVIDIA H200 (docs/gpu.md) the tile before this one, f32 in shared memory, did
-// 19 to 34 TFLOP/s; this one makes conv_in alone there, at 3.5 TFLOP/s for its K of 4.
+// 19 to 34 TFLOP/s; this one makes conv_in alone there, at 3.4 TFLOP/s for its K of 4.
 
 #import product
 

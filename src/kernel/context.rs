@@ -94,8 +94,7 @@ impl Context {
         let buffer = match self.partials.get() {
             Some(buffer) => buffer,
             None => {
-                let size = PARTIALS.min(self.gpu.capabilities().max_binding);
-                let made = Arc::new(self.gpu.buffer("parts of products", size)?);
+                let made = Arc::new(self.gpu.buffer("parts of products", PARTIALS)?);
                 self.partials.get_or_init(|| made)
             }
         };

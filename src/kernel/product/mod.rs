@@ -1,5 +1,5 @@
-//! Matrix product and convolution: one shader body, two variants
-//! (`product_direct.wgsl`, `product_tiled.wgsl`), all epilogues.
+//! Matrix product and convolution: what is asked for, and the dispatches that make it.
+//! All variants (see [`Variant`]) share `product.wgsl` and its epilogue.
 
 use super::program::Operand;
 use super::{Activation, Context, Dispatch, Storage, Tensor, View, Work, fold, require};

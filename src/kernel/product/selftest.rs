@@ -2,7 +2,7 @@
 //! that do not commute, NaN around everything, one product after another.
 
 use super::dispatches_by;
-use super::{Call, Conv, Epilogue, Layout, Product, UNIT, Variant, Weight, WeightStorage};
+use super::{Call, Conv, Epilogue, Layout, Product, Variant, Weight, WeightStorage};
 use crate::Result;
 use crate::kernel::trust::upload;
 use crate::kernel::{Context, Program, Storage, Tensor};
@@ -241,7 +241,6 @@ impl Case {
         let columns: Vec<Vec<f32>> = (0..self.n).map(column).collect();
         let columns: Vec<&[f32]> = columns.iter().map(|c| &c[..]).collect();
         let packed = layout.pack(&columns);
-        debug_assert_eq!(packed.len() % UNIT, 0);
         let view = match storage {
             WeightStorage::F32 => upload(context, bytemuck::cast_slice(&packed))?,
             WeightStorage::F16 => {

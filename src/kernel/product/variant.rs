@@ -98,7 +98,7 @@ pub struct CoopTile {
 /// most; those of 4 fit into Intel's registers, where those of 8 and the narrow ones
 /// spill (see the shader); the narrow ones are for outputs of a few channels and for
 /// a few rows.
-pub const TILES: [Tile; 6] = [
+const TILES: [Tile; 6] = [
     Tile::new(16, 16, 8),
     Tile::new(16, 16, 4),
     Tile::new(8, 8, 8),
@@ -135,8 +135,7 @@ const COOP16_OF_64: [[u32; 5]; 8] = [
     [32, 64, 32, 1, 2],
 ];
 
-/// Tiles of 8x8 matrices: Apple's simdgroups have 32 lanes, Mesa's lavapipe 8 (4 where
-/// its vectors have 128 bits).
+/// Tiles of 8x8 matrices: Apple's simdgroups have 32 lanes, Mesa's lavapipe 8.
 const COOP8: [[u32; 5]; 5] = [
     [64, 64, 32, 2, 2],
     [64, 64, 16, 2, 2],
@@ -165,12 +164,11 @@ const LONG: usize = 1024;
 pub(in crate::kernel) const PARTIALS: u64 = 32 << 20;
 
 /// Sides of matrices and sizes of subgroups that there are tiles for.
-const KINDS: [(u32, u32, &[[u32; 5]]); 5] = [
+const KINDS: [(u32, u32, &[[u32; 5]]); 4] = [
     (16, 32, &COOP16_OF_32),
     (16, 64, &COOP16_OF_64),
     (8, 32, &COOP8),
     (8, 8, &COOP8),
-    (8, 4, &COOP8),
 ];
 
 impl Tile {
@@ -405,8 +403,7 @@ impl Variant {
             Variant::Direct | Variant::DirectNarrow | Variant::Tiled(_) => true,
             Variant::Coop(tile) => {
                 call.plain
-                    && call.storage == Storage::F16
-                    && call.weights == WeightStorage::F16
+                    && is_half(call.storage, call.weights)
                     && (8 * call.k8).is_multiple_of(tile.bk as usize)
             }
         }
