@@ -1,6 +1,7 @@
 //! The kernels that can make a product: candidates as data, and what each needs.
 
-use super::{BINDINGS, Params, UNIT, WeightStorage};
+use super::dispatch::{BINDINGS, Params};
+use super::{UNIT, WeightStorage};
 use crate::gpu::{Capabilities, PipelineKey};
 use crate::kernel::{Storage, fold, key};
 use std::fmt;
