@@ -16,3 +16,4 @@ mod map;
 mod norm;
 mod product;
 mod sinusoid;
+mod variants;
