@@ -24,7 +24,7 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> x: array<Act>;
 @group(0) @binding(1) var<storage, read> affine: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<Act>;
+@group(0) @binding(2) var<storage, read_write> y: array<Out>;
 @group(0) @binding(3) var<uniform> p: Params;
 
 @compute @workgroup_size(WG)

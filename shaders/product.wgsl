@@ -1,4 +1,4 @@
-// What all variants of the product share: out = act(scale * A W + bias +
+// What all variants of the product share: out = act(scale * (A W + bias) +
 // channel) + residual, where A is a matrix of tokens or, with GATHER, the
 // patches of a picture (an implicit convolution: 3x3 or 1x1, stride 1 or 2, a
 // nearest 2x upsampling folded in).
@@ -13,6 +13,8 @@
 //   bias     f32 [N]
 //   channel  activations [batch, N], added to every row of a picture
 //   residual activations [rows, N]
+// A may be f16 where out, channel and residual are f32 (OUT32). With SCALED the scale
+// lies behind the bias, as narrow_factor.wgsl leaves both.
 // Where K is long and the tiles are few, SPLIT: workgroups along z make parts of
 // the sums, out is f32 [parts, M, N] of whole tiles, and product_sum.wgsl adds
 // the parts (as `a`) and finishes.
@@ -46,7 +48,7 @@ struct Params {
     r_offset: u32,
     c_offset: u32,
     c_pitch: u32,
-    flags: u32,       // BIAS, CHANNEL, RESIDUAL, GEGLU
+    flags: u32,       // BIAS, CHANNEL, RESIDUAL, GEGLU, SCALED
     activation: u32,
     first_row: u32,   // place of row 0 in the whole output
     rows_per_batch: u32,
@@ -58,6 +60,7 @@ struct Params {
     o_batch: u32,
     o_head: u32,
     scale: f32,
+    scale_at: u32,    // with SCALED: the place of the scale behind the bias
     in_h: u32,
     in_w: u32,
     out_w: u32,
@@ -75,6 +78,7 @@ const BIAS: u32 = 1u;
 const CHANNEL: u32 = 2u;
 const RESIDUAL: u32 = 4u;
 const GEGLU: u32 = 8u;
+const SCALED: u32 = 16u;
 
 #ifdef HALF
 // Eight values, one load.
@@ -106,15 +110,15 @@ struct Unit8 {
 #ifdef SPLIT
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
 #else
-@group(0) @binding(2) var<storage, read_write> out: array<Act>;
+@group(0) @binding(2) var<storage, read_write> out: array<Out>;
 #endif
 #ifdef COOP
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #else
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 #endif
-@group(0) @binding(4) var<storage, read> channel: array<Act>;
-@group(0) @binding(5) var<storage, read> residual: array<Act>;
+@group(0) @binding(4) var<storage, read> channel: array<Out>;
+@group(0) @binding(5) var<storage, read> residual: array<Out>;
 @group(0) @binding(6) var<uniform> p: Params;
 
 // Eight values: columns of one row, or a column's along K.
@@ -176,22 +180,36 @@ fn batch_offset(z: u32, batch: u32, head: u32) -> u32 {
 }
 
 #ifndef SPLIT
+fn scale() -> f32 {
+    if (p.flags & SCALED) == 0u {
+        return p.scale;
+    }
+#ifdef COOP
+    return bias[p.scale_at];
+#else
+    return bias[p.scale_at / 4u].x;
+#endif
+}
+
 // Writes eight finished columns of a row. Matrices' sums begin with the bias.
 fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
-    var lo = acc.lo * p.scale;
-    var hi = acc.hi * p.scale;
+    var lo = acc.lo;
+    var hi = acc.hi;
 #ifndef COOP
     if (p.flags & BIAS) != 0u {
         lo += bias[2u * n8];
         hi += bias[2u * n8 + 1u];
     }
 #endif
+    let scale = scale();
+    lo *= scale;
+    hi *= scale;
     let second = 2u * n8 + 1u < p.n4;
     if (p.flags & CHANNEL) != 0u {
         let at = p.c_offset + (row + p.first_row) / p.rows_per_batch * p.c_pitch + 2u * n8;
-        lo += widen(channel[at]);
+        lo += vec4<f32>(channel[at]);
         if second {
-            hi += widen(channel[at + 1u]);
+            hi += vec4<f32>(channel[at + 1u]);
         }
     }
     let block = batch_offset(z, p.o_batch, p.o_head);
@@ -206,9 +224,9 @@ fn finish(row: u32, n8: u32, z: u32, acc: Eight) {
     }
     if (p.flags & RESIDUAL) != 0u {
         let at = p.r_offset + block + row * p.r_pitch + 2u * n8;
-        lo += widen(residual[at]);
+        lo += vec4<f32>(residual[at]);
         if second {
-            hi += widen(residual[at + 1u]);
+            hi += vec4<f32>(residual[at + 1u]);
         }
     }
     let at = base + 2u * n8;

@@ -1,11 +1,12 @@
-// Softmax of each row of scores, in place, in f32: x = exp(x - max) / sum.
+// Softmax of each row of scores, in f32: exp(x - max) / sum, in place, or with OUT16 to
+// y in f16.
 // Columns from `count` on, and with `causal` those after the row's own query,
 // get 0, so that a product over the padded row needs no mask. They may hold
 // anything finite, far above the row's own scores: they take no part in it. Scores
 // 80 below the largest get 0. A score that is not a number stays so, and with it
 // what is made of its row.
 //
-// Bindings: x activations [rows, pitch]. Row r belongs to query
+// Bindings: x f32 [rows, pitch]; y f16, as x, with OUT16. Row r belongs to query
 // first + r % rows_per_head. WIDE: a workgroup a row; otherwise an invocation.
 
 #import storage
@@ -22,8 +23,22 @@ struct Params {
     c4: u32,             // of a row, padding included
 }
 
+#ifdef OUT16
+@group(0) @binding(0) var<storage, read> x: array<Act>;
+@group(0) @binding(1) var<storage, read_write> y: array<Out>;
+@group(0) @binding(2) var<uniform> p: Params;
+
+fn put(at: u32, value: vec4<f32>) {
+    y[at] = narrow(value);
+}
+#else
 @group(0) @binding(0) var<storage, read_write> x: array<Act>;
 @group(0) @binding(1) var<uniform> p: Params;
+
+fn put(at: u32, value: vec4<f32>) {
+    x[at] = narrow(value);
+}
+#endif
 
 const LOWEST: f32 = -0x1.fffffep127;
 
@@ -64,6 +79,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     // The largest score counts 1, so the sum is no less, unless there are no scores.
     let scale = select(1.0, 1.0 / sum, count > 0u);
     for (var i = lane; i < p.c4; i += LANES) {
-        x[base + i] = narrow(weights(base, i, count, top) * scale);
+        put(base + i, weights(base, i, count, top) * scale);
     }
 }

@@ -86,9 +86,12 @@ impl Bench {
     }
 
     fn tensor(&self, shape: [usize; 4]) -> Result<Tensor> {
-        let bytes = Tensor::bytes_of(self.storage, shape);
-        let view = self.view(self.storage, bytes)?;
-        Ok(Tensor::new(view, self.storage, shape))
+        self.of(self.storage, shape)
+    }
+
+    fn of(&self, storage: Storage, shape: [usize; 4]) -> Result<Tensor> {
+        let view = self.view(storage, Tensor::bytes_of(storage, shape))?;
+        Ok(Tensor::new(view, storage, shape))
     }
 
     fn weight(&self, layout: Layout) -> Result<Weight> {
@@ -139,10 +142,8 @@ impl Bench {
     ) -> Result<Vec<Dispatch>> {
         let (mode, storage, c) = (self.mode, self.storage, heads * d);
         let sizes = attention::scratch_bytes(mode, storage, [n, queries, keys], [heads, d]);
-        let scratch = match sizes {
-            Some([a, b]) => Some([self.view(storage, a)?, self.view(storage, b)?]),
-            None => None,
-        };
+        let scratch = sizes.into_iter().map(|bytes| self.view(storage, bytes));
+        let scratch = scratch.collect::<Result<Vec<_>>>()?;
         let attention = Attention {
             q: &self.tensor([n, queries, 1, c])?,
             k: &self.tensor([n, keys, 1, c])?,
@@ -150,7 +151,7 @@ impl Bench {
             out: &self.tensor([n, queries, 1, c])?,
             heads,
             causal,
-            scratch: scratch.as_ref().map(|[a, b]| [a, b]),
+            scratch: &scratch,
         };
         attention.dispatches(&self.context)
     }
@@ -220,7 +221,12 @@ impl Bench {
                     first: 0,
                     causal: false,
                 };
-                Ok(vec![norm::softmax(mode, &tokens(columns)?, mask)?])
+                let scores = self.of(Storage::F32, [n, rows / n, 1, columns])?;
+                let weights = match self.storage {
+                    Storage::F32 => None,
+                    Storage::F16 => Some(tokens(columns)?),
+                };
+                Ok(vec![norm::softmax(mode, &scores, weights.as_ref(), mask)?])
             }
             Op::Map { c } => {
                 let (x, b, y) = (tokens(c)?, tokens(c)?, tokens(c)?);

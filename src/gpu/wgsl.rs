@@ -13,7 +13,11 @@ use crate::shaders::Source;
 use std::collections::BTreeMap;
 
 /// Extensions of WGSL, and the defines that ask for them.
-const ENABLES: [(&str, &str); 2] = [("F16", "f16"), ("COOP", "wgpu_cooperative_matrix")];
+const ENABLES: [(&str, &str); 3] = [
+    ("F16", "f16"),
+    ("OUT16", "f16"),
+    ("COOP", "wgpu_cooperative_matrix"),
+];
 
 type Defines = BTreeMap<String, String>;
 

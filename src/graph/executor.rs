@@ -1,12 +1,14 @@
 //! A graph made ready for a device: slots allocated, dispatches bound.
 
 use super::plan::Plan;
-use super::{Graph, Norm, Op, Product, Value};
+use super::storage::Storages;
+use super::{Activations, Graph, Norm, Op, Product, Value};
 use crate::gpu::{Buffer, Gpu};
 use crate::kernel::attention::Attention;
+use crate::kernel::narrow::Narrow;
 use crate::kernel::norm::{self, GroupNorm, layer_norm};
-use crate::kernel::product::{self, Epilogue, Weight};
-use crate::kernel::{Activation, Context, Dispatch, Program, Storage, Tensor, View, map, sinusoid};
+use crate::kernel::product::{self, Epilogue, Scale, Weight};
+use crate::kernel::{Activation, Context, Dispatch, Program, Tensor, View, map, sinusoid};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -63,18 +65,18 @@ impl Executor {
     /// Out of memory, a limit that no banding can meet, or missing weights.
     pub fn new(
         context: &Context,
-        storage: Storage,
+        activations: impl Into<Activations>,
         graph: &Graph,
         weights: &dyn Weights,
         sources: &HashMap<String, View>,
     ) -> Result<Self> {
-        Self::with_norms(context, storage, graph, weights, sources, None)
+        Self::with_norms(context, activations, graph, weights, sources, None)
     }
 
     /// [`Self::new`], with group norms that other graphs share.
     pub fn with_norms(
         context: &Context,
-        storage: Storage,
+        activations: impl Into<Activations>,
         graph: &Graph,
         weights: &dyn Weights,
         sources: &HashMap<String, View>,
@@ -82,7 +84,8 @@ impl Executor {
     ) -> Result<Self> {
         graph.check()?;
         let gpu = &context.gpu;
-        let plan = Plan::new(graph, context.mode, storage);
+        let storages = activations.into().of(graph);
+        let plan = Plan::new(graph, context.mode, &storages);
         let slots = plan
             .slots
             .iter()
@@ -94,10 +97,11 @@ impl Executor {
             weights,
             sources,
             norms,
+            storages: &storages,
             tensors: Vec::new(),
             scratch: Vec::new(),
         };
-        lowering.tensors = tensors(graph, &plan, &slots, storage)?;
+        lowering.tensors = tensors(graph, &plan, &slots, &storages)?;
         lowering.scratch = plan
             .scratch
             .iter()
@@ -200,7 +204,7 @@ fn tensors(
     graph: &Graph,
     plan: &Plan,
     slots: &[Arc<Buffer>],
-    storage: Storage,
+    storages: &Storages,
 ) -> Result<Vec<Tensor>> {
     let mut all: Vec<Tensor> = Vec::with_capacity(graph.nodes.len());
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -214,6 +218,7 @@ fn tensors(
                 ..all[node.inputs[0].0].clone()
             },
             _ => {
+                let storage = storages.value(Value(i));
                 let view = View {
                     buffer: slots[plan.value[i]].clone(),
                     offset: 0,
@@ -232,6 +237,7 @@ struct Lowering<'a> {
     weights: &'a dyn Weights,
     sources: &'a HashMap<String, View>,
     norms: Option<SharedNorms<'a>>,
+    storages: &'a Storages,
     tensors: Vec<Tensor>,
     scratch: Vec<Vec<View>>,
 }
@@ -290,22 +296,16 @@ impl Lowering<'_> {
                 let affine = [&gamma, &beta];
                 layer_norm(gpu, mode, input(0), affine, out, norm.eps)
             }
-            Op::Attention { heads, causal } => {
-                let scratch = match &self.scratch[x.0][..] {
-                    [turned, scores] => Some([turned, scores]),
-                    _ => None,
-                };
-                Attention {
-                    q: input(0),
-                    k: input(1),
-                    v: input(2),
-                    out,
-                    heads: *heads,
-                    causal: *causal,
-                    scratch,
-                }
-                .dispatches(self.context)
+            Op::Attention { heads, causal } => Attention {
+                q: input(0),
+                k: input(1),
+                v: input(2),
+                out,
+                heads: *heads,
+                causal: *causal,
+                scratch: &self.scratch[x.0],
             }
+            .dispatches(self.context),
             Op::Activate(kind) => self.map(input(0), *kind, None, out),
             Op::Add | Op::AddChannel => self.map(input(0), Activation::None, Some(input(1)), out),
             Op::Concat => {
@@ -342,8 +342,22 @@ impl Lowering<'_> {
         };
         let (weight, bias) = self.weights.product(product)?;
         let mut extras = node.inputs[1..].iter().map(|x| self.tensor(*x).clone());
+        let mut dispatches = Vec::new();
+        let mut a = self.tensor(node.inputs[0]).clone();
+        let (mut bias, mut scale) = (bias, None);
+        if self.storages.narrows(self.graph, x) {
+            let narrowed = Narrow {
+                x: &a,
+                bias: bias.as_ref(),
+                layout: product.layout(),
+                scratch: &self.scratch[x.0],
+            };
+            let made = narrowed.dispatches(self.context)?;
+            dispatches.extend(made.dispatches);
+            (a, bias, scale) = (made.operand, Some(made.bias), Some(Scale::BehindBias));
+        }
         let epilogue = Epilogue {
-            scale: None,
+            scale,
             bias,
             channel: if *channel { extras.next() } else { None },
             geglu: product.geglu,
@@ -351,7 +365,7 @@ impl Lowering<'_> {
             residual: if *residual { extras.next() } else { None },
         };
         let product = product::Product {
-            a: self.tensor(node.inputs[0]),
+            a: &a,
             weight: &weight,
             out: self.tensor(x),
             conv: *conv,
@@ -359,6 +373,7 @@ impl Lowering<'_> {
             epilogue,
             rows: None,
         };
-        product::dispatches(self.context, &product)
+        dispatches.extend(product::dispatches(self.context, &product)?);
+        Ok(dispatches)
     }
 }

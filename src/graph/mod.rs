@@ -10,14 +10,16 @@ mod params;
 mod plan;
 mod print;
 mod runner;
+mod storage;
 
 pub use executor::{Executor, SharedNorms, Weights};
 pub use params::{Kernel, Norm, Product};
 pub use runner::Runner;
+pub use storage::Activations;
 
-use crate::kernel::product::{self as products, Conv, WeightStorage};
+use crate::kernel::product::{self as products, Conv, Storages, WeightStorage};
 use crate::kernel::sinusoid::Sinusoid;
-use crate::kernel::{Activation, Mode, Storage};
+use crate::kernel::{Activation, Mode};
 use crate::{Error, Result};
 use std::collections::HashSet;
 
@@ -317,15 +319,22 @@ impl Graph {
     }
 
     /// Bytes of all activations, and of the largest, as the memory plan has them.
-    pub fn planned_bytes(&self, mode: Mode, storage: Storage) -> (u64, u64) {
-        let plan = plan::Plan::new(self, mode, storage);
+    pub fn planned_bytes(&self, mode: Mode, activations: impl Into<Activations>) -> (u64, u64) {
+        let storages = activations.into().of(self);
+        let plan = plan::Plan::new(self, mode, &storages);
         (plan.bytes(), plan.slots.iter().copied().max().unwrap_or(0))
     }
 
     /// The shapes of every product, without those that a measurement of kernels would
     /// find alike.
-    pub fn product_shapes(&self) -> Vec<products::Shape> {
-        let shapes = self.nodes.iter().filter_map(|node| match &node.op {
+    pub fn product_shapes(
+        &self,
+        activations: impl Into<Activations>,
+        weights: WeightStorage,
+    ) -> Vec<products::Shape> {
+        let storages = activations.into().of(self);
+        let nodes = self.nodes.iter().enumerate();
+        let shapes = nodes.filter_map(|(i, node)| match &node.op {
             Op::Product {
                 product,
                 conv,
@@ -339,13 +348,16 @@ impl Graph {
                 conv: *conv,
                 residual: *residual,
                 activation: *activation,
+                storages: Storages {
+                    a: storages.operand(self, Value(i)),
+                    weights,
+                    out: storages.value(Value(i)),
+                },
             }),
             _ => None,
         });
         let mut known = HashSet::new();
-        let new = |shape: &products::Shape| {
-            known.insert(shape.call(Storage::F32, WeightStorage::F32).class())
-        };
+        let new = |shape: &products::Shape| known.insert(shape.call().class());
         shapes.filter(new).collect()
     }
 

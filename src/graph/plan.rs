@@ -2,8 +2,9 @@
 //! is wanted. A slot is a buffer of its own, since a buffer cannot be read and
 //! written by one dispatch in wgpu.
 
-use super::{Graph, Op, Shape, Value};
-use crate::kernel::{Mode, Storage, Tensor, attention, norm};
+use super::storage::Storages;
+use super::{Graph, Op, Value};
+use crate::kernel::{Mode, Tensor, attention, narrow, norm};
 
 /// Where values lie. Slot numbers index `slots`.
 pub(crate) struct Plan {
@@ -52,40 +53,36 @@ impl Allocator {
 }
 
 /// Bytes that a node needs beside its inputs and output.
-pub(crate) fn scratch_bytes(
-    graph: &Graph,
-    node: &super::Node,
-    mode: Mode,
-    storage: Storage,
-) -> Vec<u64> {
+pub(crate) fn scratch_bytes(graph: &Graph, x: Value, mode: Mode, storages: &Storages) -> Vec<u64> {
+    let node = graph.node(x);
     match &node.op {
+        Op::Product { product, .. } if storages.narrows(graph, x) => {
+            let shape = graph.shape(node.inputs[0]);
+            narrow::scratch_bytes(shape, product.layout()).to_vec()
+        }
         Op::GroupNorm { .. } => norm::scratch_bytes(mode, node.shape).to_vec(),
         Op::Attention { heads, .. } => {
             let [n, queries, _, c] = node.shape;
             let keys = graph.shape(node.inputs[1])[1];
             let shape = [n, queries, keys];
+            let storage = storages.value(x);
             attention::scratch_bytes(mode, storage, shape, [*heads, c / heads])
-                .map(|b| b.to_vec())
-                .unwrap_or_default()
         }
         _ => Vec::new(),
     }
 }
 
 /// The node whose memory `x` is a view of.
-fn root(graph: &Graph, x: Value) -> Value {
+pub(super) fn root(graph: &Graph, x: Value) -> Value {
     match graph.node(x).op {
         Op::Columns { .. } | Op::Reshape => root(graph, graph.node(x).inputs[0]),
         _ => x,
     }
 }
 
-fn bytes(storage: Storage, shape: Shape) -> u64 {
-    Tensor::bytes_of(storage, shape)
-}
-
 impl Plan {
-    pub fn new(graph: &Graph, mode: Mode, storage: Storage) -> Self {
+    pub fn new(graph: &Graph, mode: Mode, storages: &Storages) -> Self {
+        let bytes = |x: Value| Tensor::bytes_of(storages.value(x), graph.shape(x));
         let all = (0..graph.nodes.len()).map(Value);
         let (first, rest): (Vec<_>, Vec<_>) = all.partition(|x| graph.node(*x).once);
         let once = first.len();
@@ -103,7 +100,7 @@ impl Plan {
             for x in &order[range.clone()] {
                 let node = graph.node(*x);
                 if matches!(node.op, Op::Input { .. }) && node.once == phase {
-                    value[x.0] = allocator.take(bytes(storage, node.shape));
+                    value[x.0] = allocator.take(bytes(*x));
                 }
             }
             for at in range {
@@ -113,8 +110,8 @@ impl Plan {
                     Op::Input { .. } => {}
                     Op::Columns { .. } | Op::Reshape => value[x.0] = value[root(graph, x).0],
                     _ => {
-                        value[x.0] = allocator.take(bytes(storage, node.shape));
-                        let wanted = scratch_bytes(graph, node, mode, storage);
+                        value[x.0] = allocator.take(bytes(x));
+                        let wanted = scratch_bytes(graph, x, mode, storages);
                         let taken: Vec<_> = wanted
                             .iter()
                             .map(|bytes| (allocator.take(*bytes), *bytes))
@@ -171,8 +168,9 @@ fn last_uses(graph: &Graph, order: &[Value], once: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Graph, Product};
+    use super::super::{Activations, Graph, Product};
     use super::*;
+    use crate::kernel::Storage;
 
     /// Values that are alive at the same time must not share a slot.
     #[test]
@@ -189,7 +187,8 @@ mod tests {
         let x = g.concat(x, skip);
         g.output(x);
         let g = g.optimise();
-        let plan = Plan::new(&g, Mode { direct: true }, Storage::F32);
+        let storages = Activations::from(Storage::F32).of(&g);
+        let plan = Plan::new(&g, Mode { direct: true }, &storages);
         let last = last_uses(&g, &plan.order, plan.once);
         for (at, x) in plan.order.iter().enumerate() {
             for (earlier, y) in plan.order[..at].iter().enumerate() {

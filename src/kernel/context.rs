@@ -1,10 +1,10 @@
 //! What every dispatch is made with.
 
 use super::attention::CoopBlock;
-use super::product::{Call, Family, Measurement, PARTIALS, Ranking, Shape, Variant, WeightStorage};
+use super::product::{Call, Family, Measurement, PARTIALS, Ranking, Shape, Variant};
 use super::program::Operand;
 use super::subgroup::subgroup_size;
-use super::{Measured, Mode, Storage, Trust, Tuning, View};
+use super::{Measured, Mode, Trust, Tuning, View};
 use crate::Result;
 use crate::gpu::{Buffer, Gpu};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -121,7 +121,6 @@ impl Context {
     pub fn tune(
         &self,
         shapes: &[Shape],
-        storages: (Storage, WeightStorage),
         cancelled: &dyn Fn() -> bool,
         mut told: impl FnMut(&Shape, &Ranking),
     ) -> Result<usize> {
@@ -129,14 +128,14 @@ impl Context {
             return Ok(0);
         }
         let table = self.tuning();
-        let class = |shape: &Shape| shape.call(storages.0, storages.1).class();
+        let class = |shape: &Shape| shape.call().class();
         let lacking = shapes
             .iter()
             .filter(|shape| !table.entries.contains_key(&class(shape)));
         let mut measurement = Measurement::new(self)?;
         let mut count = 0;
         for shape in lacking {
-            let ranking = measurement.rank(shape, storages, cancelled)?;
+            let ranking = measurement.rank(shape, cancelled)?;
             if let Some(best) = ranking.first() {
                 let mut table = self.tuning.write().unwrap_or_else(PoisonError::into_inner);
                 table.entries.insert(class(shape), best.into());

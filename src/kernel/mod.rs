@@ -15,6 +15,7 @@ pub mod finite;
 pub mod latent;
 pub mod layout;
 pub mod map;
+pub mod narrow;
 pub mod norm;
 mod permutations;
 pub mod product;

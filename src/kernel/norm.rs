@@ -16,6 +16,7 @@ const FINISH: &[Access] = &[
 const APPLY: &[Access] = &[Access::Read, Access::Read, Access::Write, Access::Uniform];
 const LAYER: &[Access] = FINISH;
 const SOFTMAX: &[Access] = &[Access::Write, Access::Uniform];
+const WEIGHTS: &[Access] = STATS;
 
 host_shareable! {
     /// `Params` of `group_norm_stats.wgsl`.
@@ -97,17 +98,24 @@ pub(super) fn finish_key(mode: Mode) -> PipelineKey {
     key::<FinishParams>("group_norm_finish", defines, vec![], FINISH)
 }
 
-pub(super) fn apply_key(mode: Mode, storage: Storage) -> PipelineKey {
+pub(super) fn apply_key(mode: Mode, storage: Storage, out: Storage) -> PipelineKey {
     let wg = vec![("WG", mode.workgroup())];
-    key::<ApplyParams>("group_norm_apply", storage.defines(), wg, APPLY)
+    key::<ApplyParams>("group_norm_apply", storage.defines_to(out), wg, APPLY)
 }
 
 pub(super) fn layer_key(mode: Mode, storage: Storage) -> PipelineKey {
     key::<LayerParams>("layer_norm", mode.row_defines(storage), vec![], LAYER)
 }
 
-pub(super) fn softmax_key(mode: Mode, storage: Storage) -> PipelineKey {
-    key::<SoftmaxParams>("softmax", mode.row_defines(storage), vec![], SOFTMAX)
+pub(super) fn softmax_key(mode: Mode) -> PipelineKey {
+    key::<SoftmaxParams>("softmax", mode.row_defines(Storage::F32), vec![], SOFTMAX)
+}
+
+/// The softmax whose results are f16, beside the scores.
+pub(super) fn weights_key(mode: Mode) -> PipelineKey {
+    let mut defines = mode.row_defines(Storage::F32);
+    defines.push(("OUT16".into(), String::new()));
+    key::<SoftmaxParams>("softmax", defines, vec![], WEIGHTS)
 }
 
 /// Group norm over `[n, h, w, c]`: `act((x - mean) / sqrt(var + eps) * gamma +
@@ -115,6 +123,7 @@ pub(super) fn softmax_key(mode: Mode, storage: Storage) -> PipelineKey {
 /// (Wu and He, 2018). `gamma` and `beta` are f32 `[c]`.
 pub struct GroupNorm<'a> {
     pub x: &'a Tensor,
+    /// As `x`, or f16 where that is f32.
     pub y: &'a Tensor,
     pub gamma: &'a View,
     pub beta: &'a View,
@@ -194,7 +203,12 @@ impl GroupNorm<'_> {
     fn check(&self) -> Result<()> {
         let x = self.x;
         x.check("x")?;
-        self.y.expect("y", x.shape(), x.storage)?;
+        // f16 for the products that read it, or as x.
+        let out = match (x.storage, self.y.storage) {
+            (Storage::F32, Storage::F16) => Storage::F16,
+            _ => x.storage,
+        };
+        self.y.expect("y", x.shape(), out)?;
         let groups = self.groups;
         require(
             "group norm",
@@ -337,7 +351,7 @@ impl GroupNorm<'_> {
         let (x_operand, x_offset) = x.row_operand("x", rows.clone(), alignment)?;
         let (y_operand, y_offset) = y.row_operand("y", rows.clone(), alignment)?;
         Dispatch::new(
-            apply_key(mode, x.storage),
+            apply_key(mode, x.storage, y.storage),
             [
                 x_operand,
                 self.affine.operand("factors", factor_bytes(x.shape()))?,
@@ -428,20 +442,31 @@ pub struct Mask {
     pub causal: bool,
 }
 
-/// Softmax of each row of `x`, in place; columns that `mask` drops become 0.
+/// Softmax of each row of `x`, which is f32: in place, or to `weights`, which are f16 and
+/// lie as `x` does. Columns that `mask` drops become 0.
 ///
 /// # Errors
-/// [`crate::Error::Internal`] where `mask` keeps more columns than there are, or none.
-pub fn softmax(mode: Mode, x: &Tensor, mask: Mask) -> Result<Dispatch> {
-    let operand = x.operand("scores")?;
+/// [`crate::Error::Internal`] where the operands do not fit together, or `mask` keeps more
+/// columns than there are, or none.
+pub fn softmax(mode: Mode, x: &Tensor, weights: Option<&Tensor>, mask: Mask) -> Result<Dispatch> {
+    let mut operands = vec![x.operand("scores")?];
+    if let Some(weights) = weights {
+        weights.expect("weights", x.shape(), Storage::F16)?;
+        operands.push(weights.operand("weights")?);
+    }
+    let alike = |w: &Tensor| [w.pitch, w.offset] == [x.pitch, x.offset];
+    let fits = x.storage == Storage::F32 && weights.is_none_or(alike);
     let masked = (1..=x.c).contains(&mask.count) && mask.rows_per_head > 0;
     let counted = [mask.rows_per_head, mask.first].map(|x| x <= i32::MAX as usize);
-    require("softmax", masked && counted == [true; 2], || {
+    require("softmax", fits && masked && counted == [true; 2], || {
         format!("{mask:?} of {:?}", x.shape())
     })?;
     Dispatch::new(
-        softmax_key(mode, x.storage),
-        [operand],
+        match weights {
+            Some(_) => weights_key(mode),
+            None => softmax_key(mode),
+        },
+        operands,
         SoftmaxParams {
             rows: x.rows() as u32,
             count: mask.count as u32,

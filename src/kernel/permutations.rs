@@ -1,11 +1,12 @@
 //! Every pipeline that the kernels can ask for.
 
 use super::{
-    Mode, Storage, attention, finite, latent, layout, map, norm, product, sinusoid, subgroup,
+    Mode, Storage, attention, finite, latent, layout, map, narrow, norm, product, sinusoid,
+    subgroup,
 };
 use crate::gpu::PipelineKey;
 use attention::CoopBlock;
-use product::{Variant, WeightStorage};
+use product::{Storages, Variant};
 
 /// All shader permutations, for tests of their validity.
 pub fn permutations() -> Vec<PipelineKey> {
@@ -14,25 +15,30 @@ pub fn permutations() -> Vec<PipelineKey> {
         let blocks = CoopBlock::all().into_iter();
         all.extend(blocks.map(|block| block.key(masked)));
     }
+    for storages in Storages::all() {
+        for gather in [false, true] {
+            let variants = Variant::all().into_iter();
+            all.extend(variants.filter_map(|v| v.key(storages, gather)));
+        }
+    }
     for direct in [false, true] {
         let mode = Mode { direct };
         all.push(norm::finish_key(mode));
+        all.push(narrow::largest_key(mode));
+        all.push(narrow::factor_key(mode));
+        all.push(narrow::narrow_key(mode));
+        all.push(norm::apply_key(mode, Storage::F32, Storage::F16));
+        all.push(norm::softmax_key(mode));
+        all.push(norm::weights_key(mode));
         all.push(finite::pipeline_key(mode));
         all.push(latent::update_key(mode));
         all.push(latent::threshold_key());
         all.push(latent::mask_key(mode));
         for storage in [Storage::F32, Storage::F16] {
-            for weights in [WeightStorage::F32, WeightStorage::F16] {
-                for gather in [false, true] {
-                    let variants = Variant::all().into_iter();
-                    all.extend(variants.filter_map(|v| v.key(storage, weights, gather)));
-                }
-            }
             all.extend([
                 norm::stats_key(mode, storage),
-                norm::apply_key(mode, storage),
+                norm::apply_key(mode, storage, storage),
                 norm::layer_key(mode, storage),
-                norm::softmax_key(mode, storage),
                 map::pipeline_key(mode, storage),
                 latent::input_key(mode, storage),
                 latent::guidance_key(mode, storage),

@@ -35,6 +35,17 @@ impl Storage {
         }
     }
 
+    /// The defines of a kernel that reads this and writes `out`.
+    pub(crate) fn defines_to(self, out: Storage) -> Vec<(String, String)> {
+        let mut defines = self.defines();
+        match (self, out) {
+            (Storage::F32, Storage::F16) => defines.push(("OUT16".into(), String::new())),
+            (Storage::F16, Storage::F32) => defines.push(("OUT32".into(), String::new())),
+            _ => {}
+        }
+        defines
+    }
+
     /// Values as this storage holds them, little-endian.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {

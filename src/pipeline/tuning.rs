@@ -3,9 +3,9 @@
 
 use super::{Observer, Pipeline};
 use crate::gpu::Gpu;
-use crate::graph::Graph;
+use crate::graph::{Activations, Graph};
+use crate::kernel::Tuning;
 use crate::kernel::product::{Family, Ranking, Shape};
-use crate::kernel::{Storage, Tuning};
 use crate::model::unet;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -86,11 +86,12 @@ impl Pipeline {
     pub(super) fn tune_for(
         &self,
         graph: &Graph,
-        storage: Storage,
+        activations: impl Into<Activations>,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<()> {
         if self.options.tuning.measures(&self.gpu) {
-            self.measure(&graph.product_shapes(), storage, cancelled, |_| ())?;
+            let shapes = graph.product_shapes(activations, self.precision.weights);
+            self.measure(&shapes, cancelled, |_| ())?;
         }
         Ok(())
     }
@@ -98,20 +99,18 @@ impl Pipeline {
     fn measure(
         &self,
         shapes: &[Shape],
-        storage: Storage,
         cancelled: &dyn Fn() -> bool,
         mut told: impl FnMut(Tuned),
     ) -> Result<usize> {
-        let storages = (storage, self.precision.weights);
         let report = |shape: &Shape, ranking: &Ranking| {
-            let call = shape.call(storages.0, storages.1);
+            let call = shape.call();
             told(Tuned {
                 class: call.class(),
                 tera_flop: call.flop() / 1e12,
                 ranking: ranking.clone(),
             });
         };
-        let count = self.context.tune(shapes, storages, cancelled, report)?;
+        let count = self.context.tune(shapes, cancelled, report)?;
         if let (1.., Some(path)) = (count, Tuning::path(&self.gpu, self.options.kernels))
             && let Err(e) = self.context.tuning().save(&path)
         {
@@ -150,8 +149,8 @@ impl Pipeline {
                 tokens: checkpoint.tokenizer_2.max_length(),
             };
             let graph = unet::graph(&checkpoint.unet, size).optimise();
-            let shapes = graph.product_shapes();
-            self.measure(&shapes, self.precision.activations, &cancelled, &mut *told)?;
+            let shapes = graph.product_shapes(self.precision.activations, self.precision.weights);
+            self.measure(&shapes, &cancelled, &mut *told)?;
         }
         Ok(self.context.tuning())
     }

@@ -10,7 +10,7 @@ use super::tiles::{Blend, shrink, starts};
 use super::{Cancel, Pipeline};
 use crate::checkpoint::{Autoencoder, Part, TensorSource, VaeFile};
 use crate::gpu::Gpu;
-use crate::graph::{Executor, Graph, Runner, SharedNorms};
+use crate::graph::{Activations, Executor, Graph, Runner, SharedNorms};
 use crate::kernel::finite::Mark;
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Context, Program, Storage, Tensor, View, layout};
@@ -35,7 +35,7 @@ pub struct Vae<'a> {
     gpu: &'a Arc<Gpu>,
     context: &'a Context,
     weights: WeightStorage,
-    storage: Storage,
+    activations: Activations,
     config: &'a Autoencoder,
     source: &'a dyn TensorSource,
     loaded: &'a Loaded,
@@ -70,9 +70,9 @@ impl<'a> Vae<'a> {
             gpu: &pipeline.gpu,
             context: &pipeline.context,
             weights: pipeline.precision.weights,
-            storage: match config.force_upcast() {
-                true => Storage::F32,
-                false => pipeline.precision.activations,
+            activations: match (pipeline.precision.activations, config.force_upcast()) {
+                (Storage::F16, true) => Activations::Mixed,
+                (storage, _) => storage.into(),
             },
             config,
             source,
@@ -81,13 +81,13 @@ impl<'a> Vae<'a> {
         }
     }
 
-    /// The same with f32 activations, where its own are f16, which may have overflowed.
+    /// The same with f32 activations, where some are f16, which may have overflowed.
     pub(super) fn in_f32(&self) -> Option<Self> {
         let wide = Self {
-            storage: Storage::F32,
+            activations: Storage::F32.into(),
             ..self.clone()
         };
-        (self.storage == Storage::F16).then_some(wide)
+        (self.activations != wide.activations).then_some(wide)
     }
 
     /// The graph of `kind` for an input of `side`, ready to run.
@@ -96,9 +96,15 @@ impl<'a> Vae<'a> {
         let weights = DeviceWeights::new(gpu, self.source, self.weights, self.loaded);
         let graph = (kind.graph)(self.config, side).optimise();
         let none = HashMap::new();
-        let executor =
-            Executor::with_norms(self.context, self.storage, &graph, &weights, &none, norms)
-                .map_err(|e| self.suspect(kind).blamed(e))?;
+        let executor = Executor::with_norms(
+            self.context,
+            self.activations,
+            &graph,
+            &weights,
+            &none,
+            norms,
+        )
+        .map_err(|e| self.suspect(kind).blamed(e))?;
         let planes = |t: &Tensor| {
             let bytes = (t.rows() * t.c * 4) as u64;
             Ok::<_, Error>(View::whole(&Arc::new(gpu.buffer("planes", bytes)?)))
@@ -124,7 +130,11 @@ impl<'a> Vae<'a> {
     }
 
     fn suspect(&self, kind: &Kind) -> Suspect {
-        Suspect::vae(kind.stage, self.storage)
+        let storage = match self.activations {
+            Activations::All(storage) => storage,
+            Activations::Mixed => Storage::F16,
+        };
+        Suspect::vae(kind.stage, storage)
     }
 
     /// Decodes the latents of several pictures with this VAE's `decoder`; those whose
@@ -254,7 +264,7 @@ impl<'a> Vae<'a> {
         let fits = || {
             let is_cpu = self.gpu.capabilities().is_cpu;
             let graph = (kind.graph)(self.config, size).optimise();
-            let (bytes, largest) = graph.planned_bytes(self.context.mode, self.storage);
+            let (bytes, largest) = graph.planned_bytes(self.context.mode, self.activations);
             let limit = self.gpu.capabilities().max_buffer;
             largest <= limit && (!is_cpu || bytes <= WHOLE_BYTES)
         };

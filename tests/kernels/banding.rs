@@ -5,7 +5,7 @@ use crate::attention;
 use crate::common::{CAP, Device, Random, capped, device, kinds, margin, relative_error, rounded};
 use crate::map::{Added, Map};
 use crate::norm::{ACTIVATIONS, Groups};
-use crate::product::{Parts, Problem, all_parts, storage_pairs};
+use crate::product::{Parts, Problem, all_parts, uniform_sets};
 use calotype::kernel::norm::{layer_norm, twin_layer_norm};
 use calotype::kernel::product::{Conv, WeightStorage};
 use calotype::kernel::{Activation, Mode, Storage};
@@ -23,16 +23,16 @@ fn assert_same(banded: &[f32], whole: &[f32], twin: &[f32], storage: Storage, wh
 }
 
 fn check_product(problem: &Problem) {
-    for (storage, weights) in storage_pairs() {
-        let twin = problem.twin(storage, weights);
+    for storages in uniform_sets() {
+        let twin = problem.twin(storages);
         for direct in [true, false] {
             let mode = Mode { direct };
-            let whole = problem.on(device(), storage, weights);
+            let whole = problem.on(device(), storages);
             assert_eq!(whole.run(mode, None), 1);
-            let banded = problem.on(capped(), storage, weights);
+            let banded = problem.on(capped(), storages);
             let bands = banded.run(mode, None);
-            assert!(bands > 1, "{problem:?} {storage:?} {weights:?}: one band");
-            assert_same(&banded.read(), &whole.read(), &twin, storage, problem);
+            assert!(bands > 1, "{problem:?} {storages:?}: one band");
+            assert_same(&banded.read(), &whole.read(), &twin, storages.out, problem);
         }
     }
 }
@@ -63,10 +63,10 @@ fn linear_layers() {
 fn a_range_of_rows() {
     let problem = Problem::linear([1, 300, 20, 70], Parts::default(), 7);
     for (mode, storage) in kinds() {
-        let banded = problem.on(capped(), storage, WeightStorage::F16);
+        let banded = problem.on(capped(), (storage, WeightStorage::F16));
         assert!(banded.run(mode, Some(13..277)) > 1);
         let values = capped().read_rows(&banded.out, 13..277);
-        let twin = problem.twin(storage, WeightStorage::F16);
+        let twin = problem.twin((storage, WeightStorage::F16));
         let twin = &twin[13 * 70..277 * 70];
         assert_same(&values, &values, twin, storage, &problem);
     }

@@ -28,6 +28,10 @@ fn tensor(view: &View, shape: [usize; 4]) -> Tensor {
     Tensor::new(view.clone(), F32, shape)
 }
 
+fn halves(view: &View, shape: [usize; 4]) -> Tensor {
+    Tensor::new(view.clone(), Storage::F16, shape)
+}
+
 /// Fails unless `result` is an error that says whose mistake it is.
 fn assert_bug<T>(result: Result<T>, what: &str) {
     match result {
@@ -147,7 +151,18 @@ fn row_calls(mode: Mode) -> Vec<Call> {
                 first: 0,
                 causal: true,
             };
-            one(softmax(mode, &tensor(&v[0], shape), mask))
+            one(softmax(mode, &tensor(&v[0], shape), None, mask))
+        }),
+        call("softmax to f16", &[bytes, bytes / 2], move |v| {
+            let mask = Mask {
+                count: 11,
+                rows_per_head: 15,
+                first: 0,
+                causal: true,
+            };
+            let scores = tensor(&v[0], shape);
+            let weights = halves(&v[1], shape);
+            one(softmax(mode, &scores, Some(&weights), mask))
         }),
         call("map", &[bytes, 96, bytes], move |v| {
             let (x, y) = (tensor(&v[0], shape), tensor(&v[2], shape));
@@ -183,7 +198,7 @@ fn attention_calls(mode: Mode) -> Vec<Call> {
         let shapes = [queries, keys, keys, queries].map(|rows| [n, rows, 1, c]);
         let mut bytes = shapes.map(|shape| Tensor::bytes_of(F32, shape)).to_vec();
         let room = attention::scratch_bytes(mode, F32, [n, queries, keys], [heads, d]);
-        bytes.extend(room.iter().flatten());
+        bytes.extend(room);
         call("attention", &bytes, move |v| {
             let attention = Attention {
                 q: &tensor(&v[0], shapes[0]),
@@ -192,10 +207,7 @@ fn attention_calls(mode: Mode) -> Vec<Call> {
                 out: &tensor(&v[3], shapes[3]),
                 heads,
                 causal: false,
-                scratch: match v {
-                    [_, _, _, _, turned, scores] => Some([turned, scores]),
-                    _ => None,
-                },
+                scratch: &v[4..],
             };
             attention.dispatches(&device().context(mode))
         })
@@ -387,7 +399,7 @@ fn a_tensor_that_contradicts_itself_is_refused() {
             first: 0,
             causal: false,
         };
-        assert_bug(softmax(mode, bad, mask), &format!("softmax {i}"));
+        assert_bug(softmax(mode, bad, None, mask), &format!("softmax {i}"));
         assert_bug(transpose(bad, 1, &view(4096)), &format!("transpose {i}"));
         let planes = layout::to_planes(mode, bad, &view(4096), [1.0, 0.0]);
         assert_bug(planes, &format!("planes {i}"));
@@ -418,7 +430,7 @@ fn shapes_that_do_not_fit_together_are_refused() {
         causal: true,
     };
     for mask in [mask(0, 1), mask(17, 1), mask(3, 0), mask(3, 1 << 32)] {
-        assert_bug(softmax(mode, &x, mask), &format!("{mask:?}"));
+        assert_bug(softmax(mode, &x, None, mask), &format!("{mask:?}"));
     }
     let many = Sinusoid {
         dim: 2 * sinusoid::MAX_DIM,
@@ -438,7 +450,7 @@ fn shapes_that_do_not_fit_together_are_refused() {
             out: &out,
             heads,
             causal: false,
-            scratch: Some([&scratch[0], &scratch[1]]),
+            scratch: &scratch,
         };
         attention.dispatches(&device().context(mode))
     };
@@ -582,6 +594,7 @@ fn a_program_refuses_what_a_device_cannot_bind() {
     let soft = softmax(
         mode,
         &tensor(&odd, [1, 3, 1, 64]),
+        None,
         Mask {
             count: 64,
             rows_per_head: 1,

@@ -13,6 +13,7 @@ mod finite;
 mod latent;
 mod layout;
 mod map;
+mod narrow;
 mod norm;
 mod product;
 mod sinusoid;

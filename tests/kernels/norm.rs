@@ -1,11 +1,11 @@
 //! Group norm, layer norm and softmax.
 
-use crate::common::{BELOW, Device, Random, Report, device, kinds, margin, rounded};
+use crate::common::{BELOW, Device, GUARD, Random, Report, device, kinds, margin, rounded};
 use calotype::kernel::norm::{
     GroupNorm, Mask, layer_norm, scratch_bytes, softmax, twin_group_norm, twin_layer_norm,
     twin_softmax,
 };
-use calotype::kernel::{Activation, Mode, Storage};
+use calotype::kernel::{Activation, Mode, Storage, Tensor};
 
 /// A group norm over `[n, h, w, groups * per]`.
 #[derive(Debug, Clone, Copy)]
@@ -175,6 +175,24 @@ fn layer_norms() {
     report.finish(30);
 }
 
+/// The softmax of `scores`: in place, or beside them in f16.
+fn soft(mode: Mode, storage: Storage, scores: &Tensor, mask: Mask) -> Tensor {
+    let weights = match storage {
+        Storage::F32 => None,
+        Storage::F16 => {
+            let bytes = scores.view.size / 2;
+            let guard = vec![GUARD; bytes as usize / 2];
+            Some(Tensor {
+                view: device().view(&storage.encode(&guard)),
+                storage,
+                ..scores.clone()
+            })
+        }
+    };
+    device().run(vec![softmax(mode, scores, weights.as_ref(), mask).unwrap()]);
+    weights.unwrap_or(scores.clone())
+}
+
 #[test]
 fn softmaxes() {
     let mut report = Report::new("softmax");
@@ -206,9 +224,9 @@ fn softmaxes() {
             causal: i % 2 == 1,
         };
         for (mode, storage) in kinds() {
-            let tensor = device().tensor(storage, [1, rows, 1, c], &x, margin(i));
-            device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
-            let twin = twin_softmax(&rounded(storage, &x), c, mask);
+            let scores = device().tensor(Storage::F32, [1, rows, 1, c], &x, margin(i));
+            let tensor = soft(mode, storage, &scores, mask);
+            let twin = twin_softmax(&x, c, mask);
             let out = device().read(&tensor);
             report.compare(mode, storage, &out, &twin, &([rows, c], mask));
             let masked = out.iter().zip(&twin).all(|(a, b)| *b != 0.0 || *a == 0.0);
@@ -258,9 +276,9 @@ fn softmaxes_far_from_zero() {
                 };
             }
             for (mode, storage) in kinds() {
-                let tensor = device().tensor(storage, [1, rows, 1, c], &x, margin(i));
-                device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
-                let twin = twin_softmax(&rounded(storage, &x), c, mask);
+                let scores = device().tensor(Storage::F32, [1, rows, 1, c], &x, margin(i));
+                let tensor = soft(mode, storage, &scores, mask);
+                let twin = twin_softmax(&x, c, mask);
                 let out = device().read(&tensor);
                 report.compare(mode, storage, &out, &twin, &(level, mask));
             }
@@ -284,8 +302,8 @@ fn softmaxes_at_the_ends_of_f32() {
         causal: false,
     };
     for (mode, storage) in kinds().into_iter().filter(|kind| kind.1 == Storage::F32) {
-        let tensor = device().tensor(storage, [1, 4, 1, 6], &rows.concat(), BELOW);
-        device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
+        let scores = device().tensor(Storage::F32, [1, 4, 1, 6], &rows.concat(), BELOW);
+        let tensor = soft(mode, storage, &scores, mask);
         let twin = twin_softmax(&rows.concat(), 6, mask);
         assert_eq!(device().read(&tensor), twin, "{mode:?}");
     }
@@ -303,8 +321,8 @@ fn a_score_that_is_not_a_number_stays_so() {
         for place in [0, 4, 8, 9] {
             let mut x: Vec<f32> = Random::new(1).values(2 * 12);
             x[place] = f32::NAN;
-            let tensor = device().tensor(storage, [1, 2, 1, 12], &x, BELOW);
-            device().run(vec![softmax(mode, &tensor, mask).unwrap()]);
+            let scores = device().tensor(Storage::F32, [1, 2, 1, 12], &x, BELOW);
+            let tensor = soft(mode, storage, &scores, mask);
             let out = device().read(&tensor);
             // Column 9 is dropped; the second row has nothing to do with it.
             let found = out[..9].iter().any(|x| x.is_nan());

@@ -6,8 +6,8 @@ use crate::common::{
 };
 use crate::norm::ACTIVATIONS;
 use calotype::kernel::product::{
-    Call, Conv, Epilogue, Layout, Product, TwinEpilogue, Variant, Weight, WeightStorage,
-    dispatches, dispatches_by, twin_conv, twin_epilogue, twin_linear,
+    Call, Conv, Epilogue, Layout, Product, Scale, Storages, TwinEpilogue, Variant, Weight,
+    WeightStorage, dispatches, dispatches_by, twin_conv, twin_epilogue, twin_linear,
 };
 use calotype::kernel::{Activation, Mode, Storage, Tensor};
 use half::f16;
@@ -161,11 +161,16 @@ impl Problem {
     }
 
     /// The twin's result over values as the storages round them.
-    pub fn twin(&self, storage: Storage, weights: WeightStorage) -> Vec<f32> {
+    pub fn twin(&self, storages: impl Into<Storages>) -> Vec<f32> {
+        let Storages {
+            a,
+            weights,
+            out: to,
+        } = storages.into();
         let numbers = self.numbers();
         let out = self.out_shape();
         let [n, h, w, k] = self.shape;
-        let x = rounded(storage, &numbers.x);
+        let x = rounded(a, &numbers.x);
         let weight = match weights {
             WeightStorage::F32 => numbers.w,
             WeightStorage::F16 => rounded(Storage::F16, &numbers.w),
@@ -182,8 +187,8 @@ impl Problem {
                 [out[1], out[2]],
             ),
         };
-        let channel = rounded(storage, &numbers.channel);
-        let residual = rounded(storage, &numbers.residual);
+        let channel = rounded(to, &numbers.channel);
+        let residual = rounded(to, &numbers.residual);
         let parts = self.parts;
         twin_epilogue(
             &sums,
@@ -200,12 +205,12 @@ impl Problem {
     }
 
     /// Uploads everything.
-    pub fn on<'a>(
-        &self,
-        device: &'a Device,
-        storage: Storage,
-        weights: WeightStorage,
-    ) -> Uploaded<'a> {
+    pub fn on<'a>(&self, device: &'a Device, storages: impl Into<Storages>) -> Uploaded<'a> {
+        let Storages {
+            a,
+            weights,
+            out: to,
+        } = storages.into();
         let numbers = self.numbers();
         let out = self.out_shape();
         let (layout, turn) = (self.layout(), self.seed as usize);
@@ -214,23 +219,23 @@ impl Problem {
         let channel_shape = [self.shape[0], 1, 1, self.co];
         Uploaded {
             device,
-            a: device.tensor(storage, self.shape, &numbers.x, margin(turn)),
+            a: device.tensor(a, self.shape, &numbers.x, margin(turn)),
             weight,
-            out: device.blank(storage, out, margin(turn + 1)),
+            out: device.blank(to, out, margin(turn + 1)),
             conv: self.conv,
             epilogue: Epilogue {
-                scale: parts.scale,
+                scale: parts.scale.map(Scale::Given),
                 bias: parts
                     .bias
                     .then(|| device.floats(&layout.pack_bias(&numbers.bias), 1)),
                 channel: parts
                     .channel
-                    .then(|| device.tensor(storage, channel_shape, &numbers.channel, margin(turn))),
+                    .then(|| device.tensor(to, channel_shape, &numbers.channel, margin(turn))),
                 geglu: parts.geglu,
                 activation: parts.activation,
                 residual: parts
                     .residual
-                    .then(|| device.tensor(storage, out, &numbers.residual, margin(turn + 2))),
+                    .then(|| device.tensor(to, out, &numbers.residual, margin(turn + 2))),
             },
         }
     }
@@ -317,22 +322,27 @@ impl Uploaded<'_> {
     }
 }
 
-/// The storages of activations with those of weights.
-pub fn storage_pairs() -> Vec<(Storage, WeightStorage)> {
-    storages()
-        .into_iter()
-        .flat_map(|s| [(s, WeightStorage::F32), (s, WeightStorage::F16)])
-        .collect()
+/// Every combination of storages that the adapter has.
+pub fn storage_sets() -> Vec<Storages> {
+    let there = storages();
+    let all = Storages::all().filter(|s| there.contains(&s.a));
+    all.collect()
+}
+
+/// Those whose activations are all alike.
+pub fn uniform_sets() -> Vec<Storages> {
+    let all = storage_sets().into_iter();
+    all.filter(|s| s.a == s.out).collect()
 }
 
 fn check(report: &mut Report, problem: &Problem) {
-    for (storage, weights) in storage_pairs() {
-        let twin = problem.twin(storage, weights);
+    for storages in storage_sets() {
+        let twin = problem.twin(storages);
         for direct in [true, false] {
-            let uploaded = problem.on(device(), storage, weights);
+            let uploaded = problem.on(device(), storages);
             uploaded.run(Mode { direct }, None);
-            let variant = (if direct { "direct" } else { "tiled" }, weights);
-            report.compare(variant, storage, &uploaded.read(), &twin, problem);
+            let variant = (if direct { "direct" } else { "tiled" }, storages);
+            report.compare(variant, storages.out, &uploaded.read(), &twin, problem);
         }
     }
 }
@@ -536,11 +546,11 @@ fn results_do_not_depend_on_the_tile() {
     };
     let problem = Problem::linear([1, 1793, 21, 1799], parts, 5);
     let rows = problem.shape[1];
-    for (storage, weights) in storage_pairs() {
+    for storages in uniform_sets() {
         let mode = Mode { direct: false };
-        let whole = problem.on(device(), storage, weights);
+        let whole = problem.on(device(), storages);
         whole.run(mode, None);
-        let pieces = problem.on(device(), storage, weights);
+        let pieces = problem.on(device(), storages);
         for first in (0..rows).step_by(300) {
             pieces.run(mode, Some(first..(first + 300).min(rows)));
         }
@@ -549,9 +559,9 @@ fn results_do_not_depend_on_the_tile() {
             .iter()
             .zip(&pieces)
             .all(|(a, b)| a.to_bits() == b.to_bits());
-        assert!(same, "{storage:?} {weights:?}");
-        let twin = problem.twin(storage, weights);
-        report.compare(weights, storage, &whole, &twin, &problem);
+        assert!(same, "{storages:?}");
+        let twin = problem.twin(storages);
+        report.compare(storages, storages.out, &whole, &twin, &problem);
     }
     let picture = Problem {
         shape: [1, 47, 49, 7],
@@ -561,11 +571,11 @@ fn results_do_not_depend_on_the_tile() {
         parts,
         seed: 6,
     };
-    for (storage, weights) in storage_pairs() {
-        let uploaded = picture.on(device(), storage, weights);
+    for storages in uniform_sets() {
+        let uploaded = picture.on(device(), storages);
         uploaded.run(Mode { direct: false }, None);
-        let twin = picture.twin(storage, weights);
-        report.compare(weights, storage, &uploaded.read(), &twin, &picture);
+        let twin = picture.twin(storages);
+        report.compare(storages, storages.out, &uploaded.read(), &twin, &picture);
     }
     report.finish(2);
 }
@@ -652,10 +662,10 @@ fn a_range_of_rows_leaves_the_others_alone() {
     let problem = Problem::linear([1, 90, 20, 30], Parts::default(), 7);
     for (mode, storage) in kinds() {
         let weights = WeightStorage::F32;
-        let uploaded = problem.on(device(), storage, weights);
+        let uploaded = problem.on(device(), (storage, weights));
         uploaded.run(mode, Some(13..77));
         let values = device().read_rows(&uploaded.out, 13..77);
-        let twin = problem.twin(storage, weights);
+        let twin = problem.twin((storage, weights));
         let mut report = Report::new("rows");
         report.compare(mode, storage, &values, &twin[13 * 30..77 * 30], &problem);
     }
@@ -666,9 +676,9 @@ fn a_range_of_rows_leaves_the_others_alone() {
 fn the_smallest_product_is_exact() {
     let problem = Problem::linear([1, 1, 1, 1], Parts::default(), 9);
     for direct in [true, false] {
-        let uploaded = problem.on(device(), Storage::F32, WeightStorage::F32);
+        let uploaded = problem.on(device(), (Storage::F32, WeightStorage::F32));
         uploaded.run(Mode { direct }, None);
-        let twin = problem.twin(Storage::F32, WeightStorage::F32);
+        let twin = problem.twin((Storage::F32, WeightStorage::F32));
         assert_eq!(uploaded.read(), twin);
     }
 }

@@ -2,14 +2,14 @@
 //! chosen.
 
 use crate::common::{Random, Report, device, storages};
-use crate::product::{Parts, Problem, SAME, all_parts, storage_pairs};
-use calotype::kernel::product::{Call, Conv, Family, Variant, WeightStorage, dispatches};
+use crate::product::{Parts, Problem, SAME, all_parts, storage_sets};
+use calotype::kernel::product::{Call, Conv, Family, Storages, Variant, WeightStorage, dispatches};
 use calotype::kernel::{Context, Entry, Mode, Storage, Tuning};
 
 /// The storages of activations, beside weights as GPUs have them.
-fn weights_in_f16() -> Vec<(Storage, WeightStorage)> {
-    let all = storages().into_iter();
-    all.map(|storage| (storage, WeightStorage::F16)).collect()
+fn weights_in_f16() -> impl Iterator<Item = Storages> {
+    let half = |s: &Storages| s.weights == WeightStorage::F16;
+    storage_sets().into_iter().filter(half)
 }
 
 /// The candidates of an adapter that are for GPUs, matrices included where it has them.
@@ -83,9 +83,9 @@ fn every_variant_over_tails_and_epilogues() {
     let mut report = Report::new("variants");
     let mut turn = 0;
     for problem in shapes_of_tiles() {
-        for (storage, weights) in storage_pairs() {
-            let twin = problem.twin(storage, weights);
-            let call = problem.on(device(), storage, weights).call();
+        for storages in storage_sets() {
+            let twin = problem.twin(storages);
+            let call = problem.on(device(), storages).call();
             let serving = variants(&call);
             let (matrices, scalars): (Vec<_>, Vec<_>) = serving
                 .into_iter()
@@ -96,12 +96,12 @@ fn every_variant_over_tails_and_epilogues() {
                 let Some(variant) = some.get(turn % some.len().max(1)) else {
                     continue;
                 };
-                let uploaded = problem.on(device(), storage, weights);
+                let uploaded = problem.on(device(), storages);
                 uploaded.run_by(*variant);
                 let family = variant.family(&call).name();
                 report.compare(
-                    (family, weights),
-                    storage,
+                    (family, storages),
+                    storages.out,
                     &uploaded.read(),
                     &twin,
                     &(variant, &problem),
@@ -139,9 +139,9 @@ fn products_cut_along_k() {
         Problem::linear([1, random.size(1, 90), k, random.size(1, 90)], parts, seed)
     });
     for (turn, problem) in problems.enumerate() {
-        for (storage, weights) in weights_in_f16() {
-            let twin = problem.twin(storage, weights);
-            let call = problem.on(device(), storage, weights).call();
+        for storages in weights_in_f16() {
+            let twin = problem.twin(storages);
+            let call = problem.on(device(), storages).call();
             let cut = variants(&call).into_iter().filter(|v| v.parts() > 1);
             let (matrices, scalars): (Vec<_>, Vec<_>) =
                 cut.partition(|v| matches!(v, Variant::Coop(_)));
@@ -149,11 +149,11 @@ fn products_cut_along_k() {
                 let Some(variant) = some.get(turn % some.len().max(1)) else {
                     continue;
                 };
-                let uploaded = problem.on(device(), storage, weights);
+                let uploaded = problem.on(device(), storages);
                 uploaded.run_by(*variant);
-                let name = (variant.family(&call).name(), weights);
+                let name = (variant.family(&call).name(), storages);
                 let out = uploaded.read();
-                report.compare(name, storage, &out, &twin, &(variant, &problem));
+                report.compare(name, storages.out, &out, &twin, &(variant, &problem));
             }
         }
     }
@@ -164,7 +164,7 @@ fn products_cut_along_k() {
 #[test]
 fn every_variant_passes_its_self_test() {
     let context = device().context(Mode { direct: false });
-    for (storage, weights) in weights_in_f16() {
+    for storages in weights_in_f16() {
         for gather in [false, true] {
             let call = Call {
                 // Few tiles and long sums, so that cut ones serve as well.
@@ -173,8 +173,7 @@ fn every_variant_passes_its_self_test() {
                 k8: 160,
                 taps: if gather { 9 } else { 1 },
                 gather,
-                storage,
-                weights,
+                storages,
                 plain: true,
             };
             // One number of parts stands for the others.
@@ -203,7 +202,7 @@ fn a_table_does_not_bring_back_what_was_left_out() {
     if !storages().contains(&storage) {
         return;
     }
-    let uploaded = problem.on(device(), storage, weights);
+    let uploaded = problem.on(device(), (storage, weights));
     let product = uploaded.product(None);
     let scalar = |v: &Variant| v.family(&uploaded.call()) == Family::Scalar16;
     let tile = variants(&uploaded.call()).into_iter().find(scalar).unwrap();
@@ -217,7 +216,7 @@ fn a_table_does_not_bring_back_what_was_left_out() {
         let context = Context::of_family(&device().gpu, Some(first)).unwrap();
         let context = context.with_tuning(table.clone());
         let made = dispatches(&context, &product).unwrap();
-        let key = tile.key(storage, weights, false);
+        let key = tile.key((storage, weights).into(), false);
         assert_eq!(Some(made[0].key()) == key.as_ref(), wanted, "{first:?}");
     }
 }

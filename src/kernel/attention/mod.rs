@@ -10,7 +10,7 @@ pub use coop::CoopBlock;
 pub use twin::{twin, twin_transpose};
 
 use super::norm::{Mask, softmax};
-use super::product::{self, Blocks, Epilogue, Product, Weight};
+use super::product::{self, Blocks, Epilogue, Product, Scale, Weight};
 use super::{Context, Dispatch, Mode, Storage, Tensor, View, Work, key, require};
 use crate::gpu::{Access, PipelineKey, host_shareable};
 use crate::{Error, Result};
@@ -84,12 +84,12 @@ pub struct Attention<'a> {
     pub heads: usize,
     pub causal: bool,
     /// Room for [`scratch_bytes`].
-    pub scratch: Option<[&'a View; 2]>,
+    pub scratch: &'a [View],
 }
 
 /// Queries of a chunk, so that the scores of all heads stay below [`chunk_bytes`].
-fn chunk(mode: Mode, storage: Storage, blocks: usize, queries: usize, keys: usize) -> usize {
-    let row = (blocks * keys.next_multiple_of(8) * storage.bytes()) as u64;
+fn chunk(mode: Mode, blocks: usize, queries: usize, keys: usize) -> usize {
+    let row = (blocks * keys.next_multiple_of(8) * 4) as u64;
     ((chunk_bytes(mode) / row.max(1)) as usize)
         .max(8)
         .min(queries)
@@ -100,23 +100,24 @@ fn flash(mode: Mode, d: usize) -> bool {
     !mode.direct && d == 64
 }
 
-/// Bytes of the turned values and of a chunk's scores; `None` where attention runs
-/// in one pass.
+/// Bytes of the turned values, of a chunk's scores in f32, and of the weights made of them
+/// where those are f16; nothing where attention runs in one pass.
 pub fn scratch_bytes(
     mode: Mode,
     storage: Storage,
     [n, queries, keys]: [usize; 3],
     [heads, d]: [usize; 2],
-) -> Option<[u64; 2]> {
+) -> Vec<u64> {
     if flash(mode, d) {
-        return None;
+        return Vec::new();
     }
-    let row = keys.next_multiple_of(8) * storage.bytes();
-    let rows = chunk(mode, storage, n * heads, queries, keys);
-    Some([
-        (n * heads * d * row) as u64,
-        (n * heads * rows * row) as u64,
-    ])
+    let columns = keys.next_multiple_of(8);
+    let scores = n * heads * chunk(mode, n * heads, queries, keys) * columns;
+    let mut bytes = vec![n * heads * d * columns * storage.bytes(), 4 * scores];
+    if storage == Storage::F16 {
+        bytes.push(2 * scores);
+    }
+    bytes.into_iter().map(|bytes| bytes as u64).collect()
 }
 
 impl Attention<'_> {
@@ -149,7 +150,7 @@ impl Attention<'_> {
             self.q.rows_per_batch(),
             self.k.rows_per_batch(),
         ];
-        let step = chunk(context.mode, self.q.storage, sizes[0], sizes[1], sizes[2]);
+        let step = chunk(context.mode, sizes[0], sizes[1], sizes[2]);
         let largest = [self.q, self.k, self.v, self.out].map(|t| t.view.size);
         let limit = gpu.capabilities().max_binding;
         if self.q.n > 1 && largest.iter().any(|size| *size > limit) {
@@ -178,8 +179,10 @@ impl Attention<'_> {
                 let block = context.choose_attention(self)?;
                 Ok(vec![self.one_pass(block, d)?])
             }
-            Some(scratch) => self.by_products(context, step, scratch),
-            None => {
+            [turned, scores, weights @ ..] if weights.len() < 2 => {
+                self.by_products(context, step, [turned, scores], weights.first())
+            }
+            _ => {
                 let problem = format!("{d} wide heads were given no room for their scores");
                 Err(Error::internal("attention", problem))
             }
@@ -251,6 +254,7 @@ impl Attention<'_> {
         context: &Context,
         step: usize,
         [turned, scores]: [&View; 2],
+        weights: Option<&View>,
     ) -> Result<Vec<Dispatch>> {
         let (q, k, v, out) = (self.q, self.k, self.v, self.out);
         let d = q.c / self.heads;
@@ -258,9 +262,15 @@ impl Attention<'_> {
         let z = q.n * self.heads;
         let columns = keys.next_multiple_of(8);
         let storage = q.storage;
-        let row = columns * storage.bytes();
-        let turned = &turned.first((z * d * row) as u64)?;
-        let scores = &scores.first((z * step * row) as u64)?;
+        let turned = &turned.first((z * d * columns * storage.bytes()) as u64)?;
+        let scores = &scores.first((z * step * columns * 4) as u64)?;
+        let weights = match (storage, weights) {
+            (Storage::F32, _) => None,
+            (Storage::F16, Some(view)) => Some(view.first((z * step * columns * 2) as u64)?),
+            (Storage::F16, None) => {
+                return Err(Error::internal("attention", "no room for weights in f16"));
+            }
+        };
         let mut all = vec![transpose(v, self.heads, turned)?];
         let turned = Tensor::new(turned.clone(), storage, [z, d, 1, columns]);
         let values = Weight::of(&turned)?;
@@ -270,7 +280,10 @@ impl Attention<'_> {
         };
         for first in (0..queries).step_by(step) {
             let rows = step.min(queries - first);
-            let chunk_scores = Tensor::new(scores.clone(), storage, [z, rows, 1, columns]);
+            let shape = [z, rows, 1, columns];
+            let chunk_scores = Tensor::new(scores.clone(), Storage::F32, shape);
+            let weights = weights.as_ref();
+            let weights = weights.map(|w| Tensor::new(w.clone(), Storage::F16, shape));
             let block = |t: &Tensor| [t.rows_per_batch() * t.pitch, d / 4];
             let score_block = [self.heads * rows * columns / 4, rows * columns / 4];
             let q_rows = Tensor {
@@ -291,7 +304,7 @@ impl Attention<'_> {
                     out: score_block,
                 }),
                 epilogue: Epilogue {
-                    scale: Some(self.scale(d)),
+                    scale: Some(Scale::Given(self.scale(d))),
                     ..Default::default()
                 },
                 rows: Some(0..rows),
@@ -303,14 +316,19 @@ impl Attention<'_> {
                 first,
                 causal: self.causal,
             };
-            all.push(softmax(context.mode, &chunk_scores, mask)?);
+            all.push(softmax(
+                context.mode,
+                &chunk_scores,
+                weights.as_ref(),
+                mask,
+            )?);
             let out_rows = Tensor {
                 offset: out.offset + first * out.pitch,
                 c: d,
                 ..out.clone()
             };
             let product = Product {
-                a: &chunk_scores,
+                a: weights.as_ref().unwrap_or(&chunk_scores),
                 weight: &values,
                 out: &out_rows,
                 conv: None,

@@ -102,7 +102,7 @@ impl Case {
                 out,
                 heads: self.heads,
                 causal: false,
-                scratch: None,
+                scratch: &[],
             };
             attention.dispatch_by(block)
         };

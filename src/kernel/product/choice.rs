@@ -63,7 +63,7 @@ impl Context {
         if variant.family(call) == Family::Direct {
             return Ok(true);
         }
-        let key = (variant, call.storage, call.weights, call.gather);
+        let key = (variant, call.storages, call.gather);
         let test = || self_test(self, variant, call);
         let family = variant.family(call);
         self.trust
@@ -89,8 +89,7 @@ impl Context {
             k8: 160,
             taps: 1,
             gather: false,
-            storage,
-            weights,
+            storages: (storage, weights).into(),
             plain: true,
         };
         let conv = Call {
@@ -102,7 +101,7 @@ impl Context {
             ..linear
         };
         let f32 = Call {
-            storage: Storage::F32,
+            storages: (Storage::F32, weights).into(),
             ..linear
         };
         let mut told = Vec::new();
@@ -168,7 +167,7 @@ impl Call {
 
     pub fn class(&self) -> String {
         let kind = if self.gather { "conv" } else { "linear" };
-        let storage = match (self.storage, self.weights) {
+        let storage = match (self.storages.a, self.storages.weights) {
             (Storage::F16, WeightStorage::F16) => "f16",
             (Storage::F16, WeightStorage::F32) => "f16 f32",
             (Storage::F32, WeightStorage::F16) => "f32 f16",

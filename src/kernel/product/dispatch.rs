@@ -2,7 +2,7 @@
 
 use super::bands::Band;
 use super::layout::PANEL8;
-use super::{Blocks, Call, Conv, PANEL, Product, UNIT, Variant, Weight, sum_key};
+use super::{Blocks, Call, Conv, PANEL, Product, Scale, UNIT, Variant, Weight, sum_key};
 use crate::gpu::{Access, host_shareable};
 use crate::kernel::program::Operand;
 use crate::kernel::{Context, Dispatch, Tensor, Work, fold};
@@ -52,6 +52,7 @@ host_shareable! {
         o_batch: u32,
         o_head: u32,
         scale: f32,
+        scale_at: u32,
         in_h: u32,
         in_w: u32,
         out_w: u32,
@@ -71,13 +72,15 @@ const BIAS: u32 = 1;
 const CHANNEL: u32 = 2;
 const RESIDUAL: u32 = 4;
 const GEGLU: u32 = 8;
+const SCALED: u32 = 16;
 
 /// The shader's flags by their names, for the test that compares them.
-pub const EPILOGUE_FLAGS: [(&str, u32); 4] = [
+pub const EPILOGUE_FLAGS: [(&str, u32); 5] = [
     ("BIAS", BIAS),
     ("CHANNEL", CHANNEL),
     ("RESIDUAL", RESIDUAL),
     ("GEGLU", GEGLU),
+    ("SCALED", SCALED),
 ];
 
 impl Blocks {
@@ -201,11 +204,18 @@ pub(super) fn dispatch(
     let per_panel = PANEL / if epilogue.geglu { 8 } else { 4 };
     let skip4 = panels * per_panel;
     let mut flags = 0;
+    let mut scale_at = 0;
     let bias = match &epilogue.bias {
         Some(view) => {
             flags |= BIAS;
             let start = (4 * PANEL * panels) as u64;
-            let bytes = 4 * variant.bias_columns(n8) as u64;
+            let mut bytes = 4 * variant.bias_columns(n8) as u64;
+            if epilogue.scale == Some(Scale::BehindBias) {
+                flags |= SCALED;
+                // In the last vec4.
+                bytes = view.size.saturating_sub(start);
+                scale_at = (bytes.saturating_sub(16) / 4) as u32;
+            }
             let view = view.part(start..view.size.max(start))?;
             view.operand("bias", bytes)?
         }
@@ -243,7 +253,8 @@ pub(super) fn dispatch(
         upsample: false,
     });
     let z = blocks.batches * blocks.heads;
-    let key = variant.key(a.storage, weight.storage, conv.is_some());
+    let call = product.call(m, n8);
+    let key = variant.key(call.storages, call.gather);
     let key = key.ok_or_else(|| Error::internal("product", format!("{variant} of f32")))?;
     let moved = band.input.len() * a.row_bytes() as usize + m * out.row_bytes() as usize;
     let params = Params {
@@ -276,7 +287,11 @@ pub(super) fn dispatch(
         w_head: blocks.w[1] as u32,
         o_batch: blocks.out[0] as u32,
         o_head: blocks.out[1] as u32,
-        scale: epilogue.scale.unwrap_or(1.0),
+        scale: match epilogue.scale {
+            Some(Scale::Given(scale)) => scale,
+            Some(Scale::BehindBias) | None => 1.0,
+        },
+        scale_at,
         in_h: a.h as u32,
         in_w: a.w as u32,
         out_w: out.w as u32,
@@ -300,7 +315,6 @@ pub(super) fn dispatch(
     let weights = weight.operand(&columns, &blocks)?;
     let extras = [bias, channel.operand, residual.operand];
     if variant.parts() > 1 {
-        let call = product.call(m, n8);
         let operands = Operands {
             a: a_operand,
             weights,
@@ -339,7 +353,7 @@ fn in_parts(
     let rows = call.m.next_multiple_of(bm);
     let bytes = variant.partial_bytes(call);
     let partials = |name| context.partials(bytes)?.operand(name, bytes);
-    let key = variant.key(call.storage, call.weights, call.gather);
+    let key = variant.key(call.storages, call.gather);
     let key = key.ok_or_else(|| Error::internal("product", format!("{variant} of f32")))?;
     let nothing = || context.nothing(4 * variant.bias_columns(call.n8) as u64);
     let parts = Dispatch::new(
@@ -364,7 +378,7 @@ fn in_parts(
     )?;
     let [bias, channel, residual] = operands.extras;
     let sum = Dispatch::new(
-        sum_key(call.storage),
+        sum_key(call.storages.out),
         [
             partials("parts")?,
             context.nothing(0)?,

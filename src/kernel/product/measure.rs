@@ -1,7 +1,9 @@
 //! Which variant is fastest on this device: every candidate over the shapes of a model,
 //! random operands, by the device's clock where it has one.
 
-use super::{Call, Conv, Epilogue, Layout, Product, Variant, Weight, WeightStorage, dispatches_by};
+use super::{
+    Call, Conv, Epilogue, Layout, Product, Storages, Variant, Weight, WeightStorage, dispatches_by,
+};
 use crate::gpu::{Gpu, Timestamps};
 use crate::kernel::{Activation, Context, Entry, Program, Storage, Tensor, View};
 use crate::{Error, Result};
@@ -18,6 +20,7 @@ pub struct Shape {
     pub conv: Option<Conv>,
     pub residual: bool,
     pub activation: Activation,
+    pub storages: Storages,
 }
 
 /// Seconds that the timed dispatches of a candidate should take.
@@ -45,7 +48,7 @@ pub type Ranking = Vec<(Variant, f64)>;
 
 impl Shape {
     /// What a variant is chosen for.
-    pub fn call(&self, storage: Storage, weights: WeightStorage) -> Call {
+    pub fn call(&self) -> Call {
         let [n, h, w, c] = self.a;
         let [_, out_h, out_w, _] = self.out;
         let rows = if self.conv.is_some() {
@@ -60,8 +63,7 @@ impl Shape {
             k8: k_rows / super::UNIT,
             taps: self.layout.taps,
             gather: self.conv.is_some(),
-            storage,
-            weights,
+            storages: self.storages,
             plain: c == k_rows,
         }
     }
@@ -77,12 +79,13 @@ struct Operands {
 }
 
 impl Operands {
-    fn new(gpu: &Gpu, shape: &Shape, (storage, weights): (Storage, WeightStorage)) -> Result<Self> {
-        let tensor = |shape| -> Result<Tensor> {
+    fn new(gpu: &Gpu, shape: &Shape) -> Result<Self> {
+        let tensor = |storage, shape| -> Result<Tensor> {
             let view = noise(gpu, storage, Tensor::bytes_of(storage, shape))?;
             Ok(Tensor::new(view, storage, shape))
         };
         let layout = shape.layout;
+        let Storages { a, weights, out } = shape.storages;
         let stored = match weights {
             WeightStorage::F32 => Storage::F32,
             WeightStorage::F16 => Storage::F16,
@@ -90,15 +93,15 @@ impl Operands {
         let weight = noise(gpu, stored, layout.bytes(weights))?;
         let bias = noise(gpu, Storage::F32, 4 * layout.bias_places() as u64)?;
         Ok(Self {
-            a: tensor(shape.a)?,
+            a: tensor(a, shape.a)?,
             weight: Weight::packed(weight, weights, layout),
-            out: tensor(shape.out)?,
+            out: tensor(out, shape.out)?,
             epilogue: Epilogue {
                 bias: Some(bias),
                 geglu: layout.geglu,
                 activation: shape.activation,
                 residual: match shape.residual {
-                    true => Some(tensor(shape.out)?),
+                    true => Some(tensor(out, shape.out)?),
                     false => None,
                 },
                 ..Default::default()
@@ -234,14 +237,9 @@ impl Measurement {
     ///
     /// # Errors
     /// What goes wrong on the device; [`Error::Cancelled`].
-    pub fn rank(
-        &mut self,
-        shape: &Shape,
-        storages: (Storage, WeightStorage),
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Ranking> {
-        let call = shape.call(storages.0, storages.1);
-        let operands = Operands::new(&self.context.gpu, shape, storages)?;
+    pub fn rank(&mut self, shape: &Shape, cancelled: &dyn Fn() -> bool) -> Result<Ranking> {
+        let call = shape.call();
+        let operands = Operands::new(&self.context.gpu, shape)?;
         // All is compiled and tested before anything is timed, since the device idles
         // meanwhile.
         let mut programs = Vec::new();

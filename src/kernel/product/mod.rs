@@ -50,6 +50,44 @@ impl WeightStorage {
     }
 }
 
+/// How the operands of a product are stored: A and what is written alike, or A in f16
+/// and what is written in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Storages {
+    pub a: Storage,
+    pub weights: WeightStorage,
+    /// Of the result, and of what an epilogue adds to it.
+    pub out: Storage,
+}
+
+impl Storages {
+    /// Every combination that there are kernels for.
+    pub fn all() -> impl Iterator<Item = Self> {
+        use Storage::{F16, F32};
+        let activations = [(F32, F32), (F16, F16), (F16, F32)];
+        let weights = [WeightStorage::F32, WeightStorage::F16];
+        activations
+            .into_iter()
+            .flat_map(move |(a, out)| weights.map(|weights| Self { a, weights, out }))
+    }
+
+    /// Whether both operands can be read as f16.
+    pub fn is_half(self) -> bool {
+        self.a == Storage::F16 && self.weights == WeightStorage::F16
+    }
+}
+
+/// Activations all alike.
+impl From<(Storage, WeightStorage)> for Storages {
+    fn from((activations, weights): (Storage, WeightStorage)) -> Self {
+        Self {
+            a: activations,
+            weights,
+            out: activations,
+        }
+    }
+}
+
 /// The right operand of a product, `[n, taps * k_rows]`, in units of 8 values along k
 /// of one column; packed weights lie in panels of 64 columns (see [`Layout`]).
 #[derive(Clone)]
@@ -141,12 +179,20 @@ impl Conv {
     }
 }
 
+/// A factor of sums.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    Given(f32),
+    /// The one that lies behind the bias (see [`crate::kernel::narrow`]).
+    BehindBias,
+}
+
 /// What happens between the sum and the store, in this order.
 #[derive(Clone, Default)]
 pub struct Epilogue {
-    pub scale: Option<f32>,
     /// f32, as [`Layout::pack_bias`] has it.
     pub bias: Option<View>,
+    pub scale: Option<Scale>,
     /// `[n, 1, 1, c]`, added to every row of a picture.
     pub channel: Option<Tensor>,
     /// Columns alternate, four values and four gates: out = value * gelu(gate).
@@ -229,19 +275,19 @@ impl Product<'_> {
     pub fn call(&self, m: usize, n8: usize) -> Call {
         let (a, weight) = (self.a, self.weight);
         let even = a.pitch.is_multiple_of(2) && a.offset.is_multiple_of(2);
+        let one_block = self.blocks.is_none_or(|b| b.batches * b.heads == 1);
         Call {
             m,
             n8,
             k8: weight.k_rows / UNIT,
             taps: weight.taps,
             gather: self.conv.is_some(),
-            storage: a.storage,
-            weights: weight.storage,
-            plain: even
-                && a.c == weight.k_rows
-                && weight.column == 1
-                && self.blocks.is_none()
-                && self.epilogue.scale.is_none(),
+            storages: Storages {
+                a: a.storage,
+                weights: weight.storage,
+                out: self.out.storage,
+            },
+            plain: even && a.c == weight.k_rows && one_block,
         }
     }
 }
@@ -270,7 +316,10 @@ fn check(product: &Product<'_>) -> Result<()> {
             )
         })
     };
-    need(a.storage == out.storage, "storages differ")?;
+    let narrower = (a.storage, out.storage) == (Storage::F16, Storage::F32);
+    need(a.storage == out.storage || narrower, "storages differ")?;
+    let behind = epilogue.scale == Some(Scale::BehindBias);
+    need(!behind || epilogue.bias.is_some(), "a scale behind no bias")?;
     need(
         ![a.c, out.c, weight.k_rows, weight.n8].contains(&0),
         "nothing",

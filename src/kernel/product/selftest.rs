@@ -2,7 +2,7 @@
 //! that do not commute, NaN around everything, one product after another.
 
 use super::dispatches_by;
-use super::{Call, Conv, Epilogue, Layout, Product, Variant, Weight, WeightStorage};
+use super::{Call, Conv, Epilogue, Layout, Product, Storages, Variant, Weight, WeightStorage};
 use crate::Result;
 use crate::kernel::trust::upload;
 use crate::kernel::{Context, Program, Storage, Tensor};
@@ -142,16 +142,16 @@ impl Case {
     }
 
     fn run(&self, context: &Context, variant: Variant, call: &Call) -> Result<Option<String>> {
-        let storage = call.storage;
-        let a = self.tensor(context, storage, self.k, |row, k| self.a(row, k) as f32)?;
-        let weight = self.weight(context, call.weights)?;
+        let Storages { a, weights, out } = call.storages;
+        let a = self.tensor(context, a, self.k, |row, k| self.a(row, k) as f32)?;
+        let weight = self.weight(context, weights)?;
         let bias: Vec<f32> = (0..self.n).map(|n| self.bias(n) as f32).collect();
         let bias = upload(
             context,
             bytemuck::cast_slice(&self.layout().pack_bias(&bias)),
         )?;
-        let first = self.tensor(context, storage, self.n, |_, _| 0.0)?;
-        let second = self.tensor(context, storage, self.n, |_, _| f32::NAN)?;
+        let first = self.tensor(context, out, self.n, |_, _| 0.0)?;
+        let second = self.tensor(context, out, self.n, |_, _| f32::NAN)?;
         let (mut from, mut to) = (&first, &second);
         let mut all = Vec::new();
         for _ in 0..REPEATS {
@@ -178,7 +178,7 @@ impl Case {
         Program::new(&context.gpu, all)?.run(&context.gpu)?;
         let view = &from.view;
         let bytes = context.gpu.download(&view.buffer, view.offset, view.size)?;
-        Ok(self.compare(&storage.decode(&bytes)))
+        Ok(self.compare(&out.decode(&bytes)))
     }
 
     /// What of `got`, rows with their margins, differs from the exact result.

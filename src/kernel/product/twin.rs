@@ -39,7 +39,7 @@ pub fn twin_epilogue(sums: &[f32], n: usize, e: &TwinEpilogue<'_>) -> Vec<f32> {
         let channel = e
             .channel
             .map_or(0.0, |(c, rows)| c[i / n / rows * n + i % n]);
-        sum * e.scale.unwrap_or(1.0) + bias + channel
+        (sum + bias) * e.scale.unwrap_or(1.0) + channel
     };
     let values: Vec<f32> = sums
         .iter()

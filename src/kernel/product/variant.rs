@@ -1,7 +1,7 @@
 //! The kernels that can make a product: candidates as data, and what each needs.
 
 use super::dispatch::{BINDINGS, Params};
-use super::{UNIT, WeightStorage};
+use super::{Storages, UNIT, WeightStorage};
 use crate::gpu::{Capabilities, PipelineKey};
 use crate::kernel::{Storage, fold, key};
 use std::fmt;
@@ -285,10 +285,9 @@ pub struct Call {
     pub taps: usize,
     /// A convolution.
     pub gather: bool,
-    pub storage: Storage,
-    pub weights: WeightStorage,
-    /// Rows of A begin at an even vec4, weights are packed, K has no padding, there is
-    /// one block and no scale: what matrices ask for.
+    pub storages: Storages,
+    /// Rows of A begin at an even vec4, K has no padding and there is one block: what
+    /// matrices ask for.
     pub plain: bool,
 }
 
@@ -320,7 +319,7 @@ impl Variant {
     pub(super) fn part(self, call: &Call) -> usize {
         let slice = match self {
             Variant::Direct | Variant::DirectNarrow => 1,
-            Variant::Tiled(tile) => tile.bk(is_half(call.storage, call.weights)) as usize / UNIT,
+            Variant::Tiled(tile) => tile.bk(call.storages.is_half()) as usize / UNIT,
             Variant::Coop(tile) => tile.bk as usize / UNIT,
         };
         let depth = call.taps * call.k8;
@@ -404,7 +403,7 @@ impl Variant {
             Variant::Direct | Variant::DirectNarrow | Variant::Tiled(_) => true,
             Variant::Coop(tile) => {
                 call.plain
-                    && is_half(call.storage, call.weights)
+                    && call.storages.is_half()
                     && (8 * call.k8).is_multiple_of(tile.bk as usize)
             }
         }
@@ -413,7 +412,7 @@ impl Variant {
     pub fn family(self, call: &Call) -> Family {
         match self {
             Variant::Direct | Variant::DirectNarrow => Family::Direct,
-            Variant::Tiled(_) => match is_half(call.storage, call.weights) {
+            Variant::Tiled(_) => match call.storages.is_half() {
                 true => Family::Scalar16,
                 false => Family::Scalar32,
             },
@@ -457,13 +456,8 @@ impl Variant {
     }
 
     /// The pipeline; `None` where it does not serve these storages.
-    pub fn key(
-        self,
-        storage: Storage,
-        weights: WeightStorage,
-        gather: bool,
-    ) -> Option<PipelineKey> {
-        let half = is_half(storage, weights);
+    pub fn key(self, storages: Storages, gather: bool) -> Option<PipelineKey> {
+        let half = storages.is_half();
         let (shader, numbers) = match self {
             Variant::Direct => ("product_direct", vec![("R", DIRECT_ROWS)]),
             Variant::DirectNarrow => ("product_direct", vec![("R", NARROW_ROWS)]),
@@ -477,9 +471,9 @@ impl Variant {
         if is_coop && !half {
             return None;
         }
-        let mut defines = storage.defines();
+        let mut defines = storages.a.defines_to(storages.out);
         let flags = [
-            ("W16", weights == WeightStorage::F16),
+            ("W16", storages.weights == WeightStorage::F16),
             ("GATHER", gather),
             ("NARROW", self == Variant::DirectNarrow),
             ("HALF", half && shader != "product_direct"),
@@ -504,11 +498,6 @@ pub(in crate::kernel) fn sum_key(storage: Storage) -> PipelineKey {
     let mut defines = storage.defines();
     defines.push(("SUM".into(), String::new()));
     key::<Params>("product_sum", defines, vec![], BINDINGS)
-}
-
-/// Whether both operands can be read as f16.
-fn is_half(storage: Storage, weights: WeightStorage) -> bool {
-    storage == Storage::F16 && weights == WeightStorage::F16
 }
 
 fn coop(f: u32, lanes: u32, flat: bool, tiles: &[[u32; 5]]) -> impl Iterator<Item = Variant> {
