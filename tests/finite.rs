@@ -298,7 +298,7 @@ fn overflows_in_f16(tensors: &mut Tensors) {
 }
 
 #[test]
-fn a_vae_that_overflows_in_f16_is_decoded_again_in_f32() {
+fn a_vae_that_overflows_in_f16_is_decoded_again() {
     if !has_f16() {
         return;
     }
@@ -339,7 +339,7 @@ fn a_vae_that_overflows_in_f16_is_decoded_again_in_f32() {
             "{warning}"
         );
         assert!(warning.contains("2 pictures"), "{warning}");
-        // As a VAE in f32 has it.
+        // As a VAE in f32 has it, but for the rounding of operands.
         let (shape, latents) = trace.f32s("base_latents").unwrap();
         let [h, w] = [shape[2], shape[3]];
         let (_, decoded) = trace.f32s("decoded").unwrap();
@@ -349,12 +349,13 @@ fn a_vae_that_overflows_in_f16_is_decoded_again_in_f32() {
             .chunks(latents.len() / 2)
             .flat_map(|one| decoder.decode(one, &cancel).unwrap())
             .collect();
-        assert!(decoded == known);
+        let error = relative(&decoded, &known);
+        assert!(error < 2e-3, "{error:e}");
     }
 }
 
 #[test]
-fn an_encoder_that_overflows_in_f16_encodes_again_in_f32() {
+fn an_encoder_that_overflows_in_f16_encodes_again() {
     if !has_f16() {
         return;
     }

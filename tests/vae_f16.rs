@@ -98,6 +98,7 @@ fn the_embedded_model_is_as_good_as_in_f32() {
             _ => [16, 13],
         };
         compare("demo", size, tiling, 55.0);
+        compare(Model::base().upcast().path(), size, tiling, 55.0);
     }
 }
 
@@ -105,7 +106,9 @@ fn the_embedded_model_is_as_good_as_in_f32() {
 #[test]
 fn a_stream_that_f16_does_not_hold() {
     for by in [1e6, 1e-4] {
-        let model = Model::base().change(VAE, |tensors| louder(tensors, by));
+        let model = Model::base()
+            .upcast()
+            .change(VAE, |tensors| louder(tensors, by));
         compare(model.path(), [11, 16], Tiling::Never, 40.0);
     }
 }

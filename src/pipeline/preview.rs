@@ -114,12 +114,15 @@ impl Previewer<'_> {
                     Some((size, ready)) if size == [h, w] => ready,
                     _ => Box::new(vae.decoder([h, w])?),
                 };
-                let decoded = match (ready.decode(latents, cancel), vae.in_f32()) {
-                    (Err(e), Some(wide)) if e.is_not_finite() => {
-                        ready = Box::new(wide.decoder([h, w])?);
-                        ready.decode(latents, cancel)
+                let mut wider = vae.wider();
+                let decoded = loop {
+                    match (ready.decode(latents, cancel), wider) {
+                        (Err(e), Some(wide)) if e.is_not_finite() => {
+                            ready = Box::new(wide.decoder([h, w])?);
+                            wider = wide.wider();
+                        }
+                        (decoded, _) => break decoded,
                     }
-                    (decoded, _) => decoded,
                 };
                 *coder = Some(([h, w], ready));
                 Picture::from_planar(width, height, &decoded?)

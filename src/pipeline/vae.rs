@@ -81,13 +81,17 @@ impl<'a> Vae<'a> {
         }
     }
 
-    /// The same with f32 activations, where some are f16, which may have overflowed.
-    pub(super) fn in_f32(&self) -> Option<Self> {
-        let wide = Self {
-            activations: Storage::F32.into(),
-            ..self.clone()
+    /// The same with the next wider activations, where its own may have overflowed.
+    pub(super) fn wider(&self) -> Option<Self> {
+        let activations = match self.activations {
+            Activations::All(Storage::F16) => Activations::Mixed,
+            Activations::Mixed => Storage::F32.into(),
+            Activations::All(Storage::F32) => return None,
         };
-        (self.activations != wide.activations).then_some(wide)
+        Some(Self {
+            activations,
+            ..self.clone()
+        })
     }
 
     /// The graph of `kind` for an input of `side`, ready to run.
@@ -138,7 +142,7 @@ impl<'a> Vae<'a> {
     }
 
     /// Decodes the latents of several pictures with this VAE's `decoder`; those whose
-    /// activations overflow in f16 once more in f32, which is said in `warnings`.
+    /// activations overflow once more with wider ones, which is said in `warnings`.
     /// `next` hears of every picture before its turn.
     pub(super) fn decode_all(
         &self,
@@ -148,34 +152,35 @@ impl<'a> Vae<'a> {
         next: &mut dyn FnMut(usize),
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Vec<f32>>> {
-        let wide = self.in_f32();
-        let once = |(index, latents): (usize, &&[f32])| {
-            next(index);
-            match decoder.decode(latents, cancel) {
-                Err(e) if e.is_not_finite() && wide.is_some() => Ok(None),
-                decoded => decoded.map(Some),
-            }
-        };
-        let first = latents.iter().enumerate().map(once);
-        let mut decoded = first.collect::<Result<Vec<_>>>()?;
-        let missing = decoded.iter().filter(|one| one.is_none()).count();
-        if let (Some(wide), 1..) = (wide, missing) {
-            let size = decoder.size;
-            // The old one's memory first.
-            drop(decoder);
-            let decoder = wide.decoder(size)?;
-            for (one, latents) in decoded.iter_mut().zip(latents) {
-                if one.is_none() {
-                    *one = Some(decoder.decode(latents, cancel)?);
+        let size = decoder.size;
+        let (mut vae, mut decoder) = (self.clone(), decoder);
+        let mut decoded = vec![None; latents.len()];
+        loop {
+            let wider = vae.wider();
+            for (index, (one, latents)) in decoded.iter_mut().zip(latents).enumerate() {
+                if one.is_some() {
+                    continue;
+                }
+                next(index);
+                match decoder.decode(latents, cancel) {
+                    Err(e) if e.is_not_finite() && wider.is_some() => {}
+                    made => *one = Some(made?),
                 }
             }
-            warnings.push(overflowed(Stage::VaeDecoder, missing));
+            let missing = decoded.iter().filter(|one| one.is_none()).count();
+            let (Some(wider), 1..) = (wider, missing) else {
+                return Ok(decoded.into_iter().flatten().collect());
+            };
+            // The old one's memory first.
+            drop(decoder);
+            decoder = wider.decoder(size)?;
+            warnings.push(wider.overflowed(Stage::VaeDecoder, missing));
+            vae = wider;
         }
-        Ok(decoded.into_iter().flatten().collect())
     }
 
-    /// [`Self::encode_distribution`], once more in f32 where activations overflow in
-    /// f16, which is said in `warnings`.
+    /// [`Self::encode_distribution`], once more with wider activations where they
+    /// overflow, which is said in `warnings`.
     pub(super) fn encode_or_widen(
         &self,
         picture: &[f32],
@@ -183,17 +188,27 @@ impl<'a> Vae<'a> {
         cancel: &Cancel,
         warnings: &mut Vec<String>,
     ) -> Result<Posterior> {
-        match (
-            self.encode_distribution(picture, size, cancel),
-            self.in_f32(),
-        ) {
-            (Err(e), Some(wide)) if e.is_not_finite() => {
-                let posterior = wide.encode_distribution(picture, size, cancel)?;
-                warnings.push(overflowed(Stage::VaeEncoder, 1));
-                Ok(posterior)
+        let encoded = self.encode_distribution(picture, size, cancel);
+        match (encoded, self.wider()) {
+            (Err(e), Some(wider)) if e.is_not_finite() => {
+                warnings.push(wider.overflowed(Stage::VaeEncoder, 1));
+                wider.encode_or_widen(picture, size, cancel, warnings)
             }
             (encoded, _) => encoded,
         }
+    }
+
+    /// What is said where narrower activations overflowed.
+    fn overflowed(&self, stage: Stage, pictures: usize) -> String {
+        let pictures = match pictures {
+            1 => "a picture is".into(),
+            _ => format!("{pictures} pictures are"),
+        };
+        let how = match self.activations {
+            Activations::Mixed => "with sums in f32",
+            Activations::All(_) => "in f32",
+        };
+        format!("{stage} overflowed in f16; {pictures} worked out once more {how}")
     }
 
     /// A decoder for latents of `[h, w]`.
@@ -329,14 +344,6 @@ impl<'a> Vae<'a> {
             side,
         }
     }
-}
-
-fn overflowed(stage: Stage, pictures: usize) -> String {
-    let pictures = match pictures {
-        1 => "a picture was".into(),
-        _ => format!("{pictures} pictures were"),
-    };
-    format!("{stage} overflowed in f16; {pictures} worked out once more in f32")
 }
 
 /// A graph with the way from planes to its activations and back.

@@ -54,6 +54,16 @@ impl Model {
         self
     }
 
+    /// With a VAE that says that f16 would not do.
+    pub fn upcast(self) -> Self {
+        let path = self.folder.path().join("vae/config.json");
+        let config = std::fs::read_to_string(&path).unwrap();
+        let upcast = config.replace("\"force_upcast\": false", "\"force_upcast\": true");
+        assert_ne!(config, upcast);
+        std::fs::write(&path, upcast).unwrap();
+        self
+    }
+
     /// NaN in place of the middle value of a tensor of f16.
     pub fn with_nan(self, file: &str, tensor: &str) -> Self {
         self.with_nan_at(file, tensor, |bytes| bytes / 4 * 2)
