@@ -3,6 +3,7 @@
 use super::{error, output};
 use anyhow::Result;
 use calotype::checkpoint::Checkpoint;
+use calotype::graph::Totals;
 use calotype::model;
 use std::process::ExitCode;
 
@@ -15,12 +16,44 @@ pub struct Args {
     /// Print the fused graph of a part (text-encoder, text-encoder-2, unet,
     /// unet-time, vae-decoder, vae-encoder) at the model's own size: ops, shapes,
     /// bytes, multiply-adds
-    #[arg(long, value_name = "PART", conflicts_with = "json")]
+    #[arg(long, value_name = "PART")]
     graph: Option<String>,
 
-    /// Print one JSON object
+    /// Print one JSON object; with --graph its totals
     #[arg(long)]
     json: bool,
+}
+
+/// The totals of a graph, as `--json` prints them.
+#[derive(serde::Serialize)]
+struct Summary {
+    nodes: usize,
+    multiply_adds: u64,
+    activation_bytes: Bytes,
+    concatenation_operands: usize,
+    concatenation_operands_in_place: usize,
+}
+
+/// Bytes of activations on a GPU, by how they are stored.
+#[derive(serde::Serialize)]
+struct Bytes {
+    f16: u64,
+    f32: u64,
+    mixed: u64,
+}
+
+impl From<Totals> for Summary {
+    fn from(totals: Totals) -> Self {
+        let [f16, f32, mixed] = totals.activation_bytes;
+        let [placed, operands] = totals.concatenated_in_place;
+        Self {
+            nodes: totals.nodes,
+            multiply_adds: totals.multiply_adds,
+            activation_bytes: Bytes { f16, f32, mixed },
+            concatenation_operands: operands,
+            concatenation_operands_in_place: placed,
+        }
+    }
 }
 
 /// Describes a checkpoint without loading it onto a device. A failure where it has
@@ -30,7 +63,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let checkpoint = Checkpoint::open(super::checked_model(&args.checkpoint)?)?;
         let side = checkpoint.native_size();
         let graph = model::describe(&checkpoint, part, [side, side])?;
-        output::line(&graph.to_string())?;
+        match args.json {
+            true => output::json(&Summary::from(graph.totals())),
+            false => output::line(&graph.to_string()),
+        }?;
         return Ok(ExitCode::SUCCESS);
     }
     let report = Checkpoint::inspect(super::checked_model(&args.checkpoint)?)?;

@@ -98,6 +98,7 @@ impl Executor {
             sources,
             norms,
             storages: &storages,
+            plan: &plan,
             tensors: Vec::new(),
             scratch: Vec::new(),
         };
@@ -219,12 +220,20 @@ fn tensors(
             },
             _ => {
                 let storage = storages.value(Value(i));
+                let place = plan.places.of(Value(i));
+                // Of a concatenation, whose rows are these.
+                let [.., columns] = place.map_or(node.shape, |p| graph.shape(p.concat));
+                let whole = [n, h, w, columns];
                 let view = View {
                     buffer: slots[plan.value[i]].clone(),
                     offset: 0,
-                    size: Tensor::bytes_of(storage, node.shape).next_multiple_of(16),
+                    size: Tensor::bytes_of(storage, whole).next_multiple_of(16),
                 };
-                Tensor::new(view, storage, node.shape)
+                let tensor = Tensor::new(view, storage, whole);
+                match place {
+                    Some(place) => tensor.columns(place.first, c)?,
+                    None => tensor,
+                }
             }
         });
     }
@@ -238,6 +247,7 @@ struct Lowering<'a> {
     sources: &'a HashMap<String, View>,
     norms: Option<SharedNorms<'a>>,
     storages: &'a Storages,
+    plan: &'a Plan,
     tensors: Vec<Tensor>,
     scratch: Vec<Vec<View>>,
 }
@@ -309,11 +319,16 @@ impl Lowering<'_> {
             Op::Activate(kind) => self.map(input(0), *kind, None, out),
             Op::Add | Op::AddChannel => self.map(input(0), Activation::None, Some(input(1)), out),
             Op::Concat => {
-                let (a, b) = (input(0), input(1));
-                let (left, right) = (out.columns(0, a.c)?, out.columns(a.c, b.c)?);
-                let mut both = self.map(a, Activation::None, None, &left)?;
-                both.extend(self.map(b, Activation::None, None, &right)?);
-                Ok(both)
+                let (mut copies, mut first) = (Vec::new(), 0);
+                for (part, from) in node.inputs.iter().map(|x| (self.tensor(*x), *x)) {
+                    let part_of = self.plan.places.home(self.graph, from);
+                    if part_of != x {
+                        let to = out.columns(first, part.c)?;
+                        copies.extend(self.map(part, Activation::None, None, &to)?);
+                    }
+                    first += part.c;
+                }
+                Ok(copies)
             }
         }
     }

@@ -7,6 +7,7 @@
 mod executor;
 mod fuse;
 mod params;
+mod place;
 mod plan;
 mod print;
 mod runner;
@@ -14,6 +15,7 @@ mod storage;
 
 pub use executor::{Executor, SharedNorms, Weights};
 pub use params::{Kernel, Norm, Product};
+pub use print::Totals;
 pub use runner::Runner;
 pub use storage::Activations;
 

@@ -1,7 +1,11 @@
 //! The memory plan: every value gets a slot of device memory for as long as it
 //! is wanted. A slot is a buffer of its own, since a buffer cannot be read and
 //! written by one dispatch in wgpu.
+//!
+//! A concatenation costs nothing for an operand that its product writes straight into
+//! the columns of the result (see [`super::place`]).
 
+use super::place::Places;
 use super::storage::Storages;
 use super::{Graph, Op, Value};
 use crate::kernel::{Mode, Tensor, attention, narrow, norm};
@@ -10,7 +14,8 @@ use crate::kernel::{Mode, Tensor, attention, narrow, norm};
 pub(crate) struct Plan {
     /// Bytes of each slot.
     pub slots: Vec<u64>,
-    /// The slot of each node's value; views share their source's.
+    /// The slot of each node's value; views share their source's, and what lies in a
+    /// concatenation that one's.
     pub value: Vec<usize>,
     /// Slots that a node uses while it runs, with the bytes it needs of each.
     pub scratch: Vec<Vec<(usize, u64)>>,
@@ -18,10 +23,15 @@ pub(crate) struct Plan {
     pub order: Vec<Value>,
     /// How many of them are computed once.
     pub once: usize,
+    /// What lies in a concatenation.
+    pub places: Places,
 }
 
 /// Never freed.
 const FOREVER: usize = usize::MAX;
+
+/// The slot of a value that has none yet.
+const NOWHERE: usize = usize::MAX;
 
 struct Allocator {
     slots: Vec<u64>,
@@ -81,18 +91,34 @@ pub(super) fn root(graph: &Graph, x: Value) -> Value {
 }
 
 impl Plan {
+    /// Operands of concatenations lie in them where that takes no more memory.
     pub fn new(graph: &Graph, mode: Mode, storages: &Storages) -> Self {
+        let mut best = Self::with(graph, mode, storages, Places::none(graph));
+        for (x, place) in Places::candidates(graph) {
+            let Some(places) = best.places.with(graph, x, place) else {
+                continue;
+            };
+            let plan = Self::with(graph, mode, storages, places);
+            if plan.bytes() <= best.bytes() {
+                best = plan;
+            }
+        }
+        best
+    }
+
+    fn with(graph: &Graph, mode: Mode, storages: &Storages, places: Places) -> Self {
         let bytes = |x: Value| Tensor::bytes_of(storages.value(x), graph.shape(x));
+        let home = |x: Value| places.home(graph, x);
         let all = (0..graph.nodes.len()).map(Value);
         let (first, rest): (Vec<_>, Vec<_>) = all.partition(|x| graph.node(*x).once);
         let once = first.len();
         let order: Vec<Value> = first.into_iter().chain(rest).collect();
-        let last_use = last_uses(graph, &order, once);
+        let last_use = last_uses(graph, &places, &order, once);
         let mut allocator = Allocator {
             slots: Vec::new(),
             free: Vec::new(),
         };
-        let mut value = vec![0; graph.nodes.len()];
+        let mut value = vec![NOWHERE; graph.nodes.len()];
         let mut scratch = vec![Vec::new(); graph.nodes.len()];
         // Inputs are written before their phase begins, so they are there from
         // its start.
@@ -108,9 +134,13 @@ impl Plan {
                 let node = graph.node(x);
                 match node.op {
                     Op::Input { .. } => {}
-                    Op::Columns { .. } | Op::Reshape => value[x.0] = value[root(graph, x).0],
+                    Op::Columns { .. } | Op::Reshape => value[x.0] = value[home(x).0],
                     _ => {
-                        value[x.0] = allocator.take(bytes(x));
+                        let home = home(x);
+                        if value[home.0] == NOWHERE {
+                            value[home.0] = allocator.take(bytes(home));
+                        }
+                        value[x.0] = value[home.0];
                         let wanted = scratch_bytes(graph, x, mode, storages);
                         let taken: Vec<_> = wanted
                             .iter()
@@ -133,6 +163,7 @@ impl Plan {
             scratch,
             order,
             once,
+            places,
         }
     }
 
@@ -142,16 +173,16 @@ impl Plan {
     }
 }
 
-/// For every root value the place in `order` of its last use; views and values
-/// that outlive the run have none.
-fn last_uses(graph: &Graph, order: &[Value], once: usize) -> Vec<usize> {
+/// For every value with a slot of its own the place in `order` of its last use; views and
+/// values that outlive the run have none.
+fn last_uses(graph: &Graph, places: &Places, order: &[Value], once: usize) -> Vec<usize> {
     let mut last = vec![FOREVER; graph.nodes.len()];
     for (at, x) in order.iter().enumerate() {
         if root(graph, *x) == *x {
-            last[x.0] = at;
+            last[places.home(graph, *x).0] = at;
         }
         for input in &graph.node(*x).inputs {
-            last[root(graph, *input).0] = at;
+            last[places.home(graph, *input).0] = at;
         }
     }
     for (node, last) in graph.nodes.iter().zip(&mut last) {
@@ -161,7 +192,7 @@ fn last_uses(graph: &Graph, order: &[Value], once: usize) -> Vec<usize> {
         }
     }
     for x in &graph.outputs {
-        last[root(graph, *x).0] = FOREVER;
+        last[places.home(graph, *x).0] = FOREVER;
     }
     last
 }
@@ -189,11 +220,12 @@ mod tests {
         let g = g.optimise();
         let storages = Activations::from(Storage::F32).of(&g);
         let plan = Plan::new(&g, Mode { direct: true }, &storages);
-        let last = last_uses(&g, &plan.order, plan.once);
+        let last = last_uses(&g, &plan.places, &plan.order, plan.once);
         for (at, x) in plan.order.iter().enumerate() {
             for (earlier, y) in plan.order[..at].iter().enumerate() {
                 let alive = last[y.0] >= at || (g.node(*y).once && last[y.0] == FOREVER);
-                if alive && root(&g, *y) == *y && root(&g, *x) == *x {
+                let apart = plan.places.home(&g, *x) != plan.places.home(&g, *y);
+                if alive && apart && root(&g, *y) == *y && root(&g, *x) == *x {
                     assert_ne!(plan.value[x.0], plan.value[y.0], "{at} over {earlier}");
                 }
             }

@@ -1,6 +1,8 @@
 //! A graph for people: ops, shapes, bytes, multiply-adds.
 
-use super::{Graph, Op};
+use super::plan::Plan;
+use super::{Activations, Graph, Op, Value};
+use crate::kernel::{Mode, Storage};
 use std::fmt;
 
 fn describe(op: &Op) -> String {
@@ -68,11 +70,52 @@ impl fmt::Display for Graph {
                 inputs.join(", "),
             )?;
         }
+        let Totals {
+            nodes,
+            multiply_adds,
+            activation_bytes,
+            concatenated_in_place: [placed, of],
+        } = self.totals();
+        writeln!(
+            f,
+            "{nodes} nodes, {:.3} G multiply-adds a run",
+            multiply_adds as f64 / 1e9
+        )?;
+        let [f16, f32, mixed] = activation_bytes.map(|bytes| bytes as f64 / 1e6);
         write!(
             f,
-            "{} nodes, {:.3} G multiply-adds a run",
-            self.nodes.len(),
-            self.multiply_adds() as f64 / 1e9
+            "{f16:.1} MB of activations in f16, {f32:.1} in f32, {mixed:.1} with f16 operands and f32 sums, on a GPU; {placed} of {of} operands of concatenations in place"
         )
+    }
+}
+
+/// What a graph comes to.
+#[derive(Debug, Clone)]
+pub struct Totals {
+    pub nodes: usize,
+    /// Of one run.
+    pub multiply_adds: u64,
+    /// As the memory plan for a GPU has them: in f16, in f32, mixed.
+    pub activation_bytes: [u64; 3],
+    /// Operands of concatenations that are written where they belong, of how many.
+    pub concatenated_in_place: [usize; 2],
+}
+
+impl Graph {
+    pub fn totals(&self) -> Totals {
+        let plan = |activations: Activations| {
+            Plan::new(self, Mode { direct: false }, &activations.of(self))
+        };
+        let plans = [Storage::F16.into(), Storage::F32.into(), Activations::Mixed].map(plan);
+        let values = (0..self.nodes.len()).map(Value);
+        let placed = values.filter(|x| plans[0].places.of(*x).is_some());
+        let concat = |node: &&super::Node| node.op == Op::Concat;
+        let operands = self.nodes.iter().filter(concat).map(|n| n.inputs.len());
+        Totals {
+            nodes: self.nodes.len(),
+            multiply_adds: self.multiply_adds(),
+            activation_bytes: plans.each_ref().map(Plan::bytes),
+            concatenated_in_place: [placed.count(), operands.sum()],
+        }
     }
 }
