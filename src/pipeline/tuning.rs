@@ -120,7 +120,7 @@ impl Pipeline {
     }
 
     /// Measures every product of the UNets for `width` x `height` pixels and batches of
-    /// `batch`, as far as the table lacks it and may grow. `told` hears of each class.
+    /// `batch`, and of the VAE's decoder, as far as the table lacks it and may grow. `told` hears of each class.
     ///
     /// # Errors
     /// What goes wrong on the device; [`Error::Cancelled`].
@@ -152,6 +152,9 @@ impl Pipeline {
             let shapes = graph.product_shapes(self.precision.activations, self.precision.weights);
             self.measure(&shapes, &cancelled, &mut *told)?;
         }
+        let vae = self.vae(self.options.vae_tiling);
+        let shapes = vae.decoder_products([height, width].map(|x| x / base.vae_scale()));
+        self.measure(&shapes, &cancelled, &mut *told)?;
         Ok(self.context.tuning())
     }
 }

@@ -12,8 +12,8 @@ use crate::checkpoint::{Autoencoder, Part, TensorSource, VaeFile};
 use crate::gpu::Gpu;
 use crate::graph::{Activations, Executor, Graph, Runner, SharedNorms};
 use crate::kernel::finite::Mark;
-use crate::kernel::product::WeightStorage;
-use crate::kernel::{Context, Program, Storage, Tensor, View, layout};
+use crate::kernel::product::Shape;
+use crate::kernel::{Program, Storage, Tensor, View, layout};
 use crate::model::{DeviceWeights, Loaded, autoencoder};
 use crate::{Error, Field, Result};
 use std::collections::HashMap;
@@ -32,9 +32,7 @@ const PILOT: usize = 64;
 /// A VAE on a device: the checkpoint's own, or another beside it.
 #[derive(Clone)]
 pub struct Vae<'a> {
-    gpu: &'a Arc<Gpu>,
-    context: &'a Context,
-    weights: WeightStorage,
+    pipeline: &'a Pipeline,
     activations: Activations,
     config: &'a Autoencoder,
     source: &'a dyn TensorSource,
@@ -67,9 +65,7 @@ impl<'a> Vae<'a> {
         tiling: Tiling,
     ) -> Self {
         Self {
-            gpu: &pipeline.gpu,
-            context: &pipeline.context,
-            weights: pipeline.precision.weights,
+            pipeline,
             activations: match (pipeline.precision.activations, config.force_upcast()) {
                 (Storage::F16, true) => Activations::Mixed,
                 (storage, _) => storage.into(),
@@ -96,12 +92,15 @@ impl<'a> Vae<'a> {
 
     /// The graph of `kind` for an input of `side`, ready to run.
     fn pass(&self, kind: &Kind, side: [usize; 2], norms: Option<SharedNorms<'_>>) -> Result<Pass> {
-        let (gpu, mode) = (self.gpu, self.context.mode);
-        let weights = DeviceWeights::new(gpu, self.source, self.weights, self.loaded);
+        let pipeline = self.pipeline;
+        let (gpu, mode) = (&pipeline.gpu, pipeline.context.mode);
+        let weights = pipeline.precision.weights;
+        let weights = DeviceWeights::new(gpu, self.source, weights, self.loaded);
         let graph = (kind.graph)(self.config, side).optimise();
+        pipeline.tune_for(&graph, self.activations, &|| false)?;
         let none = HashMap::new();
         let executor = Executor::with_norms(
-            self.context,
+            &pipeline.context,
             self.activations,
             &graph,
             &weights,
@@ -131,6 +130,12 @@ impl<'a> Vae<'a> {
             from,
             to,
         })
+    }
+
+    /// The products that decode latents of `[h, w]` whole.
+    pub(super) fn decoder_products(&self, size: [usize; 2]) -> Vec<Shape> {
+        let graph = autoencoder::decoder(self.config, size).optimise();
+        graph.product_shapes(self.activations, self.pipeline.precision.weights)
     }
 
     fn suspect(&self, kind: &Kind) -> Suspect {
@@ -277,11 +282,11 @@ impl<'a> Vae<'a> {
         let tile = TILE * kind.down;
         let tiled = [size[0].min(tile), size[1].min(tile)];
         let fits = || {
-            let is_cpu = self.gpu.capabilities().is_cpu;
+            let capabilities = self.pipeline.gpu.capabilities();
             let graph = (kind.graph)(self.config, size).optimise();
-            let (bytes, largest) = graph.planned_bytes(self.context.mode, self.activations);
-            let limit = self.gpu.capabilities().max_buffer;
-            largest <= limit && (!is_cpu || bytes <= WHOLE_BYTES)
+            let (bytes, largest) =
+                graph.planned_bytes(self.pipeline.context.mode, self.activations);
+            largest <= capabilities.max_buffer && (!capabilities.is_cpu || bytes <= WHOLE_BYTES)
         };
         let whole = match self.tiling {
             Tiling::Never => true,
@@ -306,7 +311,7 @@ impl<'a> Vae<'a> {
         let longest = size[0].max(size[1]).max(most);
         let small = size.map(|x| (x * most / longest / kind.down).max(1) * kind.down);
         let graph = (kind.graph)(self.config, small);
-        let factors = SharedNorms::room(self.gpu, &graph)?;
+        let factors = SharedNorms::room(&self.pipeline.gpu, &graph)?;
         if factors.is_empty() {
             let pass = self.pass(&kind, side, None)?;
             return Ok(self.finish(kind, size, side, pass, None));
@@ -334,7 +339,7 @@ impl<'a> Vae<'a> {
         pilot: Option<Pilot>,
     ) -> Coder {
         Coder {
-            gpu: self.gpu.clone(),
+            gpu: self.pipeline.gpu.clone(),
             config: self.config.clone(),
             pass,
             pilot,
