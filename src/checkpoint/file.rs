@@ -113,6 +113,19 @@ impl SafeFile {
             .map(String::as_str)
     }
 
+    /// Says that `data`, a tensor's, will be read soon.
+    pub fn expect(&self, data: &[u8]) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes
+            && let Some(offset) = data.as_ptr().addr().checked_sub(map.as_ptr().addr())
+        {
+            // A hint: the values are read all the same where the system takes none.
+            let _ = map.advise_range(memmap2::Advice::WillNeed, offset, data.len());
+        }
+        #[cfg(not(unix))]
+        let _ = data;
+    }
+
     /// The tensor `name`, if the file has it.
     pub fn entry(&self, name: &str) -> Option<Entry<'_>> {
         let info = self.header.info(name)?;

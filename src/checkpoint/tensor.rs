@@ -34,6 +34,15 @@ impl DType {
             DType::BF16 => "bf16",
         }
     }
+
+    /// Little-endian values as f32; there are as many as `to` has.
+    pub fn widen(self, bytes: &[u8], to: &mut [f32]) {
+        match self {
+            DType::F32 => bytemuck::cast_slice_mut(to).copy_from_slice(bytes),
+            DType::F16 => widen::<f16>(bytes, to),
+            DType::BF16 => widen::<bf16>(bytes, to),
+        }
+    }
 }
 
 /// The parts of a checkpoint.
@@ -74,11 +83,9 @@ impl TensorView<'_> {
     pub fn values(&self, range: std::ops::Range<usize>) -> Vec<f32> {
         let size = self.dtype.size();
         let bytes = &self.data[range.start * size..range.end * size];
-        match self.dtype {
-            DType::F32 => bytemuck::pod_collect_to_vec(bytes),
-            DType::F16 => widened::<f16>(bytes),
-            DType::BF16 => widened::<bf16>(bytes),
-        }
+        let mut values = vec![0.0; range.len()];
+        self.dtype.widen(bytes, &mut values);
+        values
     }
 }
 
@@ -146,17 +153,18 @@ fn reach<T: Ord + Copy + Default + Send + Sync, const N: usize>(
 }
 
 /// 16-bit floats as f32, many at a time where the processor can.
-fn widened<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<f32>
+fn widen<T: bytemuck::Pod>(bytes: &[u8], to: &mut [f32])
 where
     [T]: HalfFloatSliceExt,
 {
-    let halves: Cow<'_, [T]> = match bytemuck::try_cast_slice(bytes) {
-        Ok(aligned) => Cow::Borrowed(aligned),
-        Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
-    };
-    let mut values = vec![0.0; halves.len()];
-    halves.convert_to_f32_slice(&mut values);
-    values
+    // Files have them at any byte.
+    const RUN: usize = 128;
+    let mut aligned = [T::zeroed(); RUN];
+    for (bytes, to) in bytes.chunks(RUN * size_of::<T>()).zip(to.chunks_mut(RUN)) {
+        let aligned = &mut aligned[..to.len()];
+        bytemuck::cast_slice_mut(aligned).copy_from_slice(bytes);
+        aligned.convert_to_f32_slice(to);
+    }
 }
 
 /// The named tensors of one part, under diffusers' state-dict names
@@ -171,6 +179,9 @@ pub trait TensorSource: Send + Sync {
 
     /// The values of `name`, which must have `shape`.
     fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>>;
+
+    /// Says that `name` will be read soon, so that a disk may begin.
+    fn expect(&self, _name: &str) {}
 
     /// The precision that `read` would give, where it can be told without reading.
     fn dtype(&self, _name: &str) -> Option<DType> {

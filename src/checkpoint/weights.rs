@@ -147,6 +147,12 @@ impl TensorSource for Weights {
         })
     }
 
+    fn expect(&self, name: &str) {
+        if let Some((file, entry)) = self.find(name) {
+            file.expect(entry.data);
+        }
+    }
+
     fn dtype(&self, name: &str) -> Option<DType> {
         self.find(name)?.1.precision()
     }

@@ -25,7 +25,7 @@ impl Buffer {
     }
 
     /// Fails unless a copy of `bytes` from `offset` on stays inside.
-    fn holds(&self, what: &str, offset: u64, bytes: u64) -> Result<()> {
+    pub(super) fn holds(&self, what: &str, offset: u64, bytes: u64) -> Result<()> {
         let inside = offset
             .checked_add(bytes)
             .is_some_and(|end| end <= self.size());
@@ -72,6 +72,22 @@ impl Gpu {
         bytes: u64,
         usage: wgpu::BufferUsages,
     ) -> Result<Buffer> {
+        let raw = self.raw_buffer(label, bytes, usage, false)?;
+        self.counters.allocate(raw.size());
+        Ok(Buffer {
+            raw,
+            counters: self.counters.clone(),
+        })
+    }
+
+    /// A buffer that is not counted.
+    pub(super) fn raw_buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        mapped_at_creation: bool,
+    ) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
         if size > self.capabilities.max_buffer {
             return Err(self.error(
@@ -87,7 +103,7 @@ impl Gpu {
             label: Some(label),
             size,
             usage,
-            mapped_at_creation: false,
+            mapped_at_creation,
         });
         if pollster::block_on(scope.pop()).is_some() {
             return Err(Error::OutOfMemory {
@@ -102,11 +118,7 @@ impl Gpu {
                 .into(),
             });
         }
-        self.counters.allocate(size);
-        Ok(Buffer {
-            raw,
-            counters: self.counters.clone(),
-        })
+        Ok(raw)
     }
 
     /// Copies `bytes` (a multiple of 4) to the start of `buffer`, piece by piece.

@@ -6,6 +6,7 @@ mod buffer;
 mod host_shareable;
 mod pipeline;
 mod timestamps;
+mod upload;
 mod wgsl;
 
 pub use adapter::{AdapterChoice, AdapterReport, Capabilities, adapters, install_hint, report};
@@ -14,6 +15,7 @@ pub(crate) use host_shareable::host_shareable;
 pub use host_shareable::{HostShareable, Layout, Member};
 pub use pipeline::{Access, Pipeline, PipelineKey};
 pub use timestamps::Timestamps;
+pub use upload::Uploads;
 pub use wgsl::preprocess;
 
 use crate::error::Remedies;

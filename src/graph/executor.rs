@@ -15,10 +15,14 @@ use std::sync::Arc;
 
 /// Where a graph's weights come from, on the device.
 pub trait Weights {
-    /// Packed weights and the bias (see [`product::Layout`]).
+    /// Packed weights and the bias (see [`product::Layout`]), whose values may follow
+    /// with [`Self::fill`].
     fn product(&self, product: &Product) -> Result<(Weight, Option<View>)>;
     /// gamma and beta, f32, padded to vec4s.
     fn norm(&self, norm: &Norm) -> Result<[View; 2]>;
+    /// Brings the values of all products that were asked for, to be there for what is
+    /// submitted from now on.
+    fn fill(&self) -> Result<()>;
 }
 
 /// Group norms whose factors outlive a graph, so that the tiles of a picture can
@@ -112,15 +116,17 @@ impl Executor {
                 taken.iter().map(view).collect()
             })
             .collect::<Result<_>>()?;
-        let lower = |range: std::ops::Range<usize>| -> Result<Program> {
+        let lower = |range: std::ops::Range<usize>| -> Result<Vec<Dispatch>> {
             let mut dispatches = Vec::new();
             for x in &plan.order[range] {
                 dispatches.extend(lowering.node(*x)?);
             }
-            Program::new(gpu, dispatches)
+            Ok(dispatches)
         };
         let once = lower(0..plan.once)?;
         let step = lower(plan.once..plan.order.len())?;
+        compile_while(gpu, [&once, &step], || weights.fill())?;
+        let (once, step) = (Program::new(gpu, once)?, Program::new(gpu, step)?);
         let inputs = graph
             .nodes
             .iter()
@@ -198,6 +204,23 @@ impl Executor {
             .copied()
             .collect())
     }
+}
+
+/// Compiles the pipelines of all dispatches while `work` goes on.
+fn compile_while(
+    gpu: &Gpu,
+    dispatches: [&Vec<Dispatch>; 2],
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let keys = dispatches.into_iter().flatten().map(Dispatch::key);
+    let keys: Vec<_> = keys.cloned().collect();
+    std::thread::scope(|scope| {
+        let compiling = scope.spawn(|| gpu.pipelines(&keys));
+        work()?;
+        let compiled = compiling.join();
+        let panicked = |_| Error::internal("pipelines", "compiling them panicked");
+        compiled.map_err(panicked)?.map(|_| ())
+    })
 }
 
 /// The tensor of every value.

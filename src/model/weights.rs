@@ -1,16 +1,16 @@
-//! Weights on the device: read from the checkpoint tensor by tensor, repacked
-//! once into the layout of the product kernel, uploaded in pieces.
+//! Weights on the device: read from the checkpoint tensor by tensor, and packed into
+//! the layout of the product kernel where the device copies from.
 
 use crate::checkpoint::{DType, Extent, TensorSource, TensorView};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Uploads};
 use crate::graph::{Graph, Norm, Product, Weights};
 use crate::kernel::View;
-use crate::kernel::product::{Layout, Weight, WeightStorage};
+use crate::kernel::product::{Columns, Weight, WeightStorage};
 use crate::{Error, Result};
 use half::f16;
-use rayon::prelude::*;
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use half::slice::HalfFloatSliceExt;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// Names and shapes of every tensor that `graph` reads.
@@ -22,19 +22,48 @@ pub fn tensors(graph: &Graph) -> Vec<(String, Vec<usize>)> {
     products.chain(norms).collect()
 }
 
+/// Bytes that a disk is asked for ahead of their reading.
+const AHEAD: u64 = 256 << 20;
+
 /// The weights of one part on one device. Graphs of different sizes share them.
+///
+/// Where a checkpoint says how precise a tensor is, its place on the device is known
+/// before its values are read: all values follow when the weights are filled, while
+/// pipelines are compiled. Otherwise they are read at once.
 pub struct DeviceWeights<'a> {
     gpu: &'a Gpu,
     source: &'a dyn TensorSource,
     storage: WeightStorage,
     loaded: &'a Loaded,
     check: &'a dyn Fn() -> Result<()>,
+    work: RefCell<Work>,
+}
+
+/// Weights and bias of a product.
+type Placed = (Weight, Option<View>);
+
+/// What has a place on the device already, but not all of its values.
+#[derive(Default)]
+struct Work {
+    placed: HashMap<Product, Placed>,
+    /// Those whose values were not read, in the order in which they were asked for.
+    waiting: Vec<Product>,
+    uploads: Uploads,
+}
+
+/// The tensors of a product.
+struct Tensors<'a> {
+    /// `[n, k, taps]`, side by side.
+    parts: Vec<TensorView<'a>>,
+    bias: Vec<f32>,
+    /// Names and largest magnitudes of those that f16 would make infinity of.
+    wide: Vec<(String, f32)>,
 }
 
 /// What has been uploaded.
 #[derive(Default)]
 pub struct Loaded {
-    products: Mutex<HashMap<Product, (Weight, Option<View>)>>,
+    products: Mutex<HashMap<Product, Placed>>,
     norms: Mutex<HashMap<String, [View; 2]>>,
     /// Tensors that stayed f32 since f16 would not hold them, and how far they reach.
     wide: Mutex<BTreeMap<String, f32>>,
@@ -67,6 +96,7 @@ impl<'a> DeviceWeights<'a> {
             storage,
             loaded,
             check: &|| Ok(()),
+            work: RefCell::default(),
         }
     }
 
@@ -98,59 +128,181 @@ impl<'a> DeviceWeights<'a> {
         }
     }
 
-    fn load_product(&self, product: &Product) -> Result<(Weight, Option<View>)> {
-        (self.check)()?;
-        let mut parts = Vec::new();
-        let mut bias = Vec::new();
-        let mut wide = Vec::new();
+    fn read_product(&self, product: &Product) -> Result<Tensors<'_>> {
+        let mut tensors = Tensors {
+            parts: Vec::new(),
+            bias: Vec::new(),
+            wide: Vec::new(),
+        };
         for (name, shape) in product.tensors() {
             let (view, extent) = self.read(&name, &shape)?;
             match shape[..] {
-                [n] => bias.extend(view.values(0..n)),
+                [n] => tensors.bias.extend(view.values(0..n)),
                 _ => {
-                    parts.push(view);
+                    tensors.parts.push(view);
                     if self.storage == WeightStorage::F16 && extent.exceeds_f16() {
-                        wide.push((name, extent.largest));
+                        tensors.wide.push((name, extent.largest));
                     }
                 }
             }
         }
+        Ok(tensors)
+    }
+
+    /// How a product's weights will be stored, where that takes no look at their values.
+    fn known_storage(&self, product: &Product) -> Option<WeightStorage> {
+        let dtype = |(name, _): &(String, usize)| self.source.dtype(&format!("{name}.weight"));
+        let dtypes: Option<Vec<DType>> = product.parts.iter().map(dtype).collect();
+        let all_f16 = dtypes?.iter().all(|dtype| *dtype == DType::F16);
+        match self.storage {
+            // Values that are f16 in the file lose nothing by staying f16.
+            _ if all_f16 => Some(WeightStorage::F16),
+            WeightStorage::F32 => Some(WeightStorage::F32),
+            WeightStorage::F16 => None,
+        }
+    }
+
+    /// Room for a product.
+    fn place(&self, product: &Product, storage: WeightStorage) -> Result<Placed> {
         let layout = product.layout();
         let label = &product.parts[0].0;
-        // Values that are f16 in the file lose nothing by staying f16.
-        let all_f16 = parts.iter().all(|view| view.dtype == DType::F16);
-        let storage = match wide.is_empty() {
-            _ if all_f16 => WeightStorage::F16,
-            true => self.storage,
-            // f16 would make infinity of them.
-            false => WeightStorage::F32,
+        let room = |bytes| -> Result<View> {
+            let buffer = Arc::new(self.gpu.buffer(label, bytes)?);
+            Ok(View::whole(&buffer))
         };
-        let view = match storage {
-            WeightStorage::F32 => {
-                self.upload(label, bytemuck::cast_slice(&pack::<f32>(layout, &parts)))?
-            }
-            WeightStorage::F16 => {
-                self.upload(label, bytemuck::cast_slice(&pack::<f16>(layout, &parts)))?
-            }
-        };
-        let weight = Weight::packed(view, storage, layout);
+        let weight = Weight::packed(room(layout.bytes(storage))?, storage, layout);
         let bias = match product.bias {
-            true => Some(self.upload(label, bytemuck::cast_slice(&layout.pack_bias(&bias)))?),
+            true => Some(room(layout.bias_places() as u64 * 4)?),
             false => None,
         };
-        lock(&self.loaded.wide).extend(wide);
         Ok((weight, bias))
+    }
+
+    /// Packs a product's values where it was placed.
+    fn pack(
+        &self,
+        uploads: &mut Uploads,
+        product: &Product,
+        tensors: &Tensors<'_>,
+        (weight, bias): &Placed,
+    ) -> Result<()> {
+        let (gpu, layout) = (self.gpu, product.layout());
+        let columns = Packed::new(&tensors.parts, layout.k * layout.taps);
+        let bytes = layout.panel_bytes(weight.storage);
+        let panels = layout.panels();
+        let at_a_time = (Uploads::AT_A_TIME / bytes).max(1) as usize;
+        for first in (0..panels).step_by(at_a_time) {
+            let some = first..(first + at_a_time).min(panels);
+            let (offset, size) = (some.start as u64 * bytes, some.len() as u64 * bytes);
+            let buffer = &weight.view.buffer;
+            uploads.write(gpu, buffer, offset, size, |to| match weight.storage {
+                WeightStorage::F32 => layout.pack_panels::<f32>(some, &columns, to),
+                WeightStorage::F16 => layout.pack_panels::<f16>(some, &columns, to),
+            })?;
+        }
+        if let Some(bias) = bias {
+            let values = layout.pack_bias(&tensors.bias);
+            let values = bytemuck::cast_slice::<_, u8>(&values);
+            let size = values.len() as u64;
+            uploads.write(gpu, &bias.buffer, 0, size, |mut to| {
+                to.copy_from_slice(values)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Reads a product whose precision depends on its values.
+    fn read_now(&self, uploads: &mut Uploads, product: &Product) -> Result<Placed> {
+        let tensors = self.read_product(product)?;
+        let storage = tensors.storage(self.storage);
+        let placed = self.place(product, storage)?;
+        self.pack(uploads, product, &tensors, &placed)?;
+        lock(&self.loaded.wide).extend(tensors.wide);
+        Ok(placed)
+    }
+
+    /// Reads a product that was placed without a look at its values.
+    fn fill_one(&self, uploads: &mut Uploads, product: &Product, placed: &Placed) -> Result<()> {
+        let tensors = self.read_product(product)?;
+        let storage = placed.0.storage;
+        if storage == WeightStorage::F16 && tensors.storage(storage) != storage {
+            let name = &product.parts[0].0;
+            return Err(Error::internal(name, "a tensor of another precision"));
+        }
+        self.pack(uploads, product, &tensors, placed)
+    }
+
+    /// Says that a product will be read soon; gives its bytes, as if they were f16.
+    fn expect(&self, product: &Product) -> u64 {
+        let names = product.tensors();
+        names.iter().for_each(|(name, _)| self.source.expect(name));
+        product.layout().bytes(WeightStorage::F16)
+    }
+}
+
+impl Tensors<'_> {
+    /// How they are stored where `asked` is asked for.
+    fn storage(&self, asked: WeightStorage) -> WeightStorage {
+        let all_f16 = self.parts.iter().all(|view| view.dtype == DType::F16);
+        match self.wide.is_empty() {
+            _ if all_f16 => WeightStorage::F16,
+            true => asked,
+            // f16 would make infinity of them.
+            false => WeightStorage::F32,
+        }
     }
 }
 
 impl Weights for DeviceWeights<'_> {
-    fn product(&self, product: &Product) -> Result<(Weight, Option<View>)> {
+    fn product(&self, product: &Product) -> Result<Placed> {
         if let Some(found) = lock(&self.loaded.products).get(product) {
             return Ok(found.clone());
         }
-        let made = self.load_product(product)?;
-        lock(&self.loaded.products).insert(product.clone(), made.clone());
+        let mut work = self.work.borrow_mut();
+        let Work {
+            placed,
+            waiting,
+            uploads,
+        } = &mut *work;
+        if let Some(found) = placed.get(product) {
+            return Ok(found.clone());
+        }
+        (self.check)()?;
+        let made = match self.known_storage(product) {
+            Some(storage) => {
+                waiting.push(product.clone());
+                self.place(product, storage)?
+            }
+            None => self.read_now(uploads, product)?,
+        };
+        placed.insert(product.clone(), made.clone());
         Ok(made)
+    }
+
+    fn fill(&self) -> Result<()> {
+        // All or nothing: what is half there is forgotten.
+        let Work {
+            placed,
+            waiting,
+            mut uploads,
+        } = self.work.take();
+        let mut next = waiting.iter();
+        let mut ahead = VecDeque::new();
+        for product in &waiting {
+            (self.check)()?;
+            while ahead.iter().sum::<u64>() < AHEAD
+                && let Some(product) = next.next()
+            {
+                ahead.push_back(self.expect(product));
+            }
+            ahead.pop_front();
+            if let Some(placed) = placed.get(product) {
+                self.fill_one(&mut uploads, product, placed)?;
+            }
+        }
+        uploads.flush(self.gpu)?;
+        lock(&self.loaded.products).extend(placed);
+        Ok(())
     }
 
     fn norm(&self, norm: &Norm) -> Result<[View; 2]> {
@@ -172,88 +324,180 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// A value that weights are packed as.
-trait Value: bytemuck::Pod + Send + Sync {
-    fn from_f32(x: f32) -> Self;
-    /// The tensor's values where no conversion is needed.
-    fn borrow<'a>(view: &'a TensorView<'_>) -> Option<&'a [Self]>;
+/// The columns of tensors side by side, each `[k, taps]`, as they lie in the file.
+struct Packed<'a> {
+    columns: Vec<(DType, &'a [u8])>,
 }
 
-impl Value for f32 {
-    fn from_f32(x: f32) -> Self {
-        x
+impl<'a> Packed<'a> {
+    /// Columns of `values` values.
+    fn new(parts: &'a [TensorView<'_>], values: usize) -> Self {
+        let columns = parts.iter().flat_map(|view| {
+            let columns = view.data.chunks_exact(values * view.dtype.size());
+            columns.map(|column| (view.dtype, column))
+        });
+        Self {
+            columns: columns.collect(),
+        }
     }
 
-    fn borrow<'a>(view: &'a TensorView<'_>) -> Option<&'a [Self]> {
-        (view.dtype == DType::F32)
-            .then(|| bytemuck::try_cast_slice(&view.data).ok())
-            .flatten()
-    }
-}
-
-impl Value for f16 {
-    fn from_f32(x: f32) -> Self {
-        f16::from_f32(x)
-    }
-
-    fn borrow<'a>(view: &'a TensorView<'_>) -> Option<&'a [Self]> {
-        (view.dtype == DType::F16)
-            .then(|| bytemuck::try_cast_slice(&view.data).ok())
-            .flatten()
+    /// The bytes of `count` values of a column from `first` on.
+    fn bytes(&self, column: usize, first: usize, count: usize) -> (DType, &'a [u8]) {
+        let (dtype, bytes) = self.columns[column];
+        let size = dtype.size();
+        (dtype, &bytes[first * size..(first + count) * size])
     }
 }
 
-/// Packs the tensors of a product, each `[n, k, taps]`, side by side.
-fn pack<T: Value>(layout: Layout, parts: &[TensorView<'_>]) -> Vec<T> {
-    let converted: Vec<Cow<'_, [T]>> = parts
-        .iter()
-        .map(|view| match T::borrow(view) {
-            Some(values) => values.into(),
-            None => {
-                let values: Vec<f32> = view.values(0..view.shape.iter().product());
-                let values = values.into_par_iter().map(T::from_f32);
-                values.collect::<Vec<_>>().into()
-            }
-        })
-        .collect();
-    let column = layout.k * layout.taps;
-    let columns: Vec<&[T]> = converted
-        .iter()
-        .flat_map(|values| values.chunks_exact(column))
-        .collect();
-    layout.pack(&columns)
+impl Columns<f32> for Packed<'_> {
+    fn read(&self, column: usize, first: usize, to: &mut [f32]) {
+        let (dtype, bytes) = self.bytes(column, first, to.len());
+        dtype.widen(bytes, to);
+    }
+}
+
+impl Columns<f16> for Packed<'_> {
+    fn read(&self, column: usize, first: usize, to: &mut [f16]) {
+        const RUN: usize = 128;
+        let (dtype, bytes) = self.bytes(column, first, to.len());
+        if dtype == DType::F16 {
+            return bytemuck::cast_slice_mut(to).copy_from_slice(bytes);
+        }
+        let mut wide = [0.0; RUN];
+        for (bytes, to) in bytes.chunks(RUN * dtype.size()).zip(to.chunks_mut(RUN)) {
+            let wide = &mut wide[..to.len()];
+            dtype.widen(bytes, wide);
+            to.convert_from_f32_slice(wide);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Kernel;
+    use half::bf16;
 
-    /// A product whose parts are of several precisions, as where an adapter changes the
-    /// query alone: none loses anything in f32, all are rounded once in f16.
+    /// The f32 values of a file's tensor, and its bytes in a precision.
+    fn tensor(dtype: DType, count: usize, seed: usize) -> (Vec<f32>, Vec<u8>) {
+        let values = (0..count).map(|i| ((i * 37 + seed * 101) % 4001) as f32 / 3.0 - 600.0);
+        match dtype {
+            DType::F32 => (values.clone().collect(), {
+                values.flat_map(f32::to_le_bytes).collect()
+            }),
+            DType::F16 => {
+                let halves: Vec<f16> = values.map(f16::from_f32).collect();
+                let bytes = halves.iter().flat_map(|x| x.to_le_bytes()).collect();
+                (halves.iter().map(|x| x.to_f32()).collect(), bytes)
+            }
+            DType::BF16 => {
+                let brains: Vec<bf16> = values.map(bf16::from_f32).collect();
+                let bytes = brains.iter().flat_map(|x| x.to_le_bytes()).collect();
+                (brains.iter().map(|x| x.to_f32()).collect(), bytes)
+            }
+        }
+    }
+
+    /// Tensors by name.
+    struct Named(HashMap<String, (DType, Vec<u8>)>, bool);
+
+    impl TensorSource for Named {
+        fn contains(&self, name: &str) -> bool {
+            self.0.contains_key(name)
+        }
+
+        fn check(&self, _: &str, _: &[usize]) -> Result<()> {
+            Ok(())
+        }
+
+        fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
+            let (dtype, bytes) = &self.0[name];
+            Ok(TensorView {
+                dtype: *dtype,
+                shape: shape.to_vec(),
+                data: bytes.as_slice().into(),
+            })
+        }
+
+        fn dtype(&self, name: &str) -> Option<DType> {
+            self.1.then(|| self.0[name].0)
+        }
+    }
+
+    /// What the device has, against every value put by itself where the kernels look
+    /// for it: all precisions, odd sizes, gates, convolutions, layers side by side whose
+    /// precisions differ, as where an adapter changes the query alone, and weights of
+    /// which a panel is larger than what is uploaded at a time. Whether the values are
+    /// read at once or follow changes nothing.
     #[test]
-    fn parts_of_several_precisions_are_packed_alike() {
-        let names = ["q", "k"].map(String::from);
-        let layout = Product::side_by_side(&names, [8, 4], false).layout();
-        let values: Vec<f32> = (0..32).map(|i| i as f32 / 3.0 - 4.0).collect();
-        let halves: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
-        let view = |dtype, bytes: &[u8]| TensorView {
-            dtype,
-            shape: vec![4, 8],
-            data: bytes.to_vec().into(),
-        };
-        let full = || view(DType::F32, bytemuck::cast_slice(&values));
-        let half = || view(DType::F16, bytemuck::cast_slice(&halves));
-        let widened: Vec<f32> = halves.iter().map(|x| x.to_f32()).collect();
-        let wide = || view(DType::F32, bytemuck::cast_slice(&widened));
-        let mixed = [full(), half()];
-        assert_eq!(
-            pack::<f32>(layout, &mixed),
-            pack::<f32>(layout, &[full(), wide()])
-        );
-        assert_eq!(
-            pack::<f16>(layout, &mixed),
-            pack::<f16>(layout, &[half(), half()])
-        );
+    fn every_value_is_where_the_kernels_look_for_it() {
+        let gpu = Gpu::open(&Default::default()).unwrap();
+        let (q, qkv) = (vec!["q".to_string()], ["q", "k", "v"].map(String::from));
+        let conv = |k, n| Product::new("q", Kernel::Conv3x3, [k, n], true);
+        let mut products: Vec<(Product, Vec<DType>)> = Vec::new();
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            products.extend([
+                (Product::side_by_side(&q, [1, 1], true), vec![dtype]),
+                (Product::side_by_side(&q, [203, 130], true), vec![dtype]),
+                (Product::side_by_side(&qkv, [72, 66], false), vec![dtype; 3]),
+                (conv(19, 70), vec![dtype]),
+                (Product::linear("q", [37, 152]).with_geglu(), vec![dtype]),
+            ]);
+        }
+        let mixed = vec![DType::F32, DType::F16, DType::BF16];
+        products.push((Product::side_by_side(&qkv, [24, 10], true), mixed));
+        products.push((conv(4000, 3), vec![DType::F16]));
+        for (product, dtypes) in products {
+            let layout = product.layout();
+            let (mut tensors, mut values) = (HashMap::new(), Vec::new());
+            for (i, (name, shape)) in product.tensors().into_iter().enumerate() {
+                let of_bias = shape.len() == 1;
+                let part = product.parts.iter().position(|(p, _)| name.starts_with(p));
+                let dtype = dtypes[part.unwrap()];
+                let (wide, bytes) = tensor(dtype, shape.iter().product(), i);
+                if !of_bias {
+                    values.extend(wide);
+                }
+                tensors.insert(name, (dtype, bytes));
+            }
+            for (storage, known) in [
+                (WeightStorage::F16, false),
+                (WeightStorage::F16, true),
+                (WeightStorage::F32, false),
+                (WeightStorage::F32, true),
+            ] {
+                let source = Named(tensors.clone(), known);
+                let loaded = Loaded::default();
+                let weights = DeviceWeights::new(&gpu, &source, storage, &loaded);
+                let (weight, _) = weights.product(&product).unwrap();
+                weights.fill().unwrap();
+                let all_f16 = dtypes.iter().all(|dtype| *dtype == DType::F16);
+                let storage = if all_f16 { WeightStorage::F16 } else { storage };
+                assert_eq!(weight.storage, storage, "{product:?} {dtypes:?}");
+                let bytes = gpu.download(&weight.view.buffer, 0, weight.view.size);
+                let mut want = vec![0f32; layout.bytes(WeightStorage::F32) as usize / 4];
+                for (j, column) in values.chunks(layout.k * layout.taps).enumerate() {
+                    let half = layout.n / 2;
+                    let place = match layout.geglu {
+                        true => j % half / 4 * 8 + j / half * 4 + j % half % 4,
+                        false => j,
+                    };
+                    for (i, value) in column.iter().enumerate() {
+                        let (row, tap) = (i / layout.taps, i % layout.taps);
+                        let k8 = (place / 64 * layout.taps + tap) * layout.k.div_ceil(8) + row / 8;
+                        want[(k8 * 64 + place % 64) * 8 + row % 8] = *value;
+                    }
+                }
+                let want: Vec<u8> = match storage {
+                    WeightStorage::F32 => want.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                    WeightStorage::F16 => {
+                        let halves = want.iter().map(|x| f16::from_f32(*x));
+                        halves.flat_map(f16::to_le_bytes).collect()
+                    }
+                };
+                assert!(bytes.unwrap() == want, "{product:?} {dtypes:?} {storage:?}");
+            }
+        }
     }
 
     /// Layers of 4 columns over 8 channels, all of whose values are their names' first byte.
@@ -295,7 +539,11 @@ mod tests {
         ];
         for product in &products {
             let (weight, bias) = weights.product(product).unwrap();
-            let (fresh, fresh_bias) = weights.load_product(product).unwrap();
+            weights.fill().unwrap();
+            let again = Loaded::default();
+            let alone = DeviceWeights::new(&gpu, &Layers, WeightStorage::F32, &again);
+            let (fresh, fresh_bias) = alone.product(product).unwrap();
+            alone.fill().unwrap();
             assert_eq!(weight.n8, fresh.n8, "{product:?}");
             assert_eq!(bytes(&weight.view), bytes(&fresh.view), "{product:?}");
             assert_eq!(bias.is_some(), product.bias, "{product:?}");

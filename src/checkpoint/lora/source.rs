@@ -79,6 +79,10 @@ impl TensorSource for Merged {
         })
     }
 
+    fn expect(&self, name: &str) {
+        self.base.expect(name);
+    }
+
     fn dtype(&self, name: &str) -> Option<DType> {
         match self.deltas.contains_key(name) {
             true => Some(DType::F32),

@@ -76,6 +76,12 @@ impl TensorSource for Single {
         })
     }
 
+    fn expect(&self, name: &str) {
+        if let Some((_, entry)) = self.find(name) {
+            self.file.expect(entry.data);
+        }
+    }
+
     fn dtype(&self, name: &str) -> Option<DType> {
         self.find(name)?.1.precision()
     }

@@ -12,6 +12,8 @@
 use super::WeightStorage;
 use bytemuck::Pod;
 use rayon::prelude::*;
+use std::ops::Range;
+use wgpu::WriteOnly;
 
 /// Columns of a panel, as in `product.wgsl`.
 pub const PANEL: usize = 64;
@@ -25,9 +27,43 @@ pub const UNIT: usize = 8;
 /// Columns of the widest tile.
 pub(super) const WIDEST: usize = 256;
 
-/// Rows that are packed at a time, so that what is written stays in the processor's
-/// first cache.
-const STRIP: usize = 16;
+/// Bytes that are written at once: half a unit of a panel's columns in f32, all of it
+/// in f16.
+const PIECE: usize = PANEL * UNIT * 2;
+
+/// Room for a piece, perhaps in memory that is slow to write in smaller ones.
+/// Gone once it is written.
+type Piece<'a> = Option<WriteOnly<'a, [u8; PIECE]>>;
+
+/// Where the columns of weights come from, each `[k, taps]`.
+pub trait Columns<T>: Sync {
+    /// The values of a column from `first` on.
+    fn read(&self, column: usize, first: usize, to: &mut [T]);
+}
+
+impl<T: Copy + Sync> Columns<T> for [&[T]] {
+    fn read(&self, column: usize, first: usize, to: &mut [T]) {
+        to.copy_from_slice(&self[column][first..first + to.len()]);
+    }
+}
+
+/// What a thread works in: small enough for the processor's caches.
+struct Scratch<T> {
+    /// `[rows, taps]` of one column.
+    run: Vec<T>,
+    /// `[taps, rows / 8, 64]` units of a panel.
+    packed: Vec<[T; UNIT]>,
+}
+
+impl<T: Pod> Scratch<T> {
+    fn new(layout: Layout) -> Self {
+        let values = layout.strip() * layout.taps;
+        Self {
+            run: vec![T::zeroed(); values],
+            packed: vec![[T::zeroed(); UNIT]; values / UNIT * PANEL],
+        }
+    }
+}
 
 /// The shape of weights before they are packed: `[n, k, taps]`, as PyTorch has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +92,6 @@ impl Layout {
         self.k.next_multiple_of(UNIT)
     }
 
-    /// Where row `row` of `tap` of a column of its panel lies in the panel.
-    fn place(self, tap: usize, row: usize, column: usize) -> usize {
-        ((tap * self.rows() / UNIT + row / UNIT) * PANEL + column) * UNIT + row % UNIT
-    }
-
     /// Values of a panel.
     fn panel(self) -> usize {
         self.taps * self.rows() * PANEL
@@ -68,7 +99,7 @@ impl Layout {
 
     /// Values of all panels.
     fn values(self) -> usize {
-        self.columns().div_ceil(PANEL) * self.panel()
+        self.panels() * self.panel()
     }
 
     /// Bytes of all panels.
@@ -95,25 +126,98 @@ impl Layout {
     /// Packs the `n` columns, each `[k, taps]`.
     pub fn pack<T: Pod + Send + Sync>(self, columns: &[&[T]]) -> Vec<T> {
         let mut packed = vec![T::zeroed(); self.values()];
-        packed
-            .par_chunks_mut(self.panel())
-            .enumerate()
-            .for_each(|(p, panel)| self.pack_panel(columns, p, panel));
+        let bytes = WriteOnly::from_mut(bytemuck::cast_slice_mut(&mut packed));
+        self.pack_panels(0..self.panels(), columns, bytes);
         packed
     }
 
-    fn pack_panel<T: Pod>(self, columns: &[&[T]], p: usize, panel: &mut [T]) {
-        let taps = self.taps;
-        for start in (0..self.k).step_by(STRIP) {
-            let end = (start + STRIP).min(self.k);
-            for column in 0..PANEL {
-                let Some(source) = self.source(p * PANEL + column) else {
-                    continue;
-                };
-                let values = &columns[source][start * taps..end * taps];
-                for (k, values) in values.chunks_exact(taps).enumerate() {
-                    for (tap, value) in values.iter().enumerate() {
-                        panel[self.place(tap, start + k, column)] = *value;
+    /// How many panels there are.
+    pub fn panels(self) -> usize {
+        self.columns().div_ceil(PANEL)
+    }
+
+    /// Bytes of a panel.
+    pub fn panel_bytes(self, storage: WeightStorage) -> u64 {
+        (self.panel() / 8) as u64 * storage.bytes8()
+    }
+
+    /// Writes some of the panels as bytes, on all cores: `to` has just their size, and
+    /// each [`PIECE`] of it is written once and as a whole.
+    pub fn pack_panels<T: Pod + Send>(
+        self,
+        panels: Range<usize>,
+        columns: &(impl Columns<T> + ?Sized),
+        to: WriteOnly<'_, [u8]>,
+    ) {
+        let pieces = to.into_chunks::<PIECE>().0;
+        let mut pieces: Vec<Piece<'_>> = pieces.into_iter().map(Some).collect();
+        let of_a_panel = self.panel() * size_of::<T>() / PIECE;
+        let first = panels.start;
+        let scratch = || Scratch::<T>::new(self);
+        pieces
+            .par_chunks_mut(of_a_panel)
+            .take(panels.len())
+            .enumerate()
+            .for_each_init(scratch, |scratch, (p, pieces)| {
+                self.pack_panel(first + p, columns, scratch, pieces);
+            });
+    }
+
+    /// Rows that are packed at a time, a multiple of [`UNIT`].
+    fn strip(self) -> usize {
+        if self.taps == 1 { 64 } else { 16 }
+    }
+
+    fn pack_panel<T: Pod>(
+        self,
+        p: usize,
+        columns: &(impl Columns<T> + ?Sized),
+        scratch: &mut Scratch<T>,
+        pieces: &mut [Piece<'_>],
+    ) {
+        let Self { taps, k, .. } = self;
+        let sources: [_; PANEL] = std::array::from_fn(|column| self.source(p * PANEL + column));
+        let units = self.strip() / UNIT;
+        let Scratch { run, packed } = scratch;
+        // Columns and rows that there are not stay as they are here.
+        packed.fill([T::zeroed(); UNIT]);
+        for start in (0..k).step_by(self.strip()) {
+            let rows = (k - start).min(self.strip());
+            if !rows.is_multiple_of(UNIT) {
+                packed.fill([T::zeroed(); UNIT]);
+            }
+            for (column, source) in sources.iter().enumerate() {
+                let Some(source) = *source else { continue };
+                let run = &mut run[..rows * taps];
+                columns.read(source, start * taps, run);
+                match taps {
+                    1 => {
+                        let (whole, rest) = run.as_chunks::<UNIT>();
+                        for (unit, values) in whole.iter().enumerate() {
+                            packed[unit * PANEL + column] = *values;
+                        }
+                        if !rest.is_empty() {
+                            packed[whole.len() * PANEL + column][..rest.len()]
+                                .copy_from_slice(rest);
+                        }
+                    }
+                    _ => {
+                        for (row, values) in run.chunks_exact(taps).enumerate() {
+                            let (unit, within) = (row / UNIT, row % UNIT);
+                            for (tap, value) in values.iter().enumerate() {
+                                packed[(tap * units + unit) * PANEL + column][within] = *value;
+                            }
+                        }
+                    }
+                }
+            }
+            for (tap, packed) in packed.chunks_exact(units * PANEL).enumerate() {
+                let packed = &packed[..rows.div_ceil(UNIT) * PANEL];
+                let packed = bytemuck::cast_slice::<_, u8>(packed.as_flattened()).as_chunks();
+                let to = (tap * self.rows() + start) * PANEL * size_of::<T>() / PIECE;
+                for (to, piece) in pieces[to..].iter_mut().zip(packed.0) {
+                    if let Some(to) = to.take() {
+                        to.write(*piece);
                     }
                 }
             }

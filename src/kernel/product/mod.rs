@@ -15,7 +15,7 @@ mod twin;
 mod variant;
 
 pub use dispatch::EPILOGUE_FLAGS;
-pub use layout::{Layout, PANEL, UNIT};
+pub use layout::{Columns, Layout, PANEL, UNIT};
 pub use measure::{Measurement, Ranking, Shape};
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
 pub use variant::{Call, CoopTile, Family, Tile, Variant};

@@ -1,0 +1,193 @@
+//! What it takes from the start of the program to the first dispatch of the UNet: time,
+//! processor time and host memory.
+//!
+//!     cargo bench --bench start -- --model FILE --dtype f16
+//!
+//! The picture is the smallest, of one step, and ends before that step. Lines are given
+//! as events come, so that each is what went before it. Anonymous memory is the
+//! process's, as Linux counts it, less what its device buffers take on a processor that
+//! serves as the adapter.
+
+use anyhow::{Context, Result, bail};
+use calotype::gpu::Gpu;
+use calotype::pipeline::{
+    Cancel, Dtype, Event, LoadOptions, Observer, Pipeline, RawRequest, TuningSource,
+};
+use calotype::text::Styles;
+use clap::Parser;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Parser)]
+struct Options {
+    /// As `calotype generate` takes it.
+    #[arg(long, default_value = "random:sdxl-base")]
+    model: String,
+    /// Of the weights: f16 or f32.
+    #[arg(long, default_value = "f16")]
+    dtype: String,
+    /// A part of an adapter's name.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// What cargo passes.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Time between two looks at the memory.
+const PERIOD: Duration = Duration::from_millis(2);
+
+/// Seconds of all threads so far, in the program and in the kernel.
+fn processor_seconds() -> [f64; 2] {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is writable, of the type asked for, and valid as all zeros.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    [usage.ru_utime, usage.ru_stime].map(|t| t.tv_sec as f64 + t.tv_usec as f64 / 1e6)
+}
+
+/// Bytes of anonymous memory that are resident.
+fn anonymous() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"))?;
+    let kib: i64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The most memory since it was last asked.
+#[derive(Default)]
+struct Peak {
+    host: AtomicI64,
+    whole: AtomicI64,
+}
+
+impl Peak {
+    fn look(&self, gpu: Option<&Gpu>) {
+        let device = gpu.map_or(0, |gpu| {
+            gpu.counters().device_bytes.load(Ordering::Relaxed) as i64
+        });
+        let cpu = gpu.is_some_and(|gpu| gpu.capabilities().is_cpu);
+        if let Some(whole) = anonymous() {
+            let host = whole - if cpu { device } else { 0 };
+            self.whole.fetch_max(whole, Ordering::Relaxed);
+            self.host.fetch_max(host, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Lines {
+    start: Instant,
+    wall: f64,
+    cpu: [f64; 2],
+    peak: Arc<Peak>,
+}
+
+impl Lines {
+    /// Reports what was done since the last line.
+    fn add(&mut self, what: &str, gpu: Option<&Gpu>) {
+        let (wall, cpu) = (self.start.elapsed().as_secs_f64(), processor_seconds());
+        let gib = |peak: &AtomicI64| peak.swap(0, Ordering::Relaxed) as f64 / 1e9;
+        let device = gpu.map_or(0, |gpu| gpu.counters().device_bytes.load(Ordering::Relaxed));
+        println!(
+            "{what:20} {:6.2} s, processor {:6.2} + {:5.2} s, device {:5.2} GB, anonymous at most {:5.2} GB, less the device's {:5.2} GB",
+            wall - self.wall,
+            cpu[0] - self.cpu[0],
+            cpu[1] - self.cpu[1],
+            device as f64 / 1e9,
+            gib(&self.peak.whole),
+            gib(&self.peak.host),
+        );
+        (self.wall, self.cpu) = (wall, cpu);
+    }
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let _ = options.bench;
+    let dtype = match &*options.dtype {
+        "f16" => Dtype::F16,
+        "f32" => Dtype::F32,
+        other => bail!("--dtype is f16 or f32, not {other}"),
+    };
+    let peak = Arc::new(Peak::default());
+    let mut lines = Lines {
+        start: Instant::now(),
+        wall: 0.0,
+        cpu: [0.0; 2],
+        peak: peak.clone(),
+    };
+    let cancel = Cancel::default();
+    let load = LoadOptions {
+        model: options.model,
+        adapter: options.adapter,
+        dtype,
+        tuning: TuningSource::Off,
+        ..Default::default()
+    };
+    let mut pipeline = Pipeline::load(
+        &load,
+        &mut Observer {
+            events: &mut |_| {},
+            cancel: &cancel,
+            trace: None,
+            preview_every: 0,
+        },
+    )?;
+    let gpu = pipeline.gpu().clone();
+    println!("{}", gpu.info().name);
+    peak.look(Some(&gpu));
+    lines.add("opened", Some(&gpu));
+    let raw = RawRequest {
+        prompt: Some("a red circle".into()),
+        width: Some(64),
+        height: Some(64),
+        steps: Some(1),
+        seed: Some(1),
+        ..Default::default()
+    };
+    let request = pipeline.resolve(raw, &Styles::builtin())?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                peak.look(Some(&gpu));
+                std::thread::sleep(PERIOD);
+            }
+        });
+        let mut what: Option<String> = None;
+        let ended = pipeline.generate(
+            &request,
+            &mut Observer {
+                events: &mut |event| {
+                    let next = match &event {
+                        Event::Loading { part } => part.clone(),
+                        Event::Step { index: 0, .. } => {
+                            cancel.cancel();
+                            "the end".into()
+                        }
+                        _ => return,
+                    };
+                    if let Some(what) = what.replace(next) {
+                        lines.add(&what, Some(&gpu));
+                    }
+                },
+                cancel: &cancel,
+                trace: None,
+                preview_every: 0,
+            },
+        );
+        done.store(true, Ordering::Relaxed);
+        match ended {
+            Err(calotype::Error::Cancelled) => Ok(()),
+            Err(e) => Err(e),
+            Ok(_) => Ok(()),
+        }
+    })
+    .context("the run")?;
+    let [user, system] = lines.cpu;
+    println!("in all {:.2} s, processor {user:.2} + {system:.2} s", lines.wall);
+    Ok(())
+}
