@@ -5,8 +5,9 @@
 //!
 //! The picture is the smallest, of one step, and ends before that step. Lines are given
 //! as events come, so that each is what went before it. Anonymous memory is the
-//! process's, as Linux counts it, less what its device buffers take on a processor that
-//! serves as the adapter.
+//! process's, as Linux counts it: where the adapter is the processor, its buffers are
+//! part of it. The heap is the program's without its libraries in C, so without the
+//! driver: neither device buffers nor staging buffers (16 MiB) are in it.
 
 use anyhow::{Context, Result, bail};
 use calotype::gpu::Gpu;
@@ -15,6 +16,7 @@ use calotype::pipeline::{
 };
 use calotype::text::Styles;
 use clap::Parser;
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +36,40 @@ struct Options {
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+/// The program's heap, counted.
+struct Counted;
+
+static HEAP: AtomicI64 = AtomicI64::new(0);
+static HEAP_PEAK: AtomicI64 = AtomicI64::new(0);
+
+// SAFETY: every call is the system allocator's; counting allocates nothing.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let size = layout.size() as i64;
+        let now = HEAP.fetch_add(size, Ordering::Relaxed) + size;
+        HEAP_PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let size = layout.size() as i64;
+        let now = HEAP.fetch_add(size, Ordering::Relaxed) + size;
+        HEAP_PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        HEAP.fetch_sub(layout.size() as i64, Ordering::Relaxed);
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counted = Counted;
 
 /// Time between two looks at the memory.
 const PERIOD: Duration = Duration::from_millis(2);
@@ -60,20 +96,16 @@ fn anonymous() -> Option<i64> {
 /// The most memory since it was last asked.
 #[derive(Default)]
 struct Peak {
-    host: AtomicI64,
-    whole: AtomicI64,
+    anonymous: AtomicI64,
+    device: AtomicI64,
 }
 
 impl Peak {
-    fn look(&self, gpu: Option<&Gpu>) {
-        let device = gpu.map_or(0, |gpu| {
-            gpu.counters().device_bytes.load(Ordering::Relaxed) as i64
-        });
-        let cpu = gpu.is_some_and(|gpu| gpu.capabilities().is_cpu);
-        if let Some(whole) = anonymous() {
-            let host = whole - if cpu { device } else { 0 };
-            self.whole.fetch_max(whole, Ordering::Relaxed);
-            self.host.fetch_max(host, Ordering::Relaxed);
+    fn look(&self, gpu: &Gpu) {
+        let device = gpu.counters().device_bytes.load(Ordering::Relaxed);
+        self.device.fetch_max(device as i64, Ordering::Relaxed);
+        if let Some(anonymous) = anonymous() {
+            self.anonymous.fetch_max(anonymous, Ordering::Relaxed);
         }
     }
 }
@@ -87,18 +119,17 @@ struct Lines {
 
 impl Lines {
     /// Reports what was done since the last line.
-    fn add(&mut self, what: &str, gpu: Option<&Gpu>) {
+    fn add(&mut self, what: &str) {
         let (wall, cpu) = (self.start.elapsed().as_secs_f64(), processor_seconds());
-        let gib = |peak: &AtomicI64| peak.swap(0, Ordering::Relaxed) as f64 / 1e9;
-        let device = gpu.map_or(0, |gpu| gpu.counters().device_bytes.load(Ordering::Relaxed));
+        let gb = |peak: &AtomicI64| peak.swap(0, Ordering::Relaxed) as f64 / 1e9;
         println!(
-            "{what:20} {:6.2} s, processor {:6.2} + {:5.2} s, device {:5.2} GB, anonymous at most {:5.2} GB, less the device's {:5.2} GB",
+            "{what:16} {:6.2} s, processor {:6.2} + {:5.2} s; at most: device {:5.2} GB, anonymous {:5.2} GB, heap {:5.3} GB",
             wall - self.wall,
             cpu[0] - self.cpu[0],
             cpu[1] - self.cpu[1],
-            device as f64 / 1e9,
-            gib(&self.peak.whole),
-            gib(&self.peak.host),
+            gb(&self.peak.device),
+            gb(&self.peak.anonymous),
+            gb(&HEAP_PEAK),
         );
         (self.wall, self.cpu) = (wall, cpu);
     }
@@ -138,8 +169,8 @@ fn main() -> Result<()> {
     )?;
     let gpu = pipeline.gpu().clone();
     println!("{}", gpu.info().name);
-    peak.look(Some(&gpu));
-    lines.add("opened", Some(&gpu));
+    peak.look(&gpu);
+    lines.add("opened");
     let raw = RawRequest {
         prompt: Some("a red circle".into()),
         width: Some(64),
@@ -153,7 +184,7 @@ fn main() -> Result<()> {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                peak.look(Some(&gpu));
+                peak.look(&gpu);
                 std::thread::sleep(PERIOD);
             }
         });
@@ -171,7 +202,7 @@ fn main() -> Result<()> {
                         _ => return,
                     };
                     if let Some(what) = what.replace(next) {
-                        lines.add(&what, Some(&gpu));
+                        lines.add(&what);
                     }
                 },
                 cancel: &cancel,
@@ -188,6 +219,9 @@ fn main() -> Result<()> {
     })
     .context("the run")?;
     let [user, system] = lines.cpu;
-    println!("in all {:.2} s, processor {user:.2} + {system:.2} s", lines.wall);
+    println!(
+        "in all {:.2} s, processor {user:.2} + {system:.2} s",
+        lines.wall
+    );
     Ok(())
 }
