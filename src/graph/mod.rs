@@ -21,7 +21,7 @@ pub use storage::Activations;
 
 use crate::kernel::product::{self as products, Conv, Storages, WeightStorage};
 use crate::kernel::sinusoid::Sinusoid;
-use crate::kernel::{Activation, Mode};
+use crate::kernel::{self, Activation, Mode, attention};
 use crate::{Error, Result};
 use std::collections::HashSet;
 
@@ -327,13 +327,13 @@ impl Graph {
         (plan.bytes(), plan.slots.iter().copied().max().unwrap_or(0))
     }
 
-    /// The shapes of every product, without those that a measurement of kernels would
-    /// find alike.
-    pub fn product_shapes(
+    /// The shapes of every product and attention whose kernel is chosen by measurement,
+    /// without those that a measurement would find alike.
+    pub fn measured_shapes(
         &self,
         activations: impl Into<Activations>,
         weights: WeightStorage,
-    ) -> Vec<products::Shape> {
+    ) -> Vec<kernel::Shape> {
         let storages = activations.into().of(self);
         let nodes = self.nodes.iter().enumerate();
         let shapes = nodes.filter_map(|(i, node)| match &node.op {
@@ -343,7 +343,7 @@ impl Graph {
                 activation,
                 residual,
                 ..
-            } => Some(products::Shape {
+            } => Some(kernel::Shape::Product(products::Shape {
                 a: self.shape(node.inputs[0]),
                 out: node.shape,
                 layout: product.layout(),
@@ -355,11 +355,17 @@ impl Graph {
                     weights,
                     out: storages.value(Value(i)),
                 },
-            }),
+            })),
+            Op::Attention { heads, causal } => {
+                let keys = self.shape(node.inputs[1])[1];
+                let storage = storages.value(Value(i));
+                let shape = attention::Shape::new(node.shape, keys, *heads, *causal, storage);
+                shape.map(kernel::Shape::Attention)
+            }
             _ => None,
         });
         let mut known = HashSet::new();
-        let new = |shape: &products::Shape| known.insert(shape.call().class());
+        let new = |shape: &kernel::Shape| known.insert(shape.class());
         shapes.filter(new).collect()
     }
 

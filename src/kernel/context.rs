@@ -1,10 +1,10 @@
 //! What every dispatch is made with.
 
-use super::attention::CoopBlock;
-use super::product::{Call, Family, Measurement, PARTIALS, Ranking, Shape, Variant};
+use super::product::{Call, Family, PARTIALS, Variant};
 use super::program::Operand;
 use super::subgroup::subgroup_size;
-use super::{Measured, Mode, Trust, Tuning, View};
+use super::tuning::{Measurement, Ranking, Shape};
+use super::{Measured, Mode, Trust, Tuning, View, attention};
 use crate::Result;
 use crate::gpu::{Buffer, Gpu};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -26,8 +26,8 @@ pub struct Context {
     partials: Arc<OnceLock<Arc<Buffer>>>,
     /// Every variant of the product that the device can run.
     pub(super) candidates: Arc<[Variant]>,
-    /// Every variant of attention with matrices that it can run, best first.
-    pub(super) attention: Arc<[CoopBlock]>,
+    /// Every variant of attention in one pass that it can run, best first.
+    pub(super) attention: Arc<[attention::Variant]>,
     /// No better family than this one.
     pub(super) first: Option<Family>,
     pub(super) trust: Arc<Trust>,
@@ -48,7 +48,7 @@ impl Context {
             none: Arc::new(gpu.buffer("none", ZEROS)?),
             partials: Arc::default(),
             candidates: Variant::candidates(gpu.capabilities(), lanes).into(),
-            attention: CoopBlock::candidates(gpu.capabilities(), lanes).into(),
+            attention: attention::Variant::candidates(gpu.capabilities(), lanes).into(),
             first: None,
             trust: Arc::default(),
         })
@@ -113,7 +113,13 @@ impl Context {
         table.product(call)
     }
 
-    /// Measures the products of `shapes` that the table lacks, and puts the fastest
+    /// As [`Self::measured`].
+    pub(super) fn measured_attention(&self, call: &attention::Call) -> Option<attention::Variant> {
+        let table = self.tuning.read().unwrap_or_else(PoisonError::into_inner);
+        table.attention(call)
+    }
+
+    /// Measures those of `shapes` that the table lacks, and puts the fastest
     /// variants into it. `told` hears of each. Says how many were measured.
     ///
     /// # Errors
@@ -128,23 +134,23 @@ impl Context {
             return Ok(0);
         }
         let table = self.tuning();
-        let class = |shape: &Shape| shape.call().class();
         let lacking = shapes
             .iter()
-            .filter(|shape| !table.entries.contains_key(&class(shape)));
+            .filter(|shape| !table.entries.contains_key(&shape.class()));
         let mut measurement = Measurement::new(self)?;
         let mut count = 0;
         for shape in lacking {
             let ranking = measurement.rank(shape, cancelled)?;
             if let Some(best) = ranking.first() {
                 let mut table = self.tuning.write().unwrap_or_else(PoisonError::into_inner);
-                table.entries.insert(class(shape), best.into());
+                table.entries.insert(shape.class(), best.into());
                 table
                     .measured
                     .get_or_insert_with(|| Measured::here(&self.gpu));
                 count += 1;
+                drop(table);
+                told(shape, &ranking);
             }
-            told(shape, &ranking);
         }
         Ok(count)
     }

@@ -31,7 +31,7 @@ pub use permutations::permutations;
 pub use program::{Dispatch, Program};
 pub use tensor::{Storage, Tensor, View};
 pub use trust::Trust;
-pub use tuning::{Entry, Measured, Tuning};
+pub use tuning::{Entry, Measured, Ranking, Shape, Tuning};
 
 use program::Work;
 
@@ -104,10 +104,10 @@ pub struct Mode {
 
 impl Mode {
     pub fn of(capabilities: &Capabilities) -> Self {
-        // What the tiled kernels need: attention.wgsl the most memory, group_norm_stats.wgsl
-        // the most invocations.
-        let small =
-            capabilities.max_workgroup_storage < 31232 || capabilities.max_invocations < 128;
+        // What the tiled kernels need: attention in f32 the most memory,
+        // group_norm_stats.wgsl the most invocations.
+        let small = capabilities.max_workgroup_storage < attention::LEAST_SHARED
+            || capabilities.max_invocations < 128;
         Self {
             direct: capabilities.is_cpu || small,
         }

@@ -5,16 +5,11 @@ use super::{
     subgroup,
 };
 use crate::gpu::PipelineKey;
-use attention::CoopBlock;
 use product::{Storages, Variant};
 
 /// All shader permutations, for tests of their validity.
 pub fn permutations() -> Vec<PipelineKey> {
     let mut all = vec![subgroup::pipeline_key()];
-    for masked in [false, true] {
-        let blocks = CoopBlock::all().into_iter();
-        all.extend(blocks.map(|block| block.key(masked)));
-    }
     for storages in Storages::all() {
         for gather in [false, true] {
             let variants = Variant::all().into_iter();
@@ -35,6 +30,10 @@ pub fn permutations() -> Vec<PipelineKey> {
         all.push(latent::threshold_key());
         all.push(latent::mask_key(mode));
         for storage in [Storage::F32, Storage::F16] {
+            for masked in [false, true] {
+                let variants = attention::Variant::all().into_iter();
+                all.extend(variants.filter_map(|v| v.key(storage, masked)));
+            }
             all.extend([
                 norm::stats_key(mode, storage),
                 norm::apply_key(mode, storage, storage),
@@ -45,7 +44,6 @@ pub fn permutations() -> Vec<PipelineKey> {
                 latent::rescale_key(storage),
                 layout::pipeline_key(mode, storage, true),
                 layout::pipeline_key(mode, storage, false),
-                attention::flash_key(storage),
                 attention::transpose_key(storage),
                 sinusoid::pipeline_key(storage),
                 product::sum_key(storage),

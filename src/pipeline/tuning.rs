@@ -4,8 +4,8 @@
 use super::{Observer, Pipeline};
 use crate::gpu::Gpu;
 use crate::graph::{Activations, Graph};
-use crate::kernel::Tuning;
-use crate::kernel::product::{Family, Ranking, Shape};
+use crate::kernel::product::Family;
+use crate::kernel::{Ranking, Shape, Tuning};
 use crate::model::unet;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ impl TuningSource {
     }
 }
 
-/// What a measurement found for one class of products.
+/// What a measurement found for one class of products or of attention.
 #[derive(Debug)]
 pub struct Tuned {
     pub class: String,
@@ -81,7 +81,7 @@ pub struct Tuned {
 }
 
 impl Pipeline {
-    /// Measures the products of `graph` that the table lacks, unless the table is not
+    /// Measures the products and the attention of `graph` that the table lacks, unless the table is not
     /// to grow.
     pub(super) fn tune_for(
         &self,
@@ -90,7 +90,7 @@ impl Pipeline {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<()> {
         if self.options.tuning.measures(&self.gpu) {
-            let shapes = graph.product_shapes(activations, self.precision.weights);
+            let shapes = graph.measured_shapes(activations, self.precision.weights);
             self.measure(&shapes, cancelled, |_| ())?;
         }
         Ok(())
@@ -103,10 +103,9 @@ impl Pipeline {
         mut told: impl FnMut(Tuned),
     ) -> Result<usize> {
         let report = |shape: &Shape, ranking: &Ranking| {
-            let call = shape.call();
             told(Tuned {
-                class: call.class(),
-                tera_flop: call.flop() / 1e12,
+                class: shape.class(),
+                tera_flop: shape.flop() / 1e12,
                 ranking: ranking.clone(),
             });
         };
@@ -119,8 +118,9 @@ impl Pipeline {
         Ok(count)
     }
 
-    /// Measures every product of the UNets for `width` x `height` pixels and batches of
-    /// `batch`, and of the VAE's decoder, as far as the table lacks it and may grow. `told` hears of each class.
+    /// Measures every product and attention of the UNets for `width` x `height` pixels and
+    /// batches of `batch`, and of the VAE's decoder, as far as the table lacks it and may
+    /// grow. `told` hears of each class.
     ///
     /// # Errors
     /// What goes wrong on the device; [`Error::Cancelled`].
@@ -149,11 +149,11 @@ impl Pipeline {
                 tokens: checkpoint.tokenizer_2.max_length(),
             };
             let graph = unet::graph(&checkpoint.unet, size).optimise();
-            let shapes = graph.product_shapes(self.precision.activations, self.precision.weights);
+            let shapes = graph.measured_shapes(self.precision.activations, self.precision.weights);
             self.measure(&shapes, &cancelled, &mut *told)?;
         }
         let vae = self.vae(self.options.vae_tiling);
-        let shapes = vae.decoder_products([height, width].map(|x| x / base.vae_scale()));
+        let shapes = vae.decoder_shapes([height, width].map(|x| x / base.vae_scale()));
         self.measure(&shapes, &cancelled, &mut *told)?;
         Ok(self.context.tuning())
     }

@@ -11,8 +11,8 @@ use super::{Cancel, Pipeline};
 use crate::checkpoint::{Autoencoder, Part, TensorSource, VaeFile};
 use crate::gpu::Gpu;
 use crate::graph::{Activations, Executor, Graph, Runner, SharedNorms};
+use crate::kernel::Shape;
 use crate::kernel::finite::Mark;
-use crate::kernel::product::Shape;
 use crate::kernel::{Program, Storage, Tensor, View, layout};
 use crate::model::{DeviceWeights, Loaded, autoencoder};
 use crate::{Error, Field, Result};
@@ -132,10 +132,10 @@ impl<'a> Vae<'a> {
         })
     }
 
-    /// The products that decode latents of `[h, w]` whole.
-    pub(super) fn decoder_products(&self, size: [usize; 2]) -> Vec<Shape> {
+    /// What of decoding latents of `[h, w]` whole is measured.
+    pub(super) fn decoder_shapes(&self, size: [usize; 2]) -> Vec<Shape> {
         let graph = autoencoder::decoder(self.config, size).optimise();
-        graph.product_shapes(self.activations, self.pipeline.precision.weights)
+        graph.measured_shapes(self.activations, self.pipeline.precision.weights)
     }
 
     fn suspect(&self, kind: &Kind) -> Suspect {

@@ -5,10 +5,10 @@ use crate::common::{
     rounded, storages,
 };
 use calotype::kernel::attention::{
-    Attention, CoopBlock, scratch_bytes, transpose, twin, twin_transpose,
+    Attention, Call, Variant, scratch_bytes, transpose, twin, twin_transpose,
 };
 use calotype::kernel::product::Family;
-use calotype::kernel::{Context, Mode, Storage, Tensor, View};
+use calotype::kernel::{Context, Dispatch, Entry, Mode, Storage, Tensor, Tuning, View};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
@@ -99,9 +99,21 @@ impl Shape {
         (device.read(&out), count)
     }
 
-    /// The result by `block`, rows at even vec4s.
-    fn run_by(&self, block: CoopBlock, numbers: &[Vec<f32>; 3]) -> Vec<f32> {
-        let (device, storage) = (device(), Storage::F16);
+    /// What a variant is chosen for, where rows lie at even vec4s.
+    fn call(&self, storage: Storage) -> Call {
+        Call {
+            queries: self.queries,
+            keys: self.keys,
+            heads: self.n * self.heads,
+            storage,
+            causal: self.causal,
+            even: true,
+        }
+    }
+
+    /// The result by `variant`, rows at even vec4s.
+    fn run_by(&self, variant: Variant, storage: Storage, numbers: &[Vec<f32>; 3]) -> Vec<f32> {
+        let device = device();
         let margins = match self.keys % 2 {
             0 => [EVEN, BELOW],
             _ => [BELOW, EVEN],
@@ -118,7 +130,7 @@ impl Shape {
             causal: self.causal,
             scratch: &[],
         };
-        device.run(vec![attention.dispatch_by(block).unwrap()]);
+        device.run(vec![attention.dispatch_by(variant).unwrap()]);
         device.read(&out)
     }
 
@@ -368,146 +380,237 @@ fn what_is_not_a_number_stays_so() {
     }
 }
 
-/// The variants with matrices that this adapter has.
-fn coop_blocks() -> Vec<CoopBlock> {
+/// The variants that this adapter has for `call`.
+fn variants(call: &Call) -> Vec<Variant> {
     let context = device().context(Mode { direct: false });
-    context.attention_candidates()
+    context.attention_candidates(call)
 }
 
-/// Queries and keys of every kind of tail, of the UNet's fused panels and its prompts.
-#[test]
-fn every_variant_with_matrices() {
-    let mut report = Report::new("coop attention");
+/// Numbers of queries and keys with every kind of tail, those of the UNet's fused panels
+/// and its prompts, each with and without logits of hundreds; few keys for the kernels
+/// that take no more.
+fn shapes_of_blocks() -> Vec<(Shape, [Vec<f32>; 3])> {
     let fixed = [
         shape([1, 1, 1], [1, 64], false),
         shape([2, 77, 1], [1, 64], false),
         shape([1, 1, 77], [2, 64], false),
         shape([2, 100, 77], [3, 64], false),
+        shape([1, 31, 80], [2, 64], false),
         shape([1, 31, 81], [2, 64], false),
         shape([1, 16, 16], [1, 64], false),
-        shape([1, 17, 31], [1, 64], false),
+        shape([1, 17, 31], [24, 64], false),
         shape([1, 64, 154], [2, 64], false),
+        shape([1, 9, 1024], [1, 64], false),
         fused([1, 64], [5, 64], false),
         fused([2, 128], [2, 64], false),
         fused([3, 1], [2, 64], false),
         fused([2, 81], [2, 64], false),
         fused([1, 257], [1, 64], false),
+        fused([2, 77], [2, 64], true),
+        fused([1, 129], [1, 64], true),
+        shape([1, 40, 20], [2, 64], true),
+        shape([1, 20, 70], [2, 64], true),
     ];
     let mut random = Random::new(4);
-    let drawn = (0..12).map(|_| {
-        let [n, queries, keys] = [random.size(1, 3), random.size(1, 150), random.size(1, 150)];
+    let drawn = (0..45).map(|i| {
+        let most = [32, 32, 150][i % 3];
+        let [n, queries, keys] = [random.size(1, 3), random.size(1, 150), random.size(1, most)];
         let heads = random.size(1, 4);
         match random.coin() {
-            true => fused([n, keys], [heads, 64], false),
-            false => shape([n, queries, keys], [heads, 64], false),
+            true => fused([n, keys], [heads, 64], i % 5 == 4),
+            false => shape([n, queries, keys], [heads, 64], i % 5 == 4),
         }
     });
-    let drawn: Vec<Shape> = drawn.collect();
     let sharp = [
         shape([1, 5, 1], [1, 64], false),
         shape([2, 33, 77], [2, 64], false),
         shape([1, 40, 81], [1, 64], false),
         fused([1, 80], [2, 64], false),
         fused([1, 130], [1, 64], false),
+        fused([1, 77], [1, 64], true),
     ];
-    for block in coop_blocks() {
-        let calm = fixed.iter().chain(&drawn).enumerate();
-        let calm = calm.map(|(i, shape)| (shape, shape.numbers(i as u64)));
-        let sharp = sharp.iter().enumerate();
-        let sharp = sharp.map(|(i, shape)| (shape, shape.sharp(i as u64)));
-        for (shape, numbers) in calm.chain(sharp) {
-            let seen = numbers.map(|x| rounded(Storage::F16, &x));
-            let out = shape.run_by(block, &seen);
-            let name = block.to_string();
-            report.compare(name, Storage::F16, &out, &shape.twin(&seen), shape);
+    let calm = fixed.into_iter().chain(drawn).enumerate();
+    let calm = calm.map(|(i, shape)| (shape, shape.numbers(i as u64)));
+    let sharp = sharp.into_iter().enumerate();
+    let sharp = sharp.map(|(i, shape)| (shape, shape.sharp(i as u64)));
+    calm.chain(sharp).collect()
+}
+
+#[test]
+fn every_variant_of_blocks() {
+    let mut report = Report::new("attention blocks");
+    for (shape, numbers) in shapes_of_blocks() {
+        for storage in storages() {
+            let seen = numbers.clone().map(|x| rounded(storage, &x));
+            let twin = shape.twin(&seen);
+            for variant in variants(&shape.call(storage)) {
+                let out = shape.run_by(variant, storage, &seen);
+                report.compare(variant.to_string(), storage, &out, &twin, &shape);
+            }
         }
     }
     report.finish(30);
 }
 
-/// As [`what_is_not_a_number_stays_so`] of the others; and what is infinite is no number
-/// either once it was weighed.
+/// The most queries and keys there are at 1024x1024, by whatever is chosen.
 #[test]
-fn what_is_not_a_number_stays_so_with_matrices() {
-    for (block, broken) in coop_blocks()
-        .into_iter()
-        .flat_map(|block| [(block, f32::NAN), (block, f32::INFINITY)])
-    {
-        for shape in [
-            shape([1, 9, 77], [1, 64], false),
-            fused([1, 40], [1, 64], false),
-        ] {
-            let place = 7;
-            for operand in 0..3 {
-                let mut numbers = shape.numbers(0);
-                numbers[operand][place * shape.d] = broken;
-                let out = shape.run_by(block, &numbers);
-                for (row, values) in out.chunks(shape.d).enumerate() {
-                    let none = values.iter().all(|x| x.is_nan());
-                    let sound = |values: &[f32]| values.iter().all(|x| x.is_finite());
-                    let found = match operand {
-                        0 => none == (row == place) && (none || sound(values)),
-                        // A score of -infinity weighs nothing.
-                        1 => none || broken.is_infinite() && sound(values),
-                        _ => !values[0].is_finite() && sound(&values[1..]),
-                    };
-                    assert!(found, "{block} {shape:?} {operand} {broken}: row {row}");
+fn thousands_of_queries_and_keys() {
+    let mut report = Report::new("long attention");
+    for shape in [
+        shape([1, 4096, 77], [1, 64], false),
+        shape([1, 65, 1024], [24, 64], false),
+    ] {
+        shape.check(&mut report, 1);
+    }
+    report.finish(2);
+}
+
+/// As [`what_is_not_a_number_stays_so`] of what is chosen; and what is infinite is no
+/// number either once it was weighed.
+#[test]
+fn what_is_not_a_number_stays_so_in_every_variant() {
+    for shape in [
+        shape([1, 9, 25], [1, 64], false),
+        shape([1, 9, 77], [1, 64], false),
+        fused([1, 40], [1, 64], false),
+        fused([1, 40], [1, 64], true),
+    ] {
+        for storage in storages() {
+            for variant in variants(&shape.call(storage)) {
+                for broken in [f32::NAN, f32::INFINITY] {
+                    spoil(&shape, variant, storage, broken);
                 }
             }
         }
     }
 }
 
-/// What no variant may do: fail its own test on a device that works.
-#[test]
-fn every_variant_with_matrices_passes_its_self_test() {
-    let context = device().context(Mode { direct: false });
-    for block in coop_blocks() {
-        for masked in [false, true] {
-            let trusted = context.trusts_attention(block, masked).unwrap();
-            assert!(trusted, "{:?}", context.trust().failures());
+/// Puts `broken` into one query, key and value after another.
+fn spoil(shape: &Shape, variant: Variant, storage: Storage, broken: f32) {
+    let place = 7;
+    for operand in 0..3 {
+        let mut numbers = shape.numbers(0);
+        numbers[operand][place * shape.d] = broken;
+        let out = shape.run_by(variant, storage, &numbers);
+        for (row, values) in out.chunks(shape.d).enumerate() {
+            let none = values.iter().all(|x| x.is_nan());
+            let sound = |values: &[f32]| values.iter().all(|x| x.is_finite());
+            let sees = !shape.causal || row >= place;
+            let found = match operand {
+                0 => none == (row == place) && (none || sound(values)),
+                // A score of -infinity weighs nothing.
+                1 if sees => none || broken.is_infinite() && sound(values),
+                1 => sound(values),
+                // No weight times NaN is nothing, so that a masked value may count.
+                _ => (!values[0].is_finite() || !sees) && sound(&values[1..]),
+            };
+            let what = format!("{variant} {storage:?} {shape:?} {operand} {broken}");
+            assert!(found, "{what}: row {row}");
         }
     }
 }
 
-/// Matrices where the adapter has them and rows lie as they are loaded; the kernel
-/// without them elsewhere, and where it is asked for.
+/// What no variant may do: fail its own test on a device that works.
 #[test]
-fn matrices_are_chosen_where_they_serve() {
+fn every_variant_of_attention_passes_its_self_test() {
+    let context = device().context(Mode { direct: false });
+    for storage in storages() {
+        for keys in [30, 32, 77, 80, 96, 97] {
+            let call = shape([1, 9, keys], [1, 64], false).call(storage);
+            for variant in variants(&call) {
+                let trusted = context.trusts_attention(variant, &call).unwrap();
+                assert!(trusted, "{:?}", context.trust().failures());
+            }
+        }
+    }
+    assert!(context.trust().passed() > 0);
+}
+
+/// Matrices where the adapter has them and rows lie as they are loaded, in one block where
+/// keys are few; the kernel without them elsewhere, and where it is asked for.
+#[test]
+fn the_first_variant_that_serves_is_chosen() {
     if !device().gpu.capabilities().shader_f16 {
         return;
     }
     let any = device().context(Mode { direct: false });
-    let scalar = Context::of_family(&device().gpu, Some(Family::Scalar16)).unwrap();
-    let best = match coop_blocks().is_empty() {
-        true => "attention",
-        false => "attention_coop",
+    let of = |family| Context::of_family(&device().gpu, Some(family)).unwrap();
+    let (scalar16, scalar32) = (of(Family::Scalar16), of(Family::Scalar32));
+    let matrices = !device().gpu.capabilities().matrices.is_empty();
+    let coop: &[&str] = match matrices {
+        true => &["COOP"],
+        false => &["HALF"],
+    };
+    let single: &[&str] = match matrices {
+        true => &["COOP", "SINGLE"],
+        false => &["HALF"],
     };
     let (even, plain) = ([EVEN; 2], Storage::F16);
-    for (context, storage, causal, margins, wanted) in [
-        (&any, plain, false, even, best),
-        (&any, plain, false, [BELOW; 2], best),
-        (&any, plain, false, [WIDE, EVEN], "attention"),
-        (&any, plain, false, [EVEN, WIDE], "attention"),
-        (&any, plain, true, even, "attention"),
-        (&any, Storage::F32, false, even, "attention"),
-        (&scalar, plain, false, even, "attention"),
+    for (context, storage, keys, causal, margins, wanted) in [
+        (&any, plain, 32, false, even, single),
+        (&any, plain, 81, false, even, coop),
+        (&any, plain, 5, false, [BELOW; 2], single),
+        (&any, plain, 5, false, [WIDE, EVEN], &["HALF"][..]),
+        (&any, plain, 5, false, [EVEN, WIDE], &["HALF"]),
+        (&any, plain, 5, true, even, &["HALF"]),
+        (&any, Storage::F32, 5, false, even, &[]),
+        (&scalar16, plain, 5, false, even, &["HALF"]),
+        (&scalar32, plain, 5, false, even, &[]),
     ] {
-        let shape = shape([1, 9, 5], [1, 64], causal);
-        let [q, k, v] = shape.upload(device(), storage, &shape.numbers(0), margins);
-        let out = device().blank(storage, [1, 9, 1, 64], EVEN);
-        let attention = Attention {
-            q: &q,
-            k: &k,
-            v: &v,
-            out: &out,
-            heads: 1,
-            causal,
-            scratch: &[],
-        };
-        let dispatches = attention.dispatches(context).unwrap();
-        let shaders: Vec<_> = dispatches.iter().map(|d| d.key().shader).collect();
-        assert_eq!(shaders, [wanted], "{storage:?} causal {causal}");
+        let [dispatch] = chosen(context, storage, keys, causal, margins);
+        let kinds = ["COOP", "SINGLE", "HALF"];
+        let defines = dispatch.key().defines.iter().map(|(name, _)| name.as_str());
+        let mut found: Vec<&str> = defines.filter(|name| kinds.contains(name)).collect();
+        found.sort_unstable();
+        assert_eq!(found, wanted, "{storage:?} {keys} keys, causal {causal}");
+    }
+}
+
+/// The dispatch of 9 queries.
+fn chosen(
+    context: &Context,
+    storage: Storage,
+    keys: usize,
+    causal: bool,
+    margins: [Margin; 2],
+) -> [Dispatch; 1] {
+    let shape = shape([1, 9, keys], [1, 64], causal);
+    let [q, k, v] = shape.upload(device(), storage, &shape.numbers(0), margins);
+    let out = device().blank(storage, [1, 9, 1, 64], EVEN);
+    let attention = Attention {
+        q: &q,
+        k: &k,
+        v: &v,
+        out: &out,
+        heads: 1,
+        causal,
+        scratch: &[],
+    };
+    let all = attention.dispatches(context).unwrap();
+    all.try_into().ok().expect("one dispatch")
+}
+
+/// A table's variant is taken where it serves, and nowhere else.
+#[test]
+fn a_table_names_the_variant_of_attention() {
+    for storage in storages() {
+        let any = device().context(Mode { direct: false });
+        for keys in [30, 90] {
+            let call = shape([1, 9, keys], [1, 64], false).call(storage);
+            for variant in variants(&call) {
+                let mut table = Tuning::default();
+                let entry = Entry {
+                    variant: variant.to_string(),
+                    microseconds: None,
+                };
+                table.entries.insert(call.class(), entry.clone());
+                let first = chosen(&any, storage, keys, false, [EVEN; 2]);
+                let context = any.clone().with_tuning(table);
+                let made = chosen(&context, storage, keys, false, [EVEN; 2]);
+                let is_first = variants(&call)[0] == variant;
+                assert_eq!(made[0].key() == first[0].key(), is_first, "{variant}");
+            }
+        }
     }
 }
 

@@ -1,12 +1,9 @@
-//! Attention with cooperative matrices: the variants of `attention_coop.wgsl` as data,
-//! and which of them serves.
+//! Attention with cooperative matrices: the variants of `attention_coop.wgsl` as data.
 
-use super::selftest::self_test;
-use super::{Attention, FLASH, FlashParams};
-use crate::Result;
+use super::{Call, FLASH, FlashParams};
 use crate::gpu::{Capabilities, PipelineKey};
 use crate::kernel::product::Family;
-use crate::kernel::{Context, Storage, Tensor, key};
+use crate::kernel::{Storage, key};
 use std::fmt;
 
 /// A variant of `attention_coop.wgsl`.
@@ -20,49 +17,90 @@ pub struct CoopBlock {
     pub subgroups: u32,
     /// Queries of a subgroup.
     pub queries: u32,
-    /// Keys at a time.
+    /// Keys at a time, or at all where it is single.
     pub keys: u32,
+    /// Keys whose scores go through shared memory together; of a single block only, which
+    /// serves no more than `keys` keys.
+    pub single: Option<u32>,
     /// Scalars in shared memory.
     pub flat: bool,
 }
 
-/// Sides of matrices, sizes of subgroups, whether scalars lie in shared memory (Metal),
-/// and the blocks for them, best first: subgroups, queries of each, keys. What those of
-/// 16x16 do on an H200 is in docs/gpu.md. Subgroups of 8 are Mesa's lavapipe, whose
-/// compiler is slow.
-const KINDS: [(u32, u32, bool, &[[u32; 3]]); 4] = [
-    (16, 32, false, &[[4, 16, 32], [2, 32, 32]]),
-    (16, 64, false, &[[4, 16, 32], [2, 32, 32]]),
-    (8, 32, true, &[[4, 16, 32], [4, 8, 32]]),
-    (8, 8, false, &[[2, 8, 16], [4, 8, 32]]),
+/// Matrices and subgroups, and the blocks for them, best first.
+struct Kind {
+    /// Sides of a matrix.
+    f: u32,
+    /// Invocations of a subgroup.
+    lanes: u32,
+    /// Whether scalars lie in shared memory (Metal).
+    flat: bool,
+    /// Subgroups, queries of each, keys, and those of a turn, for few keys: the 77 of a
+    /// prompt.
+    single: &'static [[u32; 4]],
+    /// Subgroups, queries of each, keys at a time.
+    blocks: &'static [[u32; 3]],
+}
+
+/// What those of 16x16 do on an H200 is in docs/gpu.md (single ones were not run there).
+/// Scores of 80 keys at once take 43.5 KB and the fewest barriers; in turns of 16, twice
+/// as many workgroups fit into a unit of RDNA (64 lanes). Subgroups of 8 are Mesa's
+/// lavapipe, whose compiler takes minutes over 80 keys.
+const KINDS: [Kind; 4] = [
+    Kind {
+        f: 16,
+        lanes: 32,
+        flat: false,
+        single: &[[4, 16, 80, 80], [4, 16, 80, 16]],
+        blocks: &[[4, 16, 32], [2, 32, 32]],
+    },
+    Kind {
+        f: 16,
+        lanes: 64,
+        flat: false,
+        single: &[[4, 16, 80, 16], [4, 16, 80, 80]],
+        blocks: &[[4, 16, 32], [2, 32, 32]],
+    },
+    Kind {
+        f: 8,
+        lanes: 32,
+        flat: true,
+        single: &[[4, 16, 80, 16]],
+        blocks: &[[4, 16, 32], [4, 8, 32]],
+    },
+    Kind {
+        f: 8,
+        lanes: 8,
+        flat: false,
+        single: &[[2, 8, 32, 16]],
+        blocks: &[[2, 8, 16], [4, 8, 32]],
+    },
 ];
 
-impl CoopBlock {
-    /// Every variant there is, for tests and permutations.
-    pub fn all() -> Vec<Self> {
-        let of_kind = |(f, lanes, flat, blocks): (u32, u32, bool, &'static [[u32; 3]])| {
-            let block = move |[subgroups, queries, keys]: [u32; 3]| Self {
-                f,
-                lanes,
-                subgroups,
-                queries,
-                keys,
-                flat,
-            };
-            blocks.iter().copied().map(block)
+impl Kind {
+    fn all(&self) -> impl Iterator<Item = CoopBlock> {
+        let block = |subgroups, queries, keys, single| CoopBlock {
+            f: self.f,
+            lanes: self.lanes,
+            subgroups,
+            queries,
+            keys,
+            single,
+            flat: self.flat,
         };
-        KINDS.into_iter().flat_map(of_kind).collect()
+        let single = self.single.iter();
+        let single = single.map(move |[s, q, k, turn]| block(*s, *q, *k, Some(*turn)));
+        let blocks = self.blocks.iter();
+        single.chain(blocks.map(move |[s, q, k]| block(*s, *q, *k, None)))
+    }
+}
+
+impl CoopBlock {
+    /// Every variant there is, those of one device best first.
+    pub fn all() -> Vec<Self> {
+        KINDS.iter().flat_map(Kind::all).collect()
     }
 
-    /// Those that a device can run whose subgroups have `lanes` invocations (0 where it
-    /// has no matrices), best first.
-    pub(crate) fn candidates(capabilities: &Capabilities, lanes: u32) -> Vec<Self> {
-        let all = Self::all().into_iter();
-        all.filter(|block| block.fits(capabilities, lanes))
-            .collect()
-    }
-
-    fn fits(self, c: &Capabilities, device_lanes: u32) -> bool {
+    pub(super) fn fits(self, c: &Capabilities, device_lanes: u32) -> bool {
         self.lanes == device_lanes
             && self.flat == c.scalar_matrices
             && c.matrices.contains(&self.f)
@@ -70,17 +108,14 @@ impl CoopBlock {
             && self.shared() <= c.max_workgroup_storage
     }
 
-    /// Whether it can make `attention`, whose heads are 64 wide.
-    pub(super) fn serves(self, attention: &Attention<'_>) -> bool {
-        let Attention { q, k, v, out, .. } = *attention;
-        let units = |t: &Tensor| t.offset.is_multiple_of(2) && t.pitch.is_multiple_of(2);
-        q.storage == Storage::F16
-            && !attention.causal
-            && q.c == 64 * attention.heads
-            && [q, k, v, out].into_iter().all(units)
+    pub(super) fn serves(self, call: &Call) -> bool {
+        call.storage == Storage::F16
+            && !call.causal
+            && call.even
+            && (self.single.is_none() || call.keys <= self.keys as usize)
     }
 
-    fn family(self) -> Family {
+    pub(super) fn family(self) -> Family {
         match self.f {
             16 => Family::Coop16,
             _ => Family::Coop8,
@@ -101,30 +136,48 @@ impl CoopBlock {
         !keys.is_multiple_of(self.keys as usize)
     }
 
-    /// Values of shared memory: queries, or keys and values; scores; their weights. 8, 4
-    /// and 8 of padding a row.
+    /// Keys whose scores go through shared memory together.
+    fn turn(self) -> u32 {
+        self.single.unwrap_or(self.keys)
+    }
+
+    /// Columns of the result that go through the scores' room together: 8 for each
+    /// invocation of a row at the least.
+    fn columns(self) -> u32 {
+        let per_row = self.lanes / self.queries;
+        self.turn().min(64).max(8 * per_row)
+    }
+
+    /// Scores of a row that there is room for.
+    fn room(self) -> u32 {
+        self.turn().max(self.columns())
+    }
+
+    /// Values of shared memory: keys and values, where the queries lie before (and the
+    /// weights after, of a single block); scores; weights. 8, 4 and 8 of padding a row.
     fn arrays(self) -> [u32; 3] {
         let rows = self.subgroups * self.queries;
-        [
-            72 * rows.max(2 * self.keys),
-            rows * (self.keys + 4),
-            rows * (self.keys + 8),
-        ]
+        let scores = rows * (self.room() + 4);
+        match self.single {
+            Some(_) => [72 * 2 * self.keys, scores, 0],
+            None => [72 * rows.max(2 * self.keys), scores, rows * (self.keys + 8)],
+        }
     }
 
     /// Bytes of shared memory.
     fn shared(self) -> u32 {
         let [kv, scores, weights] = self.arrays();
-        2 * kv + 4 * scores + 2 * weights + 16
+        let flag = if self.single.is_some() { 0 } else { 16 };
+        2 * kv + 4 * scores + 2 * weights + flag
     }
 
-    pub(crate) fn key(self, masked: bool) -> PipelineKey {
+    pub(super) fn key(self, masked: bool) -> PipelineKey {
         let t = self.threads();
         let rows = self.subgroups * self.queries;
         let per_row = self.lanes / self.queries;
-        let chunks = 64 / self.keys;
+        let (turn, columns) = (self.turn(), self.columns());
         let element = if self.flat { 1 } else { 4 };
-        let [kv, scores, weights] = self.arrays().map(|values| values / element);
+        let [kv, scores, weights_size] = self.arrays().map(|values| values / element);
         let numbers = [
             ("F", self.f),
             ("T", t),
@@ -133,69 +186,39 @@ impl CoopBlock {
             ("KB", self.keys),
             ("KV", kv),
             ("SCORES", scores),
-            ("WEIGHTS", weights),
+            ("WEIGHTS", weights_size),
             ("QU", rows * 8 / t),
             ("KU", self.keys * 8 / t),
             ("QF", self.queries / self.f),
             ("DF", 64 / self.f),
             ("KF", self.keys / self.f),
-            ("OC", chunks),
-            ("OD", self.keys / self.f),
+            ("CK", turn),
+            ("ROOM", self.room()),
+            ("CF", turn / self.f),
+            ("TURNS", self.keys / turn),
+            ("OC", 64 / columns),
+            ("OD", columns / self.f),
+            ("OW", columns),
+            ("OV", columns / 4 / per_row),
             ("LR", per_row),
             ("STEPS", per_row.ilog2()),
-            ("CV", self.keys / 4 / per_row),
-            ("CH", self.keys / 8 / per_row),
+            ("CV", turn / 4 / per_row),
+            ("CH", columns / 8 / per_row),
         ];
         let mut defines = Storage::F16.defines();
-        let flags = [("COOP", true), ("FLAT", self.flat), ("MASK", masked)];
+        let single = self.single.is_some();
+        let flags = [
+            ("COOP", true),
+            ("FLAT", self.flat),
+            ("MASK", masked),
+            ("SINGLE", single),
+        ];
         let flags = flags.into_iter().filter(|flag| flag.1);
         defines.extend(flags.map(|(name, _)| (name.into(), String::new())));
+        let weights = if single { "kv" } else { "weights" };
+        defines.push(("W".into(), weights.into()));
         defines.extend(numbers.map(|(name, value)| (name.into(), value.to_string())));
         key::<FlashParams>("attention_coop", defines, vec![], FLASH)
-    }
-}
-
-impl Context {
-    /// The variants with matrices that could make attention of heads of 64, trusted or
-    /// not, best first.
-    pub fn attention_candidates(&self) -> Vec<CoopBlock> {
-        let wanted = |block: &&CoopBlock| self.first.is_none_or(|f| block.family() >= f);
-        let all = self.attention.iter();
-        all.filter(wanted).copied().collect()
-    }
-
-    /// The kernel that makes self-attention of heads of 64 in f16.
-    pub(crate) fn typical_attention(&self) -> Result<String> {
-        for block in self.attention_candidates() {
-            if self.trusts_attention(block, false)? {
-                return Ok(block.to_string());
-            }
-        }
-        Ok(match self.mode.direct {
-            true => "attention by products over chunks of queries".into(),
-            false => "attention flash 32x32".into(),
-        })
-    }
-
-    /// The one that makes `attention`; `None` where it takes the kernel without matrices.
-    pub(super) fn choose_attention(&self, attention: &Attention<'_>) -> Result<Option<CoopBlock>> {
-        let masked = |block: CoopBlock| block.masks(attention.k.rows_per_batch());
-        for block in self.attention_candidates() {
-            if block.serves(attention) && self.trusts_attention(block, masked(block))? {
-                return Ok(Some(block));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether `block` passed its self-test, which runs when it is first asked for.
-    ///
-    /// # Errors
-    /// What goes wrong on the device, other than the kernel itself.
-    pub fn trusts_attention(&self, block: CoopBlock, masked: bool) -> Result<bool> {
-        let key = block.key(masked).label();
-        let test = || self_test(self, block, masked);
-        self.trust.passes(key, &block, block.family(), test)
     }
 }
 
@@ -203,9 +226,13 @@ impl fmt::Display for CoopBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flat = if self.flat { " flat" } else { "" };
         let (rows, keys) = (self.rows(), self.keys);
+        let single = match self.single {
+            Some(turn) => format!(" single/{turn}"),
+            None => String::new(),
+        };
         write!(
             f,
-            "attention coop{} {rows}x{keys} {}x{}{flat}",
+            "attention coop{} {rows}x{keys}{single} {}x{}{flat}",
             self.f, self.subgroups, self.lanes
         )
     }
@@ -225,10 +252,13 @@ mod tests {
             assert!(block.lanes.is_multiple_of(queries), "{block}");
             let per_row = block.lanes / queries;
             assert!(per_row.is_power_of_two(), "{block}");
-            let sides = [queries, keys].map(|x| x.is_multiple_of(f));
-            assert_eq!(sides, [true, true], "{block}");
-            assert!(64u32.is_multiple_of(keys), "{block}");
-            assert!(keys.is_multiple_of(8 * per_row), "{block}");
+            let (turn, columns) = (block.turn(), block.columns());
+            let sides = [queries, keys, turn, columns].map(|x| x.is_multiple_of(f));
+            assert_eq!(sides, [true; 4], "{block}");
+            assert!(64u32.is_multiple_of(columns), "{block}");
+            assert!(keys.is_multiple_of(turn), "{block}");
+            assert!(turn.is_multiple_of(4 * per_row), "{block}");
+            assert!(columns.is_multiple_of(8 * per_row), "{block}");
             let threads = block.threads();
             assert!((block.rows() as u32 * 8).is_multiple_of(threads), "{block}");
             assert!((8 * keys).is_multiple_of(threads), "{block}");
@@ -236,8 +266,23 @@ mod tests {
             for bytes in [2 * bytes[0], 4 * bytes[1], 2 * bytes[2]] {
                 assert!(bytes.is_multiple_of(16), "{block}");
             }
-            // The least that wgpu's adapters for GPUs have.
-            assert!(block.shared() <= 32 << 10, "{block}: {}", block.shared());
+            if block.single.is_some() {
+                let rows = block.rows() as u32;
+                // Queries lie where values will, weights where keys were.
+                assert!(rows <= keys, "{block}");
+                assert!(rows * (keys + 8) <= 72 * keys, "{block}");
+            }
+        }
+    }
+
+    /// Every kind has blocks for the least shared memory of wgpu's adapters for GPUs.
+    #[test]
+    fn every_kind_fits_everywhere() {
+        for kind in KINDS {
+            let fits = |block: &CoopBlock| block.shared() <= 32 << 10;
+            assert!(kind.all().any(|b| b.single.is_some() && fits(&b)));
+            assert!(kind.all().filter(|b| b.single.is_none()).all(|b| fits(&b)));
+            assert!(kind.all().all(|block| block.shared() <= 48 << 10));
         }
     }
 }

@@ -3,11 +3,19 @@
 //! chunks of queries. Neither holds the whole score matrix.
 
 mod coop;
+mod measure;
 mod selftest;
+mod tiled;
 mod twin;
+mod variant;
 
 pub use coop::CoopBlock;
+pub use measure::Shape;
+pub(super) use tiled::LEAST_SHARED;
+pub use tiled::TiledBlock;
 pub use twin::{twin, twin_transpose};
+pub(super) use variant::CLASS;
+pub use variant::{Call, Variant};
 
 use super::norm::{Mask, softmax};
 use super::product::{self, Blocks, Epilogue, Product, Scale, Weight};
@@ -23,6 +31,9 @@ const FLASH: &[Access] = &[
     Access::Uniform,
 ];
 const TRANSPOSE: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
+
+/// Columns of a head that the kernels in one pass have.
+const WIDTH: usize = 64;
 
 /// Bytes of scores that a chunk of queries may take: what a CPU's cache holds part of, or
 /// enough rows of the VAE's (16,384 keys of f32: 2048) to fill a GPU with workgroups.
@@ -65,10 +76,6 @@ host_shareable! {
     }
 }
 
-pub(super) fn flash_key(storage: Storage) -> PipelineKey {
-    key::<FlashParams>("attention", storage.defines(), vec![], FLASH)
-}
-
 pub(super) fn transpose_key(storage: Storage) -> PipelineKey {
     key::<TransposeParams>("transpose", storage.defines(), vec![], TRANSPOSE)
 }
@@ -97,7 +104,7 @@ fn chunk(mode: Mode, blocks: usize, queries: usize, keys: usize) -> usize {
 
 /// Whether [`Attention`] runs in one pass.
 fn flash(mode: Mode, d: usize) -> bool {
-    !mode.direct && d == 64
+    !mode.direct && d == WIDTH
 }
 
 /// Bytes of the turned values, of a chunk's scores in f32, and of the weights made of them
@@ -176,8 +183,8 @@ impl Attention<'_> {
         let d = self.check()?;
         match self.scratch {
             _ if flash(context.mode, d) => {
-                let block = context.choose_attention(self)?;
-                Ok(vec![self.one_pass(block, d)?])
+                let variant = context.choose_attention(&self.call())?;
+                Ok(vec![self.one_pass(variant, d)?])
             }
             [turned, scores, weights @ ..] if weights.len() < 2 => {
                 self.by_products(context, step, [turned, scores], weights.first())
@@ -193,30 +200,43 @@ impl Attention<'_> {
         1.0 / (d as f32).sqrt()
     }
 
-    /// The dispatch of a batch that bindings can hold by `block`, for tests and
+    /// What a variant is chosen for.
+    fn call(&self) -> Call {
+        let Self { q, k, v, out, .. } = *self;
+        let even = |t: &Tensor| t.offset.is_multiple_of(2) && t.pitch.is_multiple_of(2);
+        Call {
+            queries: q.rows_per_batch(),
+            keys: k.rows_per_batch(),
+            heads: q.n * self.heads,
+            storage: q.storage,
+            causal: self.causal,
+            even: [q, k, v, out].into_iter().all(even),
+        }
+    }
+
+    /// The dispatch of a batch that bindings can hold by `variant`, for tests and
     /// measurements.
     ///
     /// # Errors
-    /// As [`Self::dispatches`], and where `block` does not serve it.
-    pub fn dispatch_by(&self, block: CoopBlock) -> Result<Dispatch> {
+    /// As [`Self::dispatches`], and where `variant` does not serve it.
+    pub fn dispatch_by(&self, variant: Variant) -> Result<Dispatch> {
         let d = self.check()?;
-        let problem = || format!("{block} does not serve it");
-        require("attention", block.serves(self), problem)?;
-        self.one_pass(Some(block), d)
+        let serves = d == WIDTH && variant.serves(&self.call());
+        require("attention", serves, || {
+            format!("{variant} does not serve it")
+        })?;
+        self.one_pass(variant, d)
     }
 
-    /// By `block`, else without matrices.
-    fn one_pass(&self, block: Option<CoopBlock>, d: usize) -> Result<Dispatch> {
+    fn one_pass(&self, variant: Variant, d: usize) -> Result<Dispatch> {
         let Self { q, k, v, out, .. } = *self;
         let (queries, keys) = (q.rows_per_batch(), k.rows_per_batch());
         let batch = |t: &Tensor| (t.rows_per_batch() * t.pitch) as u32;
         let scores = q.n * self.heads * queries * keys;
-        let (key, rows) = match block {
-            Some(block) => (block.key(block.masks(keys)), block.rows()),
-            None => (flash_key(q.storage), 32),
-        };
+        let key = variant.key(q.storage, variant.masks(&self.call()));
+        let problem = || Error::internal("attention", format!("{variant} of {:?}", q.storage));
         Dispatch::new(
-            key,
+            key.ok_or_else(problem)?,
             [
                 q.operand("q")?,
                 k.operand("k")?,
@@ -241,7 +261,7 @@ impl Attention<'_> {
                 causal: u32::from(self.causal),
                 scale: self.scale(d),
             },
-            [queries.div_ceil(rows), self.heads, q.n].map(|x| x as u32),
+            [queries.div_ceil(variant.rows()), self.heads, q.n].map(|x| x as u32),
             Work {
                 flops: 4 * scores * d,
                 bytes: 2 * (q.rows() + k.rows()) * q.c * q.storage.bytes(),

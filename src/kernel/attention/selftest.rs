@@ -1,7 +1,7 @@
 //! Whether a variant attends as it should on this device: compared with the CPU twin,
 //! odd numbers of queries and keys, NaN around everything, several times in a row.
 
-use super::{Attention, CoopBlock, twin};
+use super::{Attention, Call, Variant, twin};
 use crate::Result;
 use crate::kernel::trust::upload;
 use crate::kernel::{Context, Program, Storage, Tensor};
@@ -13,35 +13,56 @@ const REPEATS: usize = 8;
 const MARGIN: usize = 2;
 
 /// Columns of a head.
-const D: usize = 64;
+const D: usize = super::WIDTH;
 
 /// How far a result may lie from the twin's; values reach from -1 to 1.
-const TOLERANCE: f32 = 5e-3;
+fn tolerance(storage: Storage) -> f32 {
+    match storage {
+        Storage::F16 => 5e-3,
+        Storage::F32 => 1e-4,
+    }
+}
 
 struct Case {
     pictures: usize,
     heads: usize,
     queries: usize,
     keys: usize,
+    storage: Storage,
+    causal: bool,
 }
 
-/// What is wrong with `block`, with or without keys to mask.
+/// What is wrong with `variant` in the storage of `call`, with or without keys to mask as
+/// that has it.
 ///
 /// # Errors
 /// What goes wrong on the device.
 pub(super) fn self_test(
     context: &Context,
-    block: CoopBlock,
-    masked: bool,
+    variant: Variant,
+    call: &Call,
 ) -> Result<Option<String>> {
-    let odd = if masked { 5 } else { 0 };
-    let case = Case {
-        pictures: 2,
-        heads: 2,
-        queries: block.rows() + 5,
-        keys: 4 * block.keys as usize + odd,
+    let (block, single) = variant.keys();
+    let keys = match (single, variant.masks(call)) {
+        (true, masked) => block - 3 * usize::from(masked),
+        (false, masked) => 4 * block + 5 * usize::from(masked),
     };
-    case.run(context, block)
+    // What masks may be asked for causal attention as well.
+    let masks = variant.masks(call) && matches!(variant, Variant::Tiled(_));
+    for causal in [false, true].into_iter().take(1 + usize::from(masks)) {
+        let case = Case {
+            pictures: 2,
+            heads: 2,
+            queries: variant.rows() + 5,
+            keys,
+            storage: call.storage,
+            causal,
+        };
+        if let Some(problem) = case.run(context, variant)? {
+            return Ok(Some(problem));
+        }
+    }
+    Ok(None)
 }
 
 /// From -1 to 1, exact in f16, and none like its neighbours.
@@ -79,7 +100,7 @@ impl Case {
         ]
     }
 
-    fn run(&self, context: &Context, block: CoopBlock) -> Result<Option<String>> {
+    fn run(&self, context: &Context, variant: Variant) -> Result<Option<String>> {
         let [q, k, v] = self.numbers();
         let tensor = |rows: usize, values: &[f32]| {
             let [tensor] = self.tensors(context, rows, &[values])?;
@@ -101,18 +122,18 @@ impl Case {
                 v: &v_on,
                 out,
                 heads: self.heads,
-                causal: false,
+                causal: self.causal,
                 scratch: &[],
             };
-            attention.dispatch_by(block)
+            attention.dispatch_by(variant)
         };
         let all: Result<Vec<_>> = outs.iter().map(dispatch).collect();
         Program::new(&context.gpu, all?)?.run(&context.gpu)?;
         let view = &outs[0].view;
         let bytes = context.gpu.download(&view.buffer, view.offset, view.size)?;
         let sizes = [self.pictures, self.queries, self.keys];
-        let exact = twin([&q, &k, &v], sizes, [self.heads, D], false);
-        Ok(self.compare(&Storage::F16.decode(&bytes), &exact))
+        let exact = twin([&q, &k, &v], sizes, [self.heads, D], self.causal);
+        Ok(self.compare(&self.storage.decode(&bytes), &exact))
     }
 
     /// Tensors of `rows` rows a picture below one another in one buffer, with NaN beside
@@ -130,7 +151,7 @@ impl Case {
         for (row, values) in cells.chunks_mut(4 * pitch).zip(sources) {
             row[4 * MARGIN..][..c].copy_from_slice(values);
         }
-        let storage = Storage::F16;
+        let storage = self.storage;
         let view = upload(context, &storage.encode(&cells))?;
         Ok(std::array::from_fn(|i| Tensor {
             pitch,
@@ -150,7 +171,7 @@ impl Case {
                 let wanted = column.filter(|_| row < REPEATS * rows);
                 let wanted = wanted.map(|n| exact[row % rows * c + n]);
                 let right = match wanted {
-                    Some(wanted) => (*value - wanted).abs() <= TOLERANCE,
+                    Some(wanted) => (*value - wanted).abs() <= tolerance(self.storage),
                     None => value.is_nan(),
                 };
                 if !right {
@@ -164,6 +185,7 @@ impl Case {
         }
         let of = REPEATS * rows * c;
         let shape = format!("{} queries of {} keys", self.queries, self.keys);
-        example.map(|e| format!("{wrong} of {of} values of {shape} are wrong, such as {e}"))
+        let causal = if self.causal { ", causal," } else { "" };
+        example.map(|e| format!("{wrong} of {of} values of {shape}{causal} are wrong, such as {e}"))
     }
 }

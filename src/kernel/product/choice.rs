@@ -108,7 +108,7 @@ impl Context {
         for (name, call) in [("linear", linear), ("convolution", conv), ("f32", f32)] {
             told.push(format!("{name} {}", self.choose(&call)?));
         }
-        told.push(self.typical_attention()?);
+        told.extend(self.typical_attention(storage)?);
         Ok(told)
     }
 }

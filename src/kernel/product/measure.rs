@@ -1,14 +1,13 @@
-//! Which variant is fastest on this device: every candidate over the shapes of a model,
-//! random operands, by the device's clock where it has one.
+//! A product as it is measured: its shapes, random operands, a program of each candidate.
 
 use super::{
-    Call, Conv, Epilogue, Layout, Product, Storages, Variant, Weight, WeightStorage, dispatches_by,
+    Call, Conv, Epilogue, Family, Layout, Product, Storages, UNIT, Variant, Weight, WeightStorage,
+    dispatches_by,
 };
-use crate::gpu::{Gpu, Timestamps};
-use crate::kernel::{Activation, Context, Entry, Program, Storage, Tensor, View};
+use crate::gpu::Gpu;
+use crate::kernel::tuning::noise;
+use crate::kernel::{Activation, Context, Program, Storage, Tensor};
 use crate::{Error, Result};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// A product by its shapes.
 #[derive(Debug, Clone, Copy)]
@@ -22,29 +21,6 @@ pub struct Shape {
     pub activation: Activation,
     pub storages: Storages,
 }
-
-/// Seconds that the timed dispatches of a candidate should take.
-const SPAN: f64 = 2e-3;
-
-/// Dispatches of a candidate at the most.
-const MOST: usize = 64;
-
-/// Repetitions of a candidate, of which the median counts.
-const REPETITIONS: usize = 3;
-
-/// A candidate that takes this many times the best so far is not repeated.
-const HOPELESS: f64 = 1.3;
-
-/// How long the device is kept busy before it is timed, where it was idle for longer than
-/// [`IDLE`]: an idle one runs at a fraction of its clock (an H200 at a sixth, which it
-/// falls to while kernels are compiled; 200 ms were too few there).
-const WARM_UP: Duration = Duration::from_millis(700);
-
-/// Less than the time in which a device lowers its clock.
-const IDLE: Duration = Duration::from_millis(50);
-
-/// The variants that were tried, fastest first, with the seconds of one product.
-pub type Ranking = Vec<(Variant, f64)>;
 
 impl Shape {
     /// What a variant is chosen for.
@@ -60,12 +36,36 @@ impl Shape {
         Call {
             m: rows,
             n8: self.layout.columns().div_ceil(8),
-            k8: k_rows / super::UNIT,
+            k8: k_rows / UNIT,
             taps: self.layout.taps,
             gather: self.conv.is_some(),
             storages: self.storages,
             plain: c == k_rows,
         }
+    }
+
+    /// The program of every candidate that passes its self-test, by its variant's name.
+    ///
+    /// # Errors
+    /// What goes wrong on the device; [`Error::Cancelled`].
+    pub(in crate::kernel) fn programs(
+        &self,
+        context: &Context,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<(String, Program)>> {
+        let call = self.call();
+        let operands = Operands::new(&context.gpu, self)?;
+        let mut programs = Vec::new();
+        for variant in context.candidates(&call) {
+            if variant.family(&call) == Family::Direct || !context.trusts(variant, &call)? {
+                continue;
+            }
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            programs.push((variant.to_string(), operands.program(context, variant)?));
+        }
+        Ok(programs)
     }
 }
 
@@ -121,156 +121,5 @@ impl Operands {
             rows: None,
         };
         Program::new(&context.gpu, dispatches_by(context, &product, variant)?)
-    }
-}
-
-/// A buffer of small random numbers: zeros would run faster than anything real.
-fn noise(gpu: &Gpu, storage: Storage, bytes: u64) -> Result<View> {
-    let buffer = Arc::new(gpu.buffer("measurement", bytes.next_multiple_of(16))?);
-    let value = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 - 0.5;
-    let values: Vec<f32> = (0..1 << 18).map(value).collect();
-    let piece = storage.encode(&values);
-    let (mut first, size) = (0, buffer.size());
-    while first < size {
-        let count = (size - first).min(piece.len() as u64);
-        gpu.queue()
-            .write_buffer(buffer.raw(), first, &piece[..count as usize]);
-        first += count;
-    }
-    gpu.queue().submit([]);
-    gpu.wait()?;
-    Ok(View::whole(&buffer))
-}
-
-/// Times programs on a device.
-struct Clock {
-    gpu: Arc<Gpu>,
-    timestamps: Option<Timestamps>,
-    /// When the device was last busy.
-    busy: Option<Instant>,
-}
-
-impl Clock {
-    /// Keeps the device busy until its clock is up.
-    fn warm(&mut self, program: &Program) -> Result<()> {
-        if self.busy.is_some_and(|at| at.elapsed() < IDLE) {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let once = self.pass(program, 1)?;
-        let count = ((SPAN / once.max(1e-7)) as usize).clamp(1, MOST);
-        while start.elapsed() < WARM_UP {
-            self.pass(program, count)?;
-        }
-        Ok(())
-    }
-
-    /// Seconds of `program`, run `count` times in one pass.
-    fn pass(&mut self, program: &Program, count: usize) -> Result<f64> {
-        let gpu = &self.gpu;
-        let start = Instant::now();
-        let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        if let Some(timestamps) = &mut self.timestamps {
-            timestamps.reset();
-        }
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: None,
-                timestamp_writes: self.timestamps.as_mut().and_then(Timestamps::next),
-            });
-            for _ in 0..count {
-                program.record(&mut pass, 0..program.len());
-            }
-        }
-        gpu.queue().submit([encoder.finish()]);
-        gpu.wait()?;
-        let wall = start.elapsed().as_secs_f64();
-        self.busy = Some(Instant::now());
-        let seconds = match &self.timestamps {
-            Some(timestamps) => timestamps.seconds(gpu)?.first().copied().unwrap_or(wall),
-            None => wall,
-        };
-        Ok(seconds / count as f64)
-    }
-
-    /// Median seconds; fewer repetitions where it is far slower than `best`.
-    fn time(&mut self, program: &Program, best: f64) -> Result<f64> {
-        self.pass(program, 1)?;
-        let once = self.pass(program, 1)?;
-        let count = ((SPAN / once.max(1e-7)) as usize).clamp(1, MOST);
-        let first = self.pass(program, count)?;
-        if first > HOPELESS * best {
-            return Ok(first);
-        }
-        let mut seconds = vec![first];
-        for _ in 1..REPETITIONS {
-            seconds.push(self.pass(program, count)?);
-        }
-        seconds.sort_by(f64::total_cmp);
-        Ok(seconds[seconds.len() / 2])
-    }
-}
-
-/// Measures products one after another.
-pub struct Measurement {
-    context: Context,
-    clock: Clock,
-}
-
-impl Measurement {
-    /// # Errors
-    /// Out of memory.
-    pub fn new(context: &Context) -> Result<Self> {
-        let gpu = context.gpu.clone();
-        let timestamps = Timestamps::new(&gpu, 1)?;
-        Ok(Self {
-            context: context.clone(),
-            clock: Clock {
-                gpu,
-                timestamps,
-                busy: None,
-            },
-        })
-    }
-
-    /// Every candidate that passes its self-test, over `shape`.
-    ///
-    /// # Errors
-    /// What goes wrong on the device; [`Error::Cancelled`].
-    pub fn rank(&mut self, shape: &Shape, cancelled: &dyn Fn() -> bool) -> Result<Ranking> {
-        let call = shape.call();
-        let operands = Operands::new(&self.context.gpu, shape)?;
-        // All is compiled and tested before anything is timed, since the device idles
-        // meanwhile.
-        let mut programs = Vec::new();
-        for variant in self.context.candidates(&call) {
-            if variant.family(&call) == super::Family::Direct
-                || !self.context.trusts(variant, &call)?
-            {
-                continue;
-            }
-            if cancelled() {
-                return Err(Error::Cancelled);
-            }
-            programs.push((variant, operands.program(&self.context, variant)?));
-        }
-        let (mut ranking, mut best) = (Ranking::new(), f64::MAX);
-        for (variant, program) in programs {
-            self.clock.warm(&program)?;
-            let seconds = self.clock.time(&program, best)?;
-            best = best.min(seconds);
-            ranking.push((variant, seconds));
-        }
-        ranking.sort_by(|a, b| a.1.total_cmp(&b.1));
-        Ok(ranking)
-    }
-}
-
-impl From<&(Variant, f64)> for Entry {
-    fn from((variant, seconds): &(Variant, f64)) -> Self {
-        Self {
-            variant: variant.to_string(),
-            microseconds: Some((seconds * 1e8).round() / 100.0),
-        }
     }
 }

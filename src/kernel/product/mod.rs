@@ -16,7 +16,7 @@ mod variant;
 
 pub use dispatch::EPILOGUE_FLAGS;
 pub use layout::{Columns, Layout, PANEL, UNIT};
-pub use measure::{Measurement, Ranking, Shape};
+pub use measure::Shape;
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
 pub use variant::{Call, CoopTile, Family, Tile, Variant};
 pub(super) use variant::{PARTIALS, sum_key};

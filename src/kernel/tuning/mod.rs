@@ -1,6 +1,12 @@
 //! Which kernel an adapter runs which shapes with fastest, as it was measured there.
 
-use super::product::{Call, Family, Variant};
+mod measure;
+
+pub(super) use measure::noise;
+pub use measure::{Measurement, Ranking, Shape};
+
+use super::product::Family;
+use super::{attention, product};
 use crate::gpu::Gpu;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -59,8 +65,25 @@ const SHIPPED: &[&str] = &[include_str!("nvidia-h200.json")];
 
 impl Tuning {
     /// Measured for `call`.
-    pub(super) fn product(&self, call: &Call) -> Option<Variant> {
+    pub(super) fn product(&self, call: &product::Call) -> Option<product::Variant> {
         self.entries.get(&call.class())?.variant.parse().ok()
+    }
+
+    /// As [`Self::product`].
+    pub(super) fn attention(&self, call: &attention::Call) -> Option<attention::Variant> {
+        self.entries.get(&call.class())?.variant.parse().ok()
+    }
+
+    /// Fails with the class whose variant there is not.
+    fn check(&self) -> std::result::Result<(), String> {
+        for (class, Entry { variant, .. }) in &self.entries {
+            let known = match class.starts_with(attention::CLASS) {
+                true => variant.parse::<attention::Variant>().map(|_| ()),
+                false => variant.parse::<product::Variant>().map(|_| ()),
+            };
+            known.map_err(|e| format!("{class}: {e}"))?;
+        }
+        Ok(())
     }
 
     /// The table that this version has for the adapter of `gpu`, by whatever driver.
@@ -91,10 +114,7 @@ impl Tuning {
         let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e, REMEDY))?;
         let table: Self = serde_json::from_str(&text)
             .map_err(|e| Error::file(path, format!("it is no tuning table: {e}"), REMEDY))?;
-        for (class, entry) in &table.entries {
-            let known = entry.variant.parse::<Variant>();
-            known.map_err(|e| Error::file(path, format!("{class}: {e}"), REMEDY))?;
-        }
+        table.check().map_err(|e| Error::file(path, e, REMEDY))?;
         Ok(table)
     }
 
@@ -124,9 +144,7 @@ mod tests {
             let table: Tuning = serde_json::from_str(text).unwrap();
             assert!(table.measured.is_some() && !table.note.is_empty());
             assert!(table.entries.len() > 20);
-            for (class, entry) in table.entries {
-                entry.variant.parse::<Variant>().expect(&class);
-            }
+            table.check().unwrap();
         }
     }
 
@@ -139,18 +157,33 @@ mod tests {
         assert_eq!(Tuning::open(&path).unwrap(), table);
     }
 
+    /// Of products and of attention, whose variants do not stand in for one another.
     #[test]
     fn a_table_with_an_unknown_variant_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("table.json");
-        let mut table: Tuning = serde_json::from_str(SHIPPED[0]).unwrap();
-        let entry = table.entries.values_mut().next().unwrap();
-        entry.variant = "coop16 7x7x7".into();
-        table.save(&path).unwrap();
-        let error = Tuning::open(&path).unwrap_err().to_string();
-        assert!(
-            error.contains("coop16 7x7x7") && error.contains("table.json"),
-            "{error}"
-        );
+        let attention = "attention scalar32 32x32 8x8";
+        for (class, variant, known) in [
+            ("linear 64x64x64 f16", "coop16 7x7x7", false),
+            ("linear 64x64x64 f16", attention, false),
+            ("attention 64x64 of 2 f16", "scalar 64x64 8x8", false),
+            ("attention 64x64 of 2 f16", attention, true),
+        ] {
+            let mut table: Tuning = serde_json::from_str(SHIPPED[0]).unwrap();
+            let entry = Entry {
+                variant: variant.into(),
+                microseconds: None,
+            };
+            table.entries.insert(class.into(), entry);
+            table.save(&path).unwrap();
+            match Tuning::open(&path) {
+                Ok(_) => assert!(known, "{class}: {variant}"),
+                Err(error) => {
+                    let error = error.to_string();
+                    let named = error.contains(variant) && error.contains("table.json");
+                    assert!(named && !known, "{error}");
+                }
+            }
+        }
     }
 }
