@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 struct Options {
-    /// As `calotype generate` takes it.
-    #[arg(long, default_value = "random:sdxl-base")]
-    model: String,
+    /// As `calotype generate` takes it; nothing is loaded without one.
+    #[arg(long)]
+    model: Option<String>,
     /// Of the weights: f16 or f32.
     #[arg(long, default_value = "f16")]
     dtype: String,
@@ -138,6 +138,10 @@ impl Lines {
 fn main() -> Result<()> {
     let options = Options::parse();
     let _ = options.bench;
+    let Some(model) = options.model else {
+        println!("--model says what to load");
+        return Ok(());
+    };
     let dtype = match &*options.dtype {
         "f16" => Dtype::F16,
         "f32" => Dtype::F32,
@@ -152,7 +156,7 @@ fn main() -> Result<()> {
     };
     let cancel = Cancel::default();
     let load = LoadOptions {
-        model: options.model,
+        model,
         adapter: options.adapter,
         dtype,
         tuning: TuningSource::Off,
