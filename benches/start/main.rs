@@ -7,7 +7,7 @@
 //! as events come, so that each is what went before it. Anonymous memory is the
 //! process's, as Linux counts it: where the adapter is the processor, its buffers are
 //! part of it. The heap is the program's without its libraries in C, so without the
-//! driver: neither device buffers nor staging buffers (16 MiB) are in it.
+//! driver: neither device buffers nor staging buffers (20 MiB) are in it.
 
 use anyhow::{Context, Result, bail};
 use calotype::gpu::Gpu;

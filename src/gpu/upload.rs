@@ -17,7 +17,7 @@ const STAGES: usize = 4;
 const ALIGNMENT: u64 = wgpu::MAP_ALIGNMENT;
 
 /// Uploads through a few staging buffers that are used again and again, so that host
-/// memory is bounded: 16 MiB, or four times the largest piece where that is more.
+/// memory is bounded: 20 MiB, or five times the largest piece where that is more.
 #[derive(Default)]
 pub struct Uploads {
     /// The staging buffer that is being written.
