@@ -33,7 +33,7 @@
 // read by halves (128 u16); RDNA4 gfx1201: 96 registers, 16 wmma, 8 waves; GA102 (NVK),
 // 32 lanes: 128 registers, 32 hmma, 16 warps. SINGLE, 4 x 16 queries, 80 keys, MASK:
 //   scores in turns of   navi31              gfx1201             ga102
-//   16 (31.5, 27.5 KB)   144, 40 wmma, 8     144, 40 wmma, 8     88, 80 hmma, 20 warps
+//   16 (31.5, 27.5 KB)   156, 40 wmma, 8     156, 40 wmma, 8     88, 80 hmma, 20 warps
 //   80 (43.5 KB)         180, 40 wmma, 4     156, 40 wmma, 4     80, 80 hmma, 24
 // No spill.
 
@@ -148,7 +148,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let k_base = (p.k_offset + group.z * p.k_batch) / 2u + column;
     let v_base = (p.v_offset + group.z * p.v_batch) / 2u + column;
 #repeat i ${KU}
+#ifdef SINGLE
+    let row${i} = min((thread + ${i}u * T) / 8u, ${KB}u - 1u);
+#else
     let row${i} = (thread + ${i}u * T) / 8u;
+#endif
     let to${i} = row${i} * P + thread % 8u * (8u / S);
 #end
 #ifdef SINGLE
