@@ -1,7 +1,7 @@
 //! Shaders run without bounds checks, so no call may be accepted that asks for more than
 //! its views hold: it is an error that calls itself a bug.
 
-use crate::common::{CAP, capped, device};
+use crate::common::{CAP, capped, device, storages};
 use calotype::Error;
 use calotype::Result;
 use calotype::gpu::Buffer;
@@ -134,7 +134,19 @@ fn row_calls(mode: Mode) -> Vec<Call> {
             false => norm.dispatches(&device().gpu, mode),
         }
     };
-    vec![
+    let half = call("softmax to f16", &[bytes, bytes / 2], move |v| {
+        let mask = Mask {
+            count: 11,
+            rows_per_head: 15,
+            first: 0,
+            causal: true,
+        };
+        let scores = tensor(&v[0], shape);
+        let weights = halves(&v[1], shape);
+        one(softmax(mode, &scores, Some(&weights), mask))
+    });
+    let halves = storages().contains(&Storage::F16).then_some(half);
+    let mut calls = vec![
         call(
             "group norm",
             &[bytes, bytes, 48, 48, stats, affine],
@@ -152,17 +164,6 @@ fn row_calls(mode: Mode) -> Vec<Call> {
                 causal: true,
             };
             one(softmax(mode, &tensor(&v[0], shape), None, mask))
-        }),
-        call("softmax to f16", &[bytes, bytes / 2], move |v| {
-            let mask = Mask {
-                count: 11,
-                rows_per_head: 15,
-                first: 0,
-                causal: true,
-            };
-            let scores = tensor(&v[0], shape);
-            let weights = halves(&v[1], shape);
-            one(softmax(mode, &scores, Some(&weights), mask))
         }),
         call("map", &[bytes, 96, bytes], move |v| {
             let (x, y) = (tensor(&v[0], shape), tensor(&v[2], shape));
@@ -189,7 +190,9 @@ fn row_calls(mode: Mode) -> Vec<Call> {
         call("transpose", &[2 * 5 * 64, 2 * 2 * 8 * 32], |v| {
             one(transpose(&tensor(&v[0], [2, 5, 1, 16]), 2, &v[1]))
         }),
-    ]
+    ];
+    calls.extend(halves);
+    calls
 }
 
 fn attention_calls(mode: Mode) -> Vec<Call> {
