@@ -94,6 +94,13 @@ fn prompts_and_sizes_reach_the_unet() {
     hold(&names, &in_f32());
 }
 
+/// DeepCache, as its authors' package has it.
+#[test]
+fn features_are_reused_from_step_to_step() {
+    let names = ["cached", "cached-two-samples", "cached-unguided"];
+    hold(&names, &in_f32());
+}
+
 #[test]
 fn every_kernel_does_it_all() {
     let names = [

@@ -76,6 +76,10 @@ fn wrong_values_are_named_with_what_is_allowed() {
     );
     refuses_request(&["--samples", "0"], &["--samples is 0"]);
     refuses_request(
+        &["--cache-interval", "21"],
+        &["--cache-interval is 21", "from 1 to 20"],
+    );
+    refuses_request(
         &["--scheduler", "Eula"],
         &["--scheduler is \"Eula\"", "Euler"],
     );
@@ -226,6 +230,7 @@ fn json_is_one_object_and_all_there_is() {
         "peak_device_bytes",
         "gpu_busy",
         "loop_buffers_created",
+        "unet_multiply_adds",
     ] {
         assert!(json.get(key).is_some(), "{key}");
     }

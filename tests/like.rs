@@ -231,6 +231,8 @@ fn the_text_alone_draws_the_same_picture() {
         "64",
         "--steps",
         "3",
+        "--cache-interval",
+        "2",
         "--seed",
         "5",
     ];
@@ -247,6 +249,7 @@ fn the_text_alone_draws_the_same_picture() {
     assert_eq!(found.get("Sampler"), Some("Euler a"));
     assert_eq!(found.get("Schedule type"), Some("Karras"));
     assert_eq!(found.get("Emphasis"), Some("No norm"));
+    assert_eq!(found.get("Cache interval"), Some("2"));
 
     // All of it, by this program's own settings.
     let copy = folder.join("copy.png");

@@ -5,7 +5,7 @@
 mod case;
 
 use calotype::kernel::product::Family;
-use calotype::picture::Picture;
+use calotype::picture::{Mask, Picture};
 use calotype::pipeline::{
     Cancel, Dtype, Event, LoadOptions, Observer, PRESETS, Pipeline, RawRequest, Trace,
 };
@@ -43,6 +43,10 @@ fn star() -> Arc<Picture> {
     Arc::new(Picture::open(path).unwrap())
 }
 
+fn circle() -> Mask {
+    Mask::open(fixtures().join("pictures/mask-circle-64.png")).unwrap()
+}
+
 /// As many at a time as there are, fewer, one by one, with a rest: all the same, in
 /// every way to run and with every kernel.
 #[test]
@@ -60,6 +64,14 @@ fn a_batch_is_its_pictures_one_by_one() {
             image: Some(star()),
             strength: Some(0.8),
             scheduler: Some("DDPM".into()),
+            ..raw("a green heart on a white background")
+        },
+        RawRequest {
+            cache_interval: Some(2),
+            guidance_end: Some(0.6),
+            refiner: Some(true),
+            high_noise_fraction: Some(0.5),
+            scheduler: Some("Heun".into()),
             ..raw("a green heart on a white background")
         },
     ];
@@ -97,12 +109,27 @@ fn a_batch_is_its_pictures_one_by_one() {
 
 #[test]
 fn low_memory_changes_nothing_that_is_seen() {
-    let request = RawRequest {
+    let plain = RawRequest {
         refiner: Some(true),
         samples: Some(2),
         ..raw("a green heart on a white background")
     };
-    let decoded = |low_memory| {
+    let cached = RawRequest {
+        cache_interval: Some(3),
+        guidance_start: Some(0.3),
+        steps: Some(8),
+        ..plain.clone()
+    };
+    let painted = RawRequest {
+        cache_interval: Some(2),
+        image: Some(star()),
+        mask: Some(Arc::new(circle())),
+        strength: Some(0.8),
+        height: Some(64),
+        steps: Some(8),
+        ..plain.clone()
+    };
+    let decoded = |request: &RawRequest, low_memory| {
         let options = LoadOptions {
             low_memory,
             dtype: Dtype::F32,
@@ -116,9 +143,11 @@ fn low_memory_changes_nothing_that_is_seen() {
         );
         trace.f32s("decoded").unwrap().1
     };
-    let error = relative(&decoded(true), &decoded(false));
-    println!("{error:.1e}");
-    assert!(error <= 1e-5, "{error:e}");
+    for request in [plain, cached, painted] {
+        let error = relative(&decoded(&request, true), &decoded(&request, false));
+        println!("{error:.1e}");
+        assert!(error <= 1e-5, "{request:?}: {error:e}");
+    }
 }
 
 /// A text of this many tokens for the demonstration model's tokenizer.

@@ -404,6 +404,50 @@ fn jobs_are_followed_and_their_results_kept() {
     assert_eq!(server.get("/v1/results/..%2Fkeys.db").0, 404);
 }
 
+/// Features are reused as far as the operator allows, by jobs; the settings say so.
+#[test]
+fn reuse_of_features_has_a_limit() {
+    let job = |interval: Value| {
+        json!({
+            "prompt": "a red circle", "num_inference_steps": 3, "seed": 7,
+            "cache_interval": interval,
+        })
+    };
+    for (most, over, message) in [
+        ("2", 3, "cache_interval is 3: must be from 1 to 2"),
+        (
+            "1",
+            2,
+            "cache_interval is 2: must be 1: this service allows no other",
+        ),
+    ] {
+        let server = serve(&["--max-cache-interval", most]);
+        let refused = server.post("/v1/jobs", &job(over.into()), None);
+        assert_eq!((refused.status, refused.error()), (400, message.into()));
+        let refused = server.post("/v1/jobs", &job(0.into()), None);
+        assert_eq!(refused.status, 400, "{most}");
+        let info: Value = serde_json::from_slice(&server.get("/v1/info").1).unwrap();
+        let most: i64 = most.parse().unwrap();
+        assert_eq!(info["limits"]["cache_interval"], json!([1, most]));
+        let made = server.post("/v1/jobs", &job(most.into()), None).json();
+        server.get(made["links"]["events"].as_str().unwrap());
+        let done = server.get(made["links"]["self"].as_str().unwrap()).1;
+        let done: Value = serde_json::from_slice(&done).unwrap();
+        assert_eq!(done["status"], "done");
+        let said = &done["settings"]["cache_interval"];
+        assert_eq!(*said, if most > 1 { json!(most) } else { Value::Null });
+    }
+    let refused = Command::new(env!("CARGO_BIN_EXE_calotype"))
+        .args(["serve", "--max-cache-interval", "0"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        text.contains("max-cache-interval is 0: must be from 1 to 20"),
+        "{text}"
+    );
+}
+
 #[test]
 fn another_keys_job_is_not_seen() {
     let folder = tempfile::tempdir().unwrap();

@@ -11,7 +11,8 @@ embeddings, conditioning, schedule, first prediction, first and last latents, an
 what a case names; embeddings that are zero are left out. Pictures (`decoded`,
 `init_image`) and `mask` are float16. Small pictures and masks are drawn into
 tests/fixtures/pictures. With `sharp_model` the least and largest attention logit
-of each model are in `meta` under `logits`. Needs torch, diffusers, scipy.
+of each model are in `meta` under `logits`. Needs torch, diffusers, scipy; DeepCache
+for the cached ones.
 """
 import argparse
 import json
@@ -84,6 +85,9 @@ CASES = {
     "second-pass-ancestral": (dict(prompt=CROSS, refiner=True, refiner_strength=0.5, steps=6, scheduler="Euler a", samples=2, seed=37), []),
     "sharp-attention": (dict(prompt=SHAPE, negative_prompt="noisy", width=72, height=72, steps=3, seed=8, sharp_model=True),
                         ["prompt_embeds", "decoded"]),
+    "cached": (dict(prompt=SHAPE, negative_prompt="noisy", steps=7, seed=39, cache_interval=2), ["decoded", "noise_pred.001", "noise_pred.002"]),
+    "cached-two-samples": (dict(prompt=TRIANGLES, scheduler="UniPC", steps=8, samples=2, seed=40, guidance_scale=7.5, cache_interval=3), []),
+    "cached-unguided": (dict(prompt=HEART, scheduler="DPM Multi", width=72, height=88, steps=9, seed=41, guidance_scale=1.0, cache_interval=5), []),
     "refiner-from-noise": (dict(prompt=HEART, negative_prompt="noisy", refiner=True, high_noise_fraction=0.0, steps=6, samples=2, seed=38), ["decoded"]),
 }
 KEPT = ["input_ids", "input_ids_2", "negative_input_ids", "negative_input_ids_2", "unet_time_ids", "timesteps", "sigmas", "latents.000",

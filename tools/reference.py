@@ -26,6 +26,7 @@ JSON under `meta` in their header:
     `negative_`           [height, width] or [top, left]; null: diffusers' default
     aesthetic_score, negative_aesthetic_score
                           of the refiner
+    cache_interval        above 1: DeepCache's, of the base from pure noise
     inpaint_model         the UNet has 9 input channels, see make_inpaint_model.py
     sharp_model           attention logits of hundreds, see make_sharp_model.py
 
@@ -37,7 +38,7 @@ call K - 1, in inpainting before the known part is put back; `base_latents` is
 after it.
 """
 import functools
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import diffusers
@@ -74,7 +75,7 @@ DEFAULTS = dict(
     prompt_2=None, negative_prompt=None, negative_prompt_2=None, width=64, height=64, steps=6, scheduler="Euler",
     scheduler_config={}, guidance_scale=5.0, guidance_rescale=0.0, seed=0, samples=1, refiner=False, high_noise_fraction=0.8,
     refiner_strength=None, image=None, mask=None, strength=0.5, clip_skip=None, aesthetic_score=6.0,
-    negative_aesthetic_score=2.5, inpaint_model=False, sharp_model=False, **{name: None for name in SIZES})
+    negative_aesthetic_score=2.5, cache_interval=1, inpaint_model=False, sharp_model=False, **{name: None for name in SIZES})
 TEXTS = ("prompt", "prompt_2", "negative_prompt", "negative_prompt_2")
 EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 VERSIONS = {"diffusers": diffusers.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
@@ -122,6 +123,20 @@ def recorded(pipe, out, prefix, calls, jitter):
         yield
     finally:
         del pipe.unet.forward, pipe.scheduler.step
+
+
+@contextmanager
+def cached(pipe, interval):
+    """Within it, DeepCache reuses the UNet's features, up to the shallowest branch."""
+    from DeepCache import DeepCacheSDHelper
+
+    helper = DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
+    try:
+        yield
+    finally:
+        helper.disable()
 
 
 class Reference:
@@ -208,7 +223,8 @@ class Reference:
             arguments["mask_image"] = out["mask"].clone()
         if case["mask"] or not case["image"]:
             arguments |= dict(width=width, height=height)
-        with recorded(pipe, out, "", calls, jitter):
+        interval = case["cache_interval"]
+        with cached(pipe, interval) if interval > 1 else nullcontext(), recorded(pipe, out, "", calls, jitter):
             latents = pipe(**arguments).images
         out["base_latents"] = clone(latents)
         return latents

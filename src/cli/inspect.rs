@@ -14,8 +14,8 @@ pub struct Args {
     checkpoint: String,
 
     /// Print the fused graph of a part (text-encoder, text-encoder-2, unet,
-    /// unet-time, vae-decoder, vae-encoder) at the model's own size: ops, shapes,
-    /// bytes, multiply-adds
+    /// unet-shallow, unet-time, vae-decoder, vae-encoder) at the model's own size:
+    /// ops, shapes, bytes, multiply-adds
     #[arg(long, value_name = "PART")]
     graph: Option<String>,
 

@@ -115,6 +115,11 @@ struct Values {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_pixels: Option<u64>,
 
+    /// Largest cache_interval of any request; 1 allows no reuse [default: 5]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_cache_interval: Option<u64>,
+
     /// Most bytes of a request's body [default: 50331648]
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "Option::is_none")]

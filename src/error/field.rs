@@ -51,6 +51,7 @@ fields! {
     GuidanceRescale = "guidance_rescale",
     GuidanceStart = "guidance_start",
     GuidanceEnd = "guidance_end",
+    CacheInterval = "cache_interval",
     Seed = "seed",
     Rng = "rng",
     Samples = "samples",

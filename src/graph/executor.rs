@@ -59,6 +59,17 @@ pub struct Executor {
     inputs: HashMap<String, Tensor>,
     outputs: Vec<Tensor>,
     bytes: u64,
+    /// Slots in which nothing outlives a run.
+    spare: Vec<Arc<Buffer>>,
+}
+
+/// What an executor finds on the device.
+#[derive(Clone, Copy, Default)]
+struct Found<'a> {
+    /// Slots of another executor in which nothing outlives its runs.
+    spare: &'a [Arc<Buffer>],
+    /// An input that is there already, by name.
+    input: Option<(&'a str, &'a Tensor)>,
 }
 
 impl Executor {
@@ -77,6 +88,23 @@ impl Executor {
         Self::with_norms(context, activations, graph, weights, sources, None)
     }
 
+    /// [`Self::new`] beside `host`, whose memory it uses as far as nothing in it outlives
+    /// a run: the two never run at the same time. `input` names an input that is not
+    /// written but is that tensor, which must not be in such memory.
+    pub fn beside(
+        context: &Context,
+        activations: impl Into<Activations>,
+        graph: &Graph,
+        weights: &dyn Weights,
+        host: &Executor,
+        input: Option<(&str, &Tensor)>,
+    ) -> Result<Self> {
+        let spare = &host.spare;
+        let found = Found { spare, input };
+        let sources = HashMap::new();
+        Self::build(context, activations, graph, weights, &sources, None, found)
+    }
+
     /// [`Self::new`], with group norms that other graphs share.
     pub fn with_norms(
         context: &Context,
@@ -86,15 +114,24 @@ impl Executor {
         sources: &HashMap<String, View>,
         norms: Option<SharedNorms<'_>>,
     ) -> Result<Self> {
+        let found = Found::default();
+        Self::build(context, activations, graph, weights, sources, norms, found)
+    }
+
+    fn build(
+        context: &Context,
+        activations: impl Into<Activations>,
+        graph: &Graph,
+        weights: &dyn Weights,
+        sources: &HashMap<String, View>,
+        norms: Option<SharedNorms<'_>>,
+        found: Found<'_>,
+    ) -> Result<Self> {
         graph.check()?;
         let gpu = &context.gpu;
         let storages = activations.into().of(graph);
         let plan = Plan::new(graph, context.mode, &storages);
-        let slots = plan
-            .slots
-            .iter()
-            .map(|bytes| Ok(Arc::new(gpu.buffer("activations", *bytes)?)))
-            .collect::<Result<Vec<_>>>()?;
+        let (slots, bytes) = slots(gpu, &plan, found.spare)?;
         let mut lowering = Lowering {
             context,
             graph,
@@ -106,7 +143,7 @@ impl Executor {
             tensors: Vec::new(),
             scratch: Vec::new(),
         };
-        lowering.tensors = tensors(graph, &plan, &slots, &storages)?;
+        lowering.tensors = tensors(graph, &plan, &slots, &storages, found.input)?;
         lowering.scratch = plan
             .scratch
             .iter()
@@ -144,7 +181,11 @@ impl Executor {
                 .iter()
                 .map(|x| lowering.tensors[x.0].clone())
                 .collect(),
-            bytes: plan.bytes(),
+            bytes,
+            spare: (0..slots.len())
+                .filter(|i| !plan.lasting[*i])
+                .map(|i| slots[i].clone())
+                .collect(),
         })
     }
 
@@ -166,7 +207,7 @@ impl Executor {
         &self.outputs[i]
     }
 
-    /// Bytes of activations.
+    /// Bytes of activations, without those of another executor.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -223,16 +264,50 @@ fn compile_while(
     })
 }
 
+/// The buffer of every slot, and the bytes of those that are new. What lasts gets new
+/// ones; the others get the smallest of `spare` that is large enough, the largest first.
+fn slots(gpu: &Gpu, plan: &Plan, spare: &[Arc<Buffer>]) -> Result<(Vec<Arc<Buffer>>, u64)> {
+    let mut spare = spare.to_vec();
+    spare.sort_by_key(|buffer| buffer.size());
+    let mut order: Vec<usize> = (0..plan.slots.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(plan.slots[*i]));
+    let mut made: Vec<Option<Arc<Buffer>>> = vec![None; plan.slots.len()];
+    let mut fresh = 0;
+    for i in order {
+        let bytes = plan.slots[i];
+        let fitting = spare.iter().position(|buffer| buffer.size() >= bytes);
+        made[i] = Some(match fitting.filter(|_| !plan.lasting[i]) {
+            Some(at) => spare.remove(at),
+            None => {
+                fresh += bytes;
+                Arc::new(gpu.buffer("activations", bytes)?)
+            }
+        });
+    }
+    Ok((made.into_iter().flatten().collect(), fresh))
+}
+
 /// The tensor of every value.
 fn tensors(
     graph: &Graph,
     plan: &Plan,
     slots: &[Arc<Buffer>],
     storages: &Storages,
+    given: Option<(&str, &Tensor)>,
 ) -> Result<Vec<Tensor>> {
     let mut all: Vec<Tensor> = Vec::with_capacity(graph.nodes.len());
     for (i, node) in graph.nodes.iter().enumerate() {
         let [n, h, w, c] = node.shape;
+        if let (Op::Input { name }, Some((given, tensor))) = (&node.op, given)
+            && name == given
+        {
+            if (tensor.shape(), tensor.storage) != (node.shape, storages.value(Value(i))) {
+                let problem = format!("{:?} where {:?} is wanted", tensor.shape(), node.shape);
+                return Err(Error::internal(format!("input {given}"), problem));
+            }
+            all.push(tensor.clone());
+            continue;
+        }
         all.push(match node.op {
             Op::Columns { first } => all[node.inputs[0].0].columns(first, c)?,
             Op::Reshape => Tensor {

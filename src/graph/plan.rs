@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub once: usize,
     /// What lies in a concatenation.
     pub places: Places,
+    /// Of each slot, whether something in it outlives a run.
+    pub lasting: Vec<bool>,
 }
 
 /// Never freed.
@@ -157,8 +159,14 @@ impl Plan {
                 }
             }
         }
+        let mut lasting = vec![false; allocator.slots.len()];
+        for x in &order {
+            let home = home(*x);
+            lasting[value[home.0]] |= last_use[home.0] == FOREVER;
+        }
         Self {
             slots: allocator.slots,
+            lasting,
             value,
             scratch,
             order,

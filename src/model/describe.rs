@@ -6,17 +6,19 @@ use crate::graph::Graph;
 use crate::{Error, Field, Result};
 
 /// Names that [`describe`] knows.
-pub const GRAPHS: [&str; 6] = [
+pub const GRAPHS: [&str; 7] = [
     "text-encoder",
     "text-encoder-2",
     "unet",
+    "unet-shallow",
     "unet-time",
     "vae-decoder",
     "vae-encoder",
 ];
 
 /// The fused graph of a part for a picture of `[height, width]` pixels: the UNet's
-/// for a batch of 2, its time embedding's for one step of it.
+/// for a batch of 2, `unet-shallow` as steps between two of a cache interval run it; its
+/// time embedding's for one step of it.
 ///
 /// # Errors
 /// Where `part` is no name of [`GRAPHS`], or the checkpoint lacks it.
@@ -31,14 +33,18 @@ pub fn describe(checkpoint: &Checkpoint, part: &str, size: [usize; 2]) -> Result
             None => return Err(wrong("a refiner has text-encoder-2 only".into())),
         },
         "text-encoder-2" => clip::graph(&checkpoint.text_encoder_2, tokens, 0),
-        "unet" => {
+        "unet" | "unet-shallow" => {
             let size = unet::Size {
                 batch: 2,
                 height: h,
                 width: w,
                 tokens,
             };
-            unet::graph(&checkpoint.unet, size)
+            let pass = match part {
+                "unet" => unet::Pass::Whole,
+                _ => unet::Pass::Shallow,
+            };
+            unet::graph_of(&checkpoint.unet, size, pass)
         }
         "unet-time" => time::graph(&checkpoint.unet, checkpoint.time_id_count(), 2),
         "vae-decoder" => autoencoder::decoder(&checkpoint.vae, [h, w]),

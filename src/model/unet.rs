@@ -4,6 +4,7 @@
 use super::blocks::{self, Norms, conv3x3, resnet};
 use crate::checkpoint::UNetConfig;
 use crate::graph::{Graph, Kernel, Norm, Product, Value};
+use std::collections::HashMap;
 
 /// What a UNet graph is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +23,22 @@ pub const CONTEXT: &str = "encoder_hidden_states";
 /// What [`time::graph`](super::time::graph) makes.
 pub const TIME: &str = "time";
 
+/// What [`Pass::Shallow`] is given in place of the deep layers.
+pub const FEATURE: &str = "feature";
+
+/// How much of the UNet a graph runs (DeepCache, Ma, Fang and Wang 2023, arXiv
+/// 2312.00858): what the deep layers make changes little from step to step, so that a
+/// step may take it from one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    Whole,
+    /// The whole; its second output is the [`FEATURE`].
+    Keeping,
+    /// `conv_in`, the last layer of the last block, which takes the feature and what
+    /// `conv_in` makes, and the convolution after it: DeepCache's `cache_branch_id` 0.
+    Shallow,
+}
+
 /// The norm inside transformers; diffusers fixes it.
 const TRANSFORMER_EPS: f32 = 1e-6;
 /// Layer norms' default.
@@ -31,6 +48,12 @@ const LAYER_EPS: f32 = 1e-5;
 /// time's share of the residual blocks `[batch, 1, 1, width]` to the prediction
 /// `[batch, h, w, out]`.
 pub fn graph(config: &UNetConfig, size: Size) -> Graph {
+    graph_of(config, size, Pass::Whole)
+}
+
+/// The graph of a pass. The feature is `[batch, h, w, c]`; everything else is as in
+/// [`graph`].
+pub fn graph_of(config: &UNetConfig, size: Size, pass: Pass) -> Graph {
     let mut builder = Builder {
         g: Graph::new(),
         config,
@@ -40,10 +63,17 @@ pub fn graph(config: &UNetConfig, size: Size) -> Graph {
             eps: config.norm_eps,
         },
         context: Value::default(),
-        times: Vec::new().into_iter(),
+        times: HashMap::new(),
+        feature: None,
     };
-    let out = builder.build();
+    let out = match pass {
+        Pass::Whole | Pass::Keeping => builder.whole(),
+        Pass::Shallow => builder.shallow(),
+    };
     builder.g.output(out);
+    if let (Pass::Keeping, Some(feature)) = (pass, builder.feature) {
+        builder.g.output(feature);
+    }
     builder.g
 }
 
@@ -53,12 +83,15 @@ struct Builder<'a> {
     size: Size,
     norms: Norms,
     context: Value,
-    /// The time embedding's share of every residual block, in their order.
-    times: std::vec::IntoIter<Value>,
+    /// The time embedding's share of every residual block, by its name.
+    times: HashMap<String, Value>,
+    /// What enters the last layer of the last block.
+    feature: Option<Value>,
 }
 
 impl Builder<'_> {
-    fn build(&mut self) -> Value {
+    /// The inputs and `conv_in`.
+    fn begin(&mut self) -> Value {
         let config = self.config;
         let Size {
             batch,
@@ -72,8 +105,18 @@ impl Builder<'_> {
         self.context = self
             .g
             .input_once(CONTEXT, [batch, tokens, 1, config.cross_attention_dim]);
-        self.times = self.times().into_iter();
-        let mut x = conv3x3(&mut self.g, "conv_in", sample, config.block_out_channels[0]);
+        self.times = self.times();
+        conv3x3(&mut self.g, "conv_in", sample, config.block_out_channels[0])
+    }
+
+    fn end(&mut self, x: Value) -> Value {
+        let x = self.norms.silu(&mut self.g, "conv_norm_out", x);
+        conv3x3(&mut self.g, "conv_out", x, self.config.out_channels)
+    }
+
+    fn whole(&mut self) -> Value {
+        let config = self.config;
+        let mut x = self.begin();
         let mut skips = vec![x];
         for level in 0..config.block_out_channels.len() {
             x = self.down_block(level, x, &mut skips);
@@ -82,28 +125,51 @@ impl Builder<'_> {
         for block in 0..config.block_out_channels.len() {
             x = self.up_block(block, x, &mut skips);
         }
-        let x = self.norms.silu(&mut self.g, "conv_norm_out", x);
-        conv3x3(&mut self.g, "conv_out", x, config.out_channels)
+        self.end(x)
+    }
+
+    fn shallow(&mut self) -> Value {
+        let mut skips = vec![self.begin()];
+        let c = self.config.block_out_channels[0];
+        let Size {
+            batch,
+            height,
+            width,
+            ..
+        } = self.size;
+        let x = self.g.input(FEATURE, [batch, height, width, c]);
+        let (block, layer) = self.last_layer();
+        let x = self.up_layer(block, layer, x, &mut skips);
+        self.end(x)
+    }
+
+    /// The last block, and its last layer.
+    fn last_layer(&self) -> (usize, usize) {
+        let config = self.config;
+        (
+            config.block_out_channels.len() - 1,
+            config.layers_per_block[0],
+        )
     }
 
     /// The columns of the time's share that each residual block takes.
-    fn times(&mut self) -> Vec<Value> {
+    fn times(&mut self) -> HashMap<String, Value> {
         let blocks = resnets(self.config);
         let width = blocks.iter().map(|block| block.1).sum();
         let all = self.g.input(TIME, [self.size.batch, 1, 1, width]);
         let mut first = 0;
         blocks
-            .iter()
-            .map(|(_, n)| {
-                let part = self.g.columns(all, first, *n);
+            .into_iter()
+            .map(|(name, n)| {
+                let part = self.g.columns(all, first, n);
                 first += n;
-                part
+                (name, part)
             })
             .collect()
     }
 
     fn resnet(&mut self, name: &str, x: Value, n: usize) -> Value {
-        let time = self.times.next();
+        let time = self.times.get(name).copied();
         resnet(&mut self.g, name, x, n, time, self.norms)
     }
 
@@ -136,21 +202,32 @@ impl Builder<'_> {
     fn up_block(&mut self, block: usize, mut x: Value, skips: &mut Vec<Value>) -> Value {
         let config = self.config;
         let level = config.block_out_channels.len() - 1 - block;
-        let name = format!("up_blocks.{block}");
         for i in 0..config.layers_per_block[level] + 1 {
-            if let Some(skip) = skips.pop() {
-                x = self.g.concat(x, skip);
+            if (block, i) == self.last_layer() {
+                self.feature = Some(x);
             }
-            let n = config.block_out_channels[level];
-            x = self.resnet(&format!("{name}.resnets.{i}"), x, n);
-            if config.up_cross_attention[block] {
-                x = self.transformer(&format!("{name}.attentions.{i}"), x, level);
-            }
+            x = self.up_layer(block, i, x, skips);
         }
         if level > 0 {
             // Sizes that do not halve evenly come back as they were.
             let [_, h, w, _] = skips.last().map_or([0; 4], |s| self.g.shape(*s));
-            x = blocks::upsample(&mut self.g, &format!("{name}.upsamplers.0"), x, [h, w]);
+            let name = format!("up_blocks.{block}.upsamplers.0");
+            x = blocks::upsample(&mut self.g, &name, x, [h, w]);
+        }
+        x
+    }
+
+    fn up_layer(&mut self, block: usize, i: usize, mut x: Value, skips: &mut Vec<Value>) -> Value {
+        let config = self.config;
+        let level = config.block_out_channels.len() - 1 - block;
+        let name = format!("up_blocks.{block}");
+        if let Some(skip) = skips.pop() {
+            x = self.g.concat(x, skip);
+        }
+        let n = config.block_out_channels[level];
+        x = self.resnet(&format!("{name}.resnets.{i}"), x, n);
+        if config.up_cross_attention[block] {
+            x = self.transformer(&format!("{name}.attentions.{i}"), x, level);
         }
         x
     }

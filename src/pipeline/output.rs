@@ -38,6 +38,8 @@ pub struct LoopStats {
     pub gpu_busy: Option<f64>,
     pub loop_buffers_created: u64,
     pub loop_pipelines_created: u64,
+    /// Of all UNet calls, for all pictures, without what only a new text asks for.
+    pub unet_multiply_adds: u64,
 }
 
 /// The result of a run.

@@ -93,7 +93,11 @@ impl<'a> Run<'a> {
                     tokens,
                 };
                 let checkpoint = &stage.model.checkpoint;
-                let graph = unet::graph(&checkpoint.unet, size).optimise();
+                let pass = match self.request.cache_interval {
+                    1 => unet::Pass::Whole,
+                    _ => unet::Pass::Keeping,
+                };
+                let graph = unet::graph_of(&checkpoint.unet, size, pass).optimise();
                 let storage = self.pipeline.precision.activations;
                 graph.planned_bytes(self.pipeline.context.mode, storage).0
             };

@@ -166,6 +166,9 @@ impl<'a> Settings<'a> {
         if r.guidance_rescale > 0.0 {
             p = p.with("CFG Rescale phi", r.guidance_rescale);
         }
+        if r.cache_interval > 1 {
+            p = p.with("Cache interval", r.cache_interval);
+        }
         if r.rng != Rng::Cuda {
             // Its word for the default of this program.
             p = p.with("RNG", r.rng.name().to_uppercase());

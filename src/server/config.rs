@@ -3,7 +3,7 @@
 
 use super::price::Price;
 use crate::pipeline::LoadOptions;
-use crate::pipeline::request::{SAMPLES, SIZES, STEPS};
+use crate::pipeline::request::{CACHE_INTERVAL, SAMPLES, SIZES, STEPS};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -35,6 +35,8 @@ pub struct Config {
     /// At every front door.
     pub max_steps: usize,
     pub max_samples: usize,
+    /// 1 allows no reuse of the UNet's deep layers.
+    pub max_cache_interval: usize,
     /// Width times height; four times the model's native size where silent.
     pub max_pixels: Option<usize>,
     /// Width times height of a picture that is sent.
@@ -90,6 +92,7 @@ impl Default for Config {
             default_steps: None,
             max_steps: 150,
             max_samples: 10,
+            max_cache_interval: 5,
             max_pixels: None,
             max_input_pixels: 32 << 20,
             max_body: 48 << 20,
@@ -119,6 +122,7 @@ pub struct Limits {
     pub default_steps: Option<usize>,
     pub max_steps: usize,
     pub max_samples: usize,
+    pub max_cache_interval: usize,
     pub max_pixels: Option<usize>,
 }
 
@@ -145,6 +149,7 @@ impl Config {
             default_steps: self.default_steps,
             max_steps: self.max_steps,
             max_samples: self.max_samples,
+            max_cache_interval: self.max_cache_interval,
             max_pixels: self.max_pixels,
         }
     }
@@ -168,6 +173,7 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let steps = STEPS.into_inner();
         let samples = SAMPLES.into_inner();
+        let interval = CACHE_INTERVAL.into_inner();
         let counts = [
             ("queue", self.queue, (1, 10_000)),
             ("queue-per-key", self.per_key(), (1, 10_000)),
@@ -177,6 +183,7 @@ impl Config {
             ("default-steps", self.default_steps.unwrap_or(1), steps),
             ("max-steps", self.max_steps, steps),
             ("max-samples", self.max_samples, samples),
+            ("max-cache-interval", self.max_cache_interval, interval),
             (
                 "max-pixels",
                 self.max_pixels.unwrap_or(SIZES.start().pow(2)),

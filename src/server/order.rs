@@ -86,6 +86,7 @@ impl Order {
         let most = rules.limits.max_steps;
         within("steps", raw.steps, 1, most as i64)?;
         within("samples", raw.samples, 1, rules.limits.max_samples as i64)?;
+        check_cache_interval(raw.cache_interval, rules.limits.max_cache_interval as i64)?;
         let mut warnings = raw
             .take_lora_tags(rules.loras, rules.context.styles)
             .map_err(|error| match error {
@@ -125,6 +126,17 @@ impl Order {
             request,
             warnings,
         })
+    }
+}
+
+/// Refuses more reuse of the UNet's deep layers than the operator allows.
+fn check_cache_interval(given: Option<i64>, most: i64) -> Result<(), Failure> {
+    match given {
+        Some(given) if most == 1 && given != 1 => {
+            let allowed = "must be 1: this service allows no other";
+            Err(Failure::invalid(Field::CacheInterval, given, allowed))
+        }
+        given => within(Field::CacheInterval, given, 1, most).map(|_| ()),
     }
 }
 

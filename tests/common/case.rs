@@ -79,6 +79,7 @@ impl Case {
             },
             guidance_scale: number("guidance_scale"),
             guidance_rescale: number("guidance_rescale"),
+            cache_interval: whole("cache_interval"),
             seed: whole("seed").map(i128::from),
             samples: whole("samples"),
             high_noise_fraction: number("high_noise_fraction")

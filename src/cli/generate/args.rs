@@ -106,6 +106,10 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "F", value_parser = number, allow_negative_numbers = true)]
     guidance_end: Option<f64>,
 
+    /// Run the whole UNet at every Nth step only, 1 to 20: faster, another picture [default: 1]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
+    cache_interval: Option<i64>,
+
     /// Of the first picture, the next ones count up; -1 draws one [default: -1]
     #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     seed: Option<i128>,
@@ -375,6 +379,7 @@ impl Args {
             guidance_rescale: sampling.guidance_rescale,
             guidance_start: sampling.guidance_start,
             guidance_end: sampling.guidance_end,
+            cache_interval: sampling.cache_interval,
             seed: sampling.seed,
             rng: sampling.rng.clone(),
             samples: sampling.samples,

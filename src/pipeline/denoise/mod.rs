@@ -1,7 +1,10 @@
 //! The denoising loop of one model. Everything is recorded beforehand: a step
 //! copies its numbers into place and runs the same dispatches as every other.
 
+mod calls;
+mod forms;
 mod numbers;
+mod passes;
 mod record;
 mod tensors;
 mod times;
@@ -16,20 +19,22 @@ use super::{Cancel, LoopStats, Observer, Pipeline, Request};
 use crate::Result;
 use crate::checkpoint::Part;
 use crate::gpu::Buffer;
-use crate::graph::{Executor, Runner};
+use crate::graph::Runner;
 use crate::kernel::finite::{self, Mark};
-use crate::kernel::latent::{self, StepValues};
-use crate::kernel::{Program, Tensor, View};
+use crate::kernel::latent::StepValues;
+use crate::kernel::{Program, View};
 use crate::model::DeviceWeights;
-use crate::model::unet::{self, CONTEXT, SAMPLE, TIME};
+use crate::model::unet::CONTEXT;
 use crate::schedule::{NoiseGenerator, Step};
+use calls::{Call, Manner, Side, manners, sides};
+use forms::Form;
 use numbers::{is_thresholded, step_values};
-use std::collections::HashMap;
+use passes::{Maker, Pass, Passes};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use tensors::{Guidance, Planes, Read, Tensors};
+use tensors::{Planes, Read, Tensors};
 use times::{Moment, Times};
 
 /// Bytes from one step's numbers to the next in the table.
@@ -59,29 +64,12 @@ pub(super) enum Stand {
     Ended,
 }
 
-/// Whose text a part of a UNet call's batch is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Negative,
-    /// A part of the prompt, by its place.
-    Positive(usize),
-}
-
-/// A UNet call of a step.
-struct Call {
-    /// Of the parts of its batch, as many pictures each.
-    sides: Vec<Side>,
-    /// The place of the first among the sides of all calls.
-    first: usize,
-    /// Where this call's prediction is kept for guidance.
-    keep: Option<Tensor>,
-}
-
 /// What the UNet's inputs hold.
 #[derive(Default)]
 struct Told<'t> {
-    /// Where one call does all; otherwise every call is told.
-    cue: Option<&'t Cue>,
+    /// Of the form whose steps are being taken, where one call does all; otherwise every
+    /// call is told.
+    cue: Option<(bool, &'t Cue)>,
     /// The steps whose time embedding is worked out.
     times: Option<Range<usize>>,
 }
@@ -112,11 +100,12 @@ pub(super) struct Denoiser<'a> {
     pipeline: &'a Pipeline,
     leg: &'a Leg,
     conditioning: &'a Conditioning,
-    unet: Executor,
-    calls: Vec<Call>,
-    before: Program,
-    /// After a step, and after one whose first store is thresholded.
-    after: [Program; 2],
+    /// Of every step.
+    manners: Vec<Manner>,
+    /// Of all steps.
+    sides: Vec<Side>,
+    forms: Vec<Form>,
+    passes: Vec<Passes>,
     put_back: Program,
     planes: Planes,
     marks: Marks,
@@ -124,8 +113,6 @@ pub(super) struct Denoiser<'a> {
     step: Arc<Buffer>,
     table: Arc<Buffer>,
     times: Times,
-    /// The UNet's input that takes a step's rows of them.
-    time: Tensor,
     pictures: usize,
     shape: Shape,
 }
@@ -156,77 +143,43 @@ impl<'a> Denoiser<'a> {
         let checkpoint = &model.checkpoint;
         let shape = pipeline.latent_shape(setup.request);
         let pictures = setup.pictures;
-        let mut calls = calls(setup.conditioning, setup.batched);
-        let sides = calls[0].sides.len();
+        let manners = manners(setup.leg, setup.request, setup.conditioning);
+        let negative = manners.iter().any(|manner| manner.guided);
+        let sides = sides(setup.conditioning, negative);
         let extra = checkpoint.unet.in_channels - shape.c;
         let tensors = Tensors::new(gpu, shape, extra, setup)?;
-        let size = unet::Size {
-            batch: sides * pictures,
-            height: shape.h,
-            width: shape.w,
-            tokens: setup.conditioning.tokens,
-        };
-        let graph = unet::graph(&checkpoint.unet, size).optimise();
-        tracing::debug!("UNet\n{graph}");
         let source = checkpoint.source(Part::UNet);
         let check = || cancel.check();
         let precision = pipeline.precision;
         let weights =
             DeviceWeights::new(gpu, source, precision.weights, &model.unet).while_ok(&check);
-        let storage = precision.activations;
         let steps = &setup.leg.steps;
-        let suspect = Suspect::unet(checkpoint, steps.len(), storage, setup.request);
-        pipeline.tune_for(&graph, storage, &|| cancel.is_cancelled())?;
-        let none = HashMap::new();
-        let unet = Executor::new(&pipeline.context, storage, &graph, &weights, &none)
-            .map_err(|e| suspect.blamed(e))?;
-        let predictions = setup.conditioning.predictions();
-        let guidance = setup.request.guidance_scale;
-        let lines = [predictions, steps.len()];
-        let times = Times::new(pipeline, checkpoint, &weights, lines, guidance)
-            .map_err(|e| suspect.blamed(e))?;
-        gpu.check()?;
-
-        let input = |name| {
-            let input = unet.input(name).cloned();
-            input.ok_or_else(|| gpu.error("the UNet lacks an input", "report this bug"))
-        };
-        let (sample, time) = (input(SAMPLE)?, input(TIME)?);
+        let suspect = Suspect::unet(
+            checkpoint,
+            steps.len(),
+            precision.activations,
+            setup.request,
+        );
         let mode = pipeline.context.mode;
-        let (latents, step) = (&tensors.latents, &tensors.step);
-        let input = latent::input(mode, latents, &tensors.beside.view, step, &sample)?;
-        let out = unet.output(0).clone();
-        let last = calls.len() - 1;
-        for call in &mut calls[..last] {
-            let buffer = Arc::new(gpu.buffer("a prompt's prediction", out.view.size)?);
-            call.keep = Some(Tensor {
-                view: View::whole(&buffer),
-                ..out.clone()
-            });
-        }
-        let mut guidance = Guidance {
-            negative: None,
-            positive: Vec::new(),
-            rescaled: setup.request.guidance_rescale > 0.0,
-        };
         let marks = Marks {
             prediction: Mark::new(gpu)?,
             latents: Mark::new(gpu)?,
         };
-        for call in &calls {
-            for (i, side) in call.sides.iter().enumerate() {
-                let (tensor, place) = (call.keep.as_ref().unwrap_or(&out), i * pictures);
-                match side {
-                    Side::Negative => guidance.negative = Some((tensor, place)),
-                    Side::Positive(part) => {
-                        let weight = setup.conditioning.weights[*part];
-                        guidance.positive.push((tensor, place, weight));
-                    }
-                }
-            }
-        }
-        let after = |thresholded| tensors.after(gpu, mode, &guidance, thresholded, &marks);
-        let steps = &setup.leg.steps;
+        let maker = Maker {
+            pipeline,
+            model,
+            setup,
+            weights: &weights,
+            tensors: &tensors,
+            suspect: &suspect,
+            cancelled: &|| cancel.is_cancelled(),
+        };
+        let (forms, passes) = maker.forms(&manners, &marks)?;
+        let guidance = setup.request.guidance_scale;
+        let lines = [sides.len(), steps.len()];
+        let times = Times::new(pipeline, checkpoint, &weights, lines, guidance)
+            .map_err(|e| suspect.blamed(e))?;
+        gpu.check()?;
         let rows: Vec<StepValues> = (0..steps.len())
             .map(|k| step_values(setup.leg, k, setup.request, setup.conditioning.scale))
             .collect();
@@ -246,24 +199,17 @@ impl<'a> Denoiser<'a> {
             pipeline,
             leg: setup.leg,
             conditioning: setup.conditioning,
-            before: Program::new(gpu, vec![input])?,
-            after: [
-                after(false)?,
-                match steps.iter().any(is_thresholded) {
-                    true => after(true)?,
-                    false => Program::new(gpu, vec![])?,
-                },
-            ],
+            manners,
+            sides,
+            forms,
+            passes,
             put_back: tensors.put_back(gpu, mode)?,
             marks,
             suspect,
             planes: Planes::new(gpu, mode, &tensors)?,
             step: tensors.step.buffer.clone(),
-            unet,
-            calls,
             table,
             times,
-            time,
             pictures,
             shape,
         })
@@ -288,9 +234,11 @@ impl<'a> Denoiser<'a> {
         let gpu = &self.pipeline.gpu;
         let mut runner = Runner::new(gpu, true)?;
         let mut told = Told::default();
-        if let ([call], Some(cue)) = (&self.calls[..], self.conditioning.cues.first()) {
-            self.condition(&mut runner, call, cue)?;
-            told.cue = Some(cue);
+        if let (Some(manner), Some(cue)) = (self.manners.first(), self.conditioning.cues.first()) {
+            let form = self.form(*manner);
+            if let [call] = &form.calls[..] {
+                self.tell(&mut runner, form, call, cue, &mut told)?;
+            }
         }
         self.bring_times(&mut runner, 0, &mut told)?;
         self.planes.bring(gpu, samples)?;
@@ -322,7 +270,7 @@ impl<'a> Denoiser<'a> {
                 let noise: Vec<f32> = pairs.flat_map(draw).collect();
                 gpu.upload(&self.planes.noise, bytemuck::cast_slice(&noise))?;
             }
-            self.step(&mut runner, k, &mut told, observer)?;
+            tally.multiply_adds += self.step(&mut runner, k, &mut told, observer)?;
             if traced {
                 runner.finish()?;
                 let prediction = self.read(Read::Prediction)?;
@@ -392,16 +340,45 @@ impl<'a> Denoiser<'a> {
         }
     }
 
+    /// How a step of that manner is taken.
+    fn form(&self, manner: Manner) -> &Form {
+        let place = self.forms.iter().position(|f| f.guided == manner.guided);
+        &self.forms[place.unwrap_or(0)]
+    }
+
+    /// Tells the UNet a form's only call, unless it was told so last.
+    fn tell<'t>(
+        &'t self,
+        runner: &mut Runner,
+        form: &Form,
+        call: &Call,
+        cue: &'t Cue,
+        told: &mut Told<'t>,
+    ) -> Result<()> {
+        let news = Some((form.guided, cue));
+        if told.cue != news {
+            let passes = &self.passes[form.passes];
+            for pass in [&passes.whole].into_iter().chain(&passes.shallow) {
+                self.condition(runner, pass, call, cue)?;
+            }
+            told.cue = news;
+        }
+        Ok(())
+    }
+
     /// Writes a call's texts to the UNet's inputs, for what is submitted from now on,
     /// and runs what follows from them alone: the keys and values of every
     /// cross-attention. In SDXL that is about 0.4 % of a step's work.
-    fn condition(&self, runner: &mut Runner, call: &Call, cue: &Cue) -> Result<()> {
+    fn condition(&self, runner: &mut Runner, pass: &Pass, call: &Call, cue: &Cue) -> Result<()> {
+        if pass.unet.input(CONTEXT).is_none() {
+            return Ok(());
+        }
         let prompts = call.sides.iter().map(|side| self.prompt(*side, cue));
         let embeds: Vec<f32> = prompts
             .flat_map(|prompt| prompt.embeds.repeat(self.pictures))
             .collect();
-        self.unet.write(&self.pipeline.gpu, CONTEXT, &embeds)?;
-        runner.run(|_| {}, &[self.unet.once()], &|| false)
+        pass.unet.write(&self.pipeline.gpu, CONTEXT, &embeds)?;
+        runner.run(|_| {}, &[pass.unet.once()], &|| false)
     }
 
     /// What `side` is told at `cue`.
@@ -422,8 +399,7 @@ impl<'a> Denoiser<'a> {
         let mut moments = Vec::new();
         for k in steps.clone() {
             let cue = &self.conditioning.cues[k];
-            let sides = self.calls.iter().flat_map(|call| &call.sides);
-            moments.extend(sides.map(|side| Moment {
+            moments.extend(self.sides.iter().map(|side| Moment {
                 timestep: self.leg.steps[k].timestep,
                 prompt: self.prompt(*side, cue),
             }));
@@ -433,52 +409,65 @@ impl<'a> Denoiser<'a> {
         Ok(())
     }
 
-    /// Takes step `k`. `told` is what the UNet was told last.
+    /// Takes step `k`. `told` is what the UNet was told last. Gives the multiply-adds of
+    /// its UNet calls.
     fn step<'t>(
         &'t self,
         runner: &mut Runner,
         k: usize,
         told: &mut Told<'t>,
         observer: &Observer<'_>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let cue = &self.conditioning.cues[k];
         let cancelled = || observer.cancel.is_cancelled();
         let step = &self.leg.steps[k];
+        let manner = self.manners[k];
+        let form = self.form(manner);
+        let passes = &self.passes[form.passes];
+        let pass = passes.of(manner.shallow);
+        let work = form.calls.len() as u64 * pass.multiply_adds;
         self.bring_times(runner, k, told)?;
         let numbers = |encoder: &mut wgpu::CommandEncoder, call: &Call| {
             let (from, to) = (self.table.raw(), self.step.raw());
             encoder.copy_buffer_to_buffer(from, k as u64 * STEP_BYTES, to, 0, STEP_BYTES);
             let sides = call.first..call.first + call.sides.len();
-            self.times.copy(encoder, k, sides, &self.time);
+            self.times.copy(encoder, k, sides, &pass.time);
         };
         let mut last: Vec<&Program> = Vec::with_capacity(2);
         if step.draws_noise {
             last.push(&self.planes.import_noise);
         }
-        last.push(&self.after[usize::from(is_thresholded(step))]);
-        if let [call] = &self.calls[..] {
-            if told.cue != Some(cue) {
-                self.condition(runner, call, cue)?;
-                told.cue = Some(cue);
-            }
-            let programs = [&[&self.before, self.unet.step()][..], &last].concat();
-            return runner.run(|e| numbers(e, call), &programs, &cancelled);
-        }
-        let out = &self.unet.output(0).view;
-        for call in &self.calls {
-            self.condition(runner, call, cue)?;
-            let programs = [&self.before, self.unet.step()];
+        last.push(form.after(manner.shallow, is_thresholded(step)));
+        if let [call] = &form.calls[..] {
+            self.tell(runner, form, call, cue, told)?;
+            let programs = [&[&pass.before, pass.unet.step()][..], &last].concat();
             runner.run(|e| numbers(e, call), &programs, &cancelled)?;
-            if let Some(keep) = &call.keep {
-                let copy = |encoder: &mut wgpu::CommandEncoder| {
-                    let from = out.buffer.raw();
-                    let to = keep.view.buffer.raw();
-                    encoder.copy_buffer_to_buffer(from, out.offset, to, 0, out.size);
-                };
-                runner.run(copy, &[], &cancelled)?;
-            }
+            return Ok(work);
         }
-        runner.run(|_| {}, &last, &cancelled)
+        told.cue = None;
+        for call in &form.calls {
+            self.condition(runner, pass, call, cue)?;
+            let feature = passes.feature().zip(call.feature.as_ref());
+            let before = |encoder: &mut wgpu::CommandEncoder| {
+                numbers(encoder, call);
+                if let (Some((feature, kept)), true) = (feature, manner.shallow) {
+                    copy(encoder, kept, &feature.view);
+                }
+            };
+            let programs = [&pass.before, pass.unet.step()];
+            runner.run(before, &programs, &cancelled)?;
+            let keep = |encoder: &mut wgpu::CommandEncoder| {
+                if let Some(keep) = &call.keep {
+                    copy(encoder, &pass.output().view, &keep.view);
+                }
+                if let (Some((feature, kept)), false) = (feature, manner.shallow) {
+                    copy(encoder, &feature.view, kept);
+                }
+            };
+            runner.run(keep, &[], &cancelled)?;
+        }
+        runner.run(|_| {}, &last, &cancelled)?;
+        Ok(work)
     }
 
     /// One of the loop's tensors as planes `[pictures, c, h, w]`, once all has run.
@@ -506,18 +495,7 @@ impl Progress<'_, '_> {
     }
 }
 
-/// The UNet calls of a step: one for all, or one each.
-fn calls(conditioning: &Conditioning, batched: bool) -> Vec<Call> {
-    let negative = conditioning.guided().then_some(Side::Negative);
-    let positive = (0..conditioning.weights.len()).map(Side::Positive);
-    let sides: Vec<Side> = negative.into_iter().chain(positive).collect();
-    let call = |(first, sides): (usize, &[Side])| Call {
-        sides: sides.to_vec(),
-        first,
-        keep: None,
-    };
-    match batched {
-        true => vec![call((0, &sides))],
-        false => sides.chunks(1).enumerate().map(call).collect(),
-    }
+fn copy(encoder: &mut wgpu::CommandEncoder, from: &View, to: &View) {
+    let (source, target) = (from.buffer.raw(), to.buffer.raw());
+    encoder.copy_buffer_to_buffer(source, from.offset, target, to.offset, from.size);
 }

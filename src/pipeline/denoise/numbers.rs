@@ -14,13 +14,17 @@ pub(super) fn is_thresholded(step: &Step) -> bool {
     matches!(first, Some(Bound::Threshold { .. }))
 }
 
+/// Whether guidance is on at step `k`: it may be off at either end of the whole way.
+pub(super) fn is_guided(leg: &Leg, k: usize, request: &Request) -> bool {
+    let place = (leg.first + k) as f64 / leg.grid.timesteps.len().max(1) as f64;
+    (request.guidance_start..=request.guidance_end).contains(&place)
+}
+
 /// The numbers of step `k` as the kernels read them; `scale` is that of guidance.
 pub(super) fn step_values(leg: &Leg, k: usize, request: &Request, scale: f64) -> StepValues {
     let step = &leg.steps[k];
     let kept = leg.put_back(k);
-    // Where in the whole way the step lies: guidance may be off at either end.
-    let place = (leg.first + k) as f64 / leg.grid.timesteps.len().max(1) as f64;
-    let guided = (request.guidance_start..=request.guidance_end).contains(&place);
+    let guided = is_guided(leg, k, request);
     let mut values = StepValues {
         input_scale: step.input_scale,
         guidance_scale: if guided { scale as f32 } else { 1.0 },

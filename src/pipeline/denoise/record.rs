@@ -39,6 +39,7 @@ pub(in crate::pipeline) struct Tally {
     pub(super) busy: Option<f64>,
     pub(super) buffers: u64,
     pub(super) pipelines: u64,
+    pub(super) multiply_adds: u64,
 }
 
 impl Default for Tally {
@@ -48,6 +49,7 @@ impl Default for Tally {
             busy: Some(0.0),
             buffers: 0,
             pipelines: 0,
+            multiply_adds: 0,
         }
     }
 }
@@ -61,6 +63,7 @@ impl Tally {
                 .map(|busy| busy / self.wall),
             loop_buffers_created: self.buffers,
             loop_pipelines_created: self.pipelines,
+            unet_multiply_adds: self.multiply_adds,
         }
     }
 }

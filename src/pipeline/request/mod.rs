@@ -34,6 +34,8 @@ pub const STEPS: std::ops::RangeInclusive<usize> = 1..=1000;
 pub const SAMPLES: std::ops::RangeInclusive<usize> = 1..=64;
 /// How many layers before the second to last may be skipped.
 pub const CLIP_SKIP: std::ops::RangeInclusive<usize> = 0..=10;
+/// How often the whole UNet may be asked to run: every step, or every so many.
+pub const CACHE_INTERVAL: std::ops::RangeInclusive<usize> = 1..=20;
 /// As a seed, asks for one to be drawn.
 pub const DRAWN_SEED: i128 = -1;
 /// Largest guidance scale.
@@ -127,6 +129,9 @@ pub struct Request {
     pub guidance_rescale: f64,
     pub guidance_start: f64,
     pub guidance_end: f64,
+    /// Steps from one that runs the whole UNet to the next; between them its shallow
+    /// layers reuse what the deep ones made (DeepCache). Calls of the UNet count as steps.
+    pub cache_interval: usize,
     /// Of the first picture; at most `2^64 − samples`.
     pub seed: u64,
     pub rng: Rng,
@@ -243,6 +248,7 @@ impl Request {
             guidance_rescale: share("guidance_rescale", raw.guidance_rescale, 0.0)?,
             guidance_start: interval[0],
             guidance_end: interval[1],
+            cache_interval: count("cache_interval", raw.cache_interval, 1, CACHE_INTERVAL)?,
             seed: seed(raw.seed.unwrap_or(DRAWN_SEED), samples)?,
             rng: match raw.rng.as_deref() {
                 Some(name) => name.parse()?,
@@ -303,6 +309,7 @@ impl Request {
             guidance_rescale: Some(self.guidance_rescale),
             guidance_start: Some(self.guidance_start),
             guidance_end: Some(self.guidance_end),
+            cache_interval: (self.cache_interval != 1).then_some(self.cache_interval as i64),
             seed: Some(seed.into()),
             rng: Some(self.rng.name().into()),
             samples: Some(1),

@@ -48,6 +48,8 @@ pub struct RawRequest {
     /// Shares of the way between which guidance is on.
     pub guidance_start: Option<f64>,
     pub guidance_end: Option<f64>,
+    /// Every so many steps the whole UNet runs, else its shallow layers alone.
+    pub cache_interval: Option<i64>,
     /// In the range of `torch.Generator.manual_seed`, -2^63 to 2^64 - 1; -1 draws one.
     #[serde(deserialize_with = "wide")]
     pub seed: Option<i128>,

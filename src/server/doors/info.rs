@@ -56,6 +56,7 @@ struct StyleName {
 struct InfoLimits {
     steps: [usize; 2],
     samples: [usize; 2],
+    cache_interval: [usize; 2],
     guidance_scale: [f64; 2],
     strength: [f64; 2],
     side: [usize; 2],
@@ -113,6 +114,7 @@ async fn info(State(service): State<Service>) -> Result<Json<Info>, Failure> {
         limits: InfoLimits {
             steps: [1, limits.max_steps],
             samples: [1, limits.max_samples],
+            cache_interval: [1, limits.max_cache_interval],
             guidance_scale: [0.0, GUIDANCE_MOST],
             strength: [0.01, 1.0],
             side: [*SIZES.start(), *SIZES.end()],

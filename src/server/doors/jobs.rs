@@ -80,6 +80,11 @@ pub struct JobRequest {
     #[serde(default)]
     #[schema(value_type = Option<f64>)]
     guidance_rescale: Option<Number>,
+    /// Steps from one that runs the whole UNet to the next: above 1 faster, and another
+    /// picture; as far as the operator allows.
+    #[serde(default)]
+    #[schema(value_type = Option<i64>, minimum = 1, default = 1)]
+    cache_interval: Option<Integer>,
     /// How much of a picture is drawn anew.
     #[serde(default)]
     #[schema(value_type = Option<f64>)]
@@ -192,6 +197,7 @@ impl JobRequest {
                 steps: whole(self.num_inference_steps),
                 guidance_scale: number(self.guidance_scale),
                 guidance_rescale: number(self.guidance_rescale),
+                cache_interval: whole(self.cache_interval),
                 strength: number(self.strength),
                 high_noise_fraction: number(self.high_noise_fraction),
                 refiner_strength: number(self.refiner_strength),

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 /// Pairs that are read, and that say nothing of the pixels: hashes and labels, guidance
 /// of models that are not SDXL, and what the prompt says already.
-const READ: [&str; 33] = [
+const READ: [&str; 34] = [
     "Steps",
     "Sampler",
     "Schedule type",
@@ -21,6 +21,7 @@ const READ: [&str; 33] = [
     "Discard penultimate sigma",
     "CFG scale",
     "CFG Rescale phi",
+    "Cache interval",
     "Seed",
     "Size",
     "RNG",
@@ -112,6 +113,7 @@ pub(super) fn read(parameters: &Parameters, given: &RawRequest, start: Start) ->
         steps: text.number("Steps"),
         guidance_scale: text.number("CFG scale"),
         guidance_rescale: text.number("CFG Rescale phi"),
+        cache_interval: text.number("Cache interval"),
         seed: text.number("Seed"),
         rng: Some(text.rng().into()),
         width,

@@ -19,6 +19,7 @@ const NAMES: &[(Field, &str)] = &[
     (Field::SchedulerOptions, "Schedule type"),
     (Field::GuidanceScale, "CFG scale"),
     (Field::GuidanceRescale, "CFG Rescale phi"),
+    (Field::CacheInterval, "Cache interval"),
     (Field::Seed, "Seed"),
     (Field::Rng, "RNG"),
     (Field::Width, "width in the Size"),
