@@ -135,7 +135,7 @@ fn between_whole_steps_only_the_shallow_layers_run() {
             },
             [4 + 1, 2 + 1],
         ),
-        // Another text after two steps, and at every step.
+        // Another text after three steps; and a, a, b, a, b.
         (
             RawRequest {
                 prompt: Some("a [red:blue:2] circle".into()),
@@ -148,7 +148,7 @@ fn between_whole_steps_only_the_shallow_layers_run() {
                 prompt: Some("a [red|blue] circle".into()),
                 ..every(3, 5)
             },
-            [10, 0],
+            [8, 2],
         ),
         // Calls count: a corrector's may be shallow.
         (
