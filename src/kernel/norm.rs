@@ -103,9 +103,16 @@ pub(super) fn apply_key(mode: Mode, storage: Storage, out: Storage) -> PipelineK
     key::<ApplyParams>("group_norm_apply", storage.defines_to(out), wg, APPLY)
 }
 
-pub(super) fn layer_key(mode: Mode, storage: Storage) -> PipelineKey {
-    key::<LayerParams>("layer_norm", mode.row_defines(storage), vec![], LAYER)
+pub(super) fn layer_key(mode: Mode, storage: Storage, rows: usize) -> PipelineKey {
+    let mut defines = mode.row_defines(storage);
+    if !mode.direct {
+        defines.push(("ROWS".into(), rows.to_string()));
+    }
+    key::<LayerParams>("layer_norm", defines, vec![], LAYER)
 }
+
+/// Rows of a workgroup of the layer norm, fewer where registers are few.
+pub(super) const LAYER_ROWS: [usize; 2] = [4, 2];
 
 pub(super) fn softmax_key(mode: Mode) -> PipelineKey {
     key::<SoftmaxParams>("softmax", mode.row_defines(Storage::F32), vec![], SOFTMAX)
@@ -397,6 +404,7 @@ pub fn layer_norm(
     let fit = limit / x.row_bytes().max(y.row_bytes());
     let step = (fit as usize).clamp(1, x.rows());
     let padded = (x.c4() as u64).saturating_mul(16);
+    let together = LAYER_ROWS[usize::from(gpu.capabilities().few_registers)];
     let band = |first: usize| {
         let rows = step.min(x.rows() - first);
         let (x_operand, x_offset) = x.row_operand("x", first..first + rows, alignment)?;
@@ -408,7 +416,7 @@ pub fn layer_norm(
             y_operand,
         ];
         Dispatch::new(
-            layer_key(mode, x.storage),
+            layer_key(mode, x.storage, together),
             operands,
             LayerParams {
                 rows: rows as u32,
@@ -419,7 +427,11 @@ pub fn layer_norm(
                 y_offset,
                 eps,
             },
-            mode.row_grid(rows),
+            mode.row_grid(if mode.direct {
+                rows
+            } else {
+                rows.div_ceil(together)
+            }),
             Work {
                 flops: rows * x.c * 8,
                 bytes: rows * (x.row_bytes() + y.row_bytes()) as usize,

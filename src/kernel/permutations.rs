@@ -34,10 +34,10 @@ pub fn permutations() -> Vec<PipelineKey> {
                 let variants = attention::Variant::all().into_iter();
                 all.extend(variants.filter_map(|v| v.key(storage, masked)));
             }
+            all.extend(norm::LAYER_ROWS.map(|rows| norm::layer_key(mode, storage, rows)));
             all.extend([
                 norm::stats_key(mode, storage),
                 norm::apply_key(mode, storage, storage),
-                norm::layer_key(mode, storage),
                 map::pipeline_key(mode, storage),
                 latent::input_key(mode, storage),
                 latent::guidance_key(mode, storage),
