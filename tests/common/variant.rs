@@ -36,6 +36,13 @@ pub fn embedded_guidance(folder: &Path) {
     set(folder, "scheduler/scheduler_config.json", &scheduler);
 }
 
+/// Makes `folder` a model whose VAE says that f16 would not do.
+pub fn upcast(folder: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    copy(&root.join("models/demo/base"), folder);
+    set(folder, "vae/config.json", &[("force_upcast", json!(true))]);
+}
+
 /// Makes `folder` a model that was trained over noise levels: another scheduler's file,
 /// and keys of the VAE's changed.
 pub fn edm(folder: &Path, scheduler: &Value, vae: &Value) {
