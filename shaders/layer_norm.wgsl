@@ -11,6 +11,9 @@
 //
 // With one row a workgroup it did 904 GB/s in the UNet on an NVIDIA H200 (docs/gpu.md),
 // of 4147: gamma and beta were two thirds of what it read. Four rows were not run there.
+// By Mesa 26.1.6's compilers, f16, four rows, 2026-11-26: RDNA3 navi31 108 registers,
+// inverse throughput 1407 (3461 where f16 values were bounded too); GA102 (NVK) 144
+// registers. DG2 spills 50 with four rows and none with two, which it is given.
 
 #import storage
 #import reduce
@@ -50,6 +53,25 @@ fn value(base: u32, i: u32) -> vec4<f32> {
 
 #ifdef WIDE
 const KEPT: u32 = 5u * LANES;
+
+// What a lane keeps of a row: f16 as it is, in half the registers, else the scaled
+// values.
+#ifdef F16
+fn keep(x: Act) -> Act {
+    return x;
+}
+fn kept(x: Act) -> vec4<f32> {
+    return scaled(widen(x));
+}
+#else
+fn keep(x: Act) -> Act {
+    return scaled(x);
+}
+fn kept(x: Act) -> vec4<f32> {
+    return x;
+}
+#endif
+
 var<workgroup> meeting_rows: array<vec4<f32>, 64>;
 var<workgroup> eighth_rows: array<vec4<f32>, 8>;
 
@@ -89,13 +111,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
 #repeat i 5
     let i${i} = lane + ${i}u * LANES;
 #repeat r ${ROWS}
-    let x${r}_${i} = x[base${r} + min(i${i}, c4 - 1u)];
+    let x${r}_${i} = keep(x[base${r} + min(i${i}, c4 - 1u)]);
 #end
 #end
     var sums = vec4(0.0);
 #repeat r ${ROWS}
 #repeat i 5
-    sums[${r}] += difference(scaled(widen(x${r}_${i})), i${i}, shifts[${r}]);
+    sums[${r}] += difference(kept(x${r}_${i}), i${i}, shifts[${r}]);
 #end
 #end
     for (var i = lane + KEPT; i < c4; i += LANES) {
@@ -107,7 +129,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     var squares = vec4(0.0);
 #repeat r ${ROWS}
 #repeat i 5
-    squares[${r}] += square(scaled(widen(x${r}_${i})), i${i}, means[${r}]);
+    squares[${r}] += square(kept(x${r}_${i}), i${i}, means[${r}]);
 #end
 #end
     for (var i = lane + KEPT; i < c4; i += LANES) {
@@ -122,7 +144,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
         let term = beta[i${i}];
 #repeat r ${ROWS}
         if first + ${r}u < p.rows {
-            let v = (scaled(widen(x${r}_${i})) - means[${r}]) * rstd[${r}];
+            let v = (kept(x${r}_${i}) - means[${r}]) * rstd[${r}];
             y[p.y_offset + (first + ${r}u) * p.y_pitch + i${i}] = narrow(v * factor + term);
         }
 #end
