@@ -140,16 +140,15 @@ mod tests {
         assert_eq!(placed(g), [None, None]);
     }
 
-    /// The same product on both sides lies in one of them.
+    /// It cannot lie in two places, and a copy within one buffer cannot be bound.
     #[test]
-    fn twice_the_same_is_copied_once() {
+    fn what_stands_on_both_sides_is_copied() {
         let mut g = Graph::new();
         let x = g.input("x", [1, 9, 1, 16]);
         let y = linear(&mut g, "y", x, 16);
         let both = g.concat(y, y);
         let z = linear(&mut g, "z", both, 8);
         g.output(z);
-        // A copy within one buffer cannot be bound.
         assert_eq!(placed(g), [None, None]);
     }
 }
