@@ -23,7 +23,7 @@ use calotype::kernel::{
     Activation, Context, Dispatch, Mode, Program, Storage, Tensor, View, attention, latent, layout,
     map, norm, permutations, product, sinusoid,
 };
-use calotype::pipeline::bench::cpu_seconds;
+use calotype::gpu::processor_seconds;
 use cases::{Case, Op, Work, cases};
 use clap::Parser;
 use std::sync::Arc;
@@ -461,9 +461,9 @@ fn compile(options: &Options, gpu: &Arc<Gpu>) -> Result<()> {
         if !wanted || f16 && !gpu.capabilities().shader_f16 {
             continue;
         }
-        let before = cpu_seconds().unwrap_or_default();
+        let before = processor_seconds().unwrap_or_default();
         Program::new(gpu, vec![tiny(gpu, key)?])?.run(gpu)?;
-        let seconds = cpu_seconds().unwrap_or_default() - before;
+        let seconds = processor_seconds().unwrap_or_default() - before;
         total += seconds;
         println!("{seconds:>12.2}  {label}");
     }

@@ -38,6 +38,8 @@ pub struct Capabilities {
     pub max_workgroup_storage: u32,
     /// Sides of the square matrices that it multiplies, f16 operands and f32 sums.
     pub matrices: Vec<u32>,
+    /// Every cooperative matrix product that it offers.
+    pub all_matrices: Vec<wgpu::wgt::CooperativeMatrixProperties>,
     /// Its matrices are loaded from arrays of scalars only: Metal's.
     pub scalar_matrices: bool,
     /// Intel's: 128 registers a thread, at 8 invocations for f32 at the least.
@@ -62,6 +64,10 @@ impl Capabilities {
         }
         let info = adapter.get_info();
         let limits = adapter.limits();
+        let all_matrices = match features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            true => adapter.cooperative_matrix_properties(),
+            false => Vec::new(),
+        };
         Self {
             features,
             is_cpu: info.device_type == DeviceType::Cpu,
@@ -81,10 +87,8 @@ impl Capabilities {
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
-            matrices: match features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-                true => square_matrices(&adapter.cooperative_matrix_properties()),
-                false => Vec::new(),
-            },
+            matrices: square_matrices(&all_matrices),
+            all_matrices,
             few_registers: info.vendor == 0x8086,
             scalar_matrices: info.backend == wgpu::Backend::Metal,
             subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],

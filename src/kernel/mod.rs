@@ -10,6 +10,7 @@
 //! once at load (see [`product::Layout`]).
 
 pub mod attention;
+mod clock;
 mod context;
 pub mod finite;
 pub mod latent;
@@ -26,6 +27,7 @@ mod tensor;
 mod trust;
 mod tuning;
 
+pub use clock::{Clock, Sample};
 pub use context::Context;
 pub use permutations::permutations;
 pub use program::{Dispatch, Program};

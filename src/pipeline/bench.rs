@@ -2,7 +2,7 @@
 
 use super::{Observer, Pipeline};
 use crate::checkpoint::Part;
-use crate::gpu::Timestamps;
+use crate::gpu::{Timestamps, processor_seconds};
 use crate::graph::{Executor, Runner};
 use crate::model::DeviceWeights;
 use crate::model::unet;
@@ -89,14 +89,14 @@ impl Pipeline {
         runner.busy_seconds()?;
         let (mut wall, mut device, mut cpu) = (f64::MAX, None, None);
         for _ in 0..repetitions.max(1) {
-            let (start, cpu_start) = (Instant::now(), cpu_seconds());
+            let (start, cpu_start) = (Instant::now(), processor_seconds());
             runner.run(|_| {}, &[unet.step()], &cancelled)?;
             runner.finish()?;
             let took = start.elapsed().as_secs_f64();
             let busy = runner.busy_seconds()?;
             if took < wall {
                 wall = took;
-                cpu = cpu_start.zip(cpu_seconds()).map(|(a, b)| b - a);
+                cpu = cpu_start.zip(processor_seconds()).map(|(a, b)| b - a);
                 device = busy;
             }
         }
@@ -174,25 +174,4 @@ impl Pipeline {
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(rows)
     }
-}
-
-/// Processor time of this process so far, user and system.
-#[cfg(unix)]
-pub fn cpu_seconds() -> Option<f64> {
-    // SAFETY: a zeroed rusage is a valid value, and getrusage only writes to it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        if libc::getrusage(libc::RUSAGE_SELF, &mut usage) != 0 {
-            return None;
-        }
-        usage
-    };
-    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 * 1e-6;
-    Some(seconds(usage.ru_utime) + seconds(usage.ru_stime))
-}
-
-/// Processor time of this process so far; not known here.
-#[cfg(not(unix))]
-pub fn cpu_seconds() -> Option<f64> {
-    None
 }

@@ -3,10 +3,9 @@
 
 use super::Entry;
 use crate::Result;
-use crate::gpu::{Gpu, Timestamps};
-use crate::kernel::{Context, Program, Storage, View, attention, product};
+use crate::gpu::Gpu;
+use crate::kernel::{Clock, Context, Program, Storage, View, attention, product};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// The variants that were tried, fastest first, with the seconds of one call.
 pub type Ranking = Vec<(String, f64)>;
@@ -47,25 +46,11 @@ impl Shape {
     }
 }
 
-/// Seconds that the timed dispatches of a candidate should take.
-const SPAN: f64 = 2e-3;
-
-/// Dispatches of a candidate at the most.
-const MOST: usize = 64;
-
 /// Repetitions of a candidate, of which the median counts.
 const REPETITIONS: usize = 3;
 
 /// A candidate that takes this many times the best so far is not repeated.
 const HOPELESS: f64 = 1.3;
-
-/// How long the device is kept busy before it is timed, where it was idle for longer than
-/// [`IDLE`]: an idle one runs at a fraction of its clock (an H200 at a sixth, which it
-/// falls to while kernels are compiled; 200 ms were too few there).
-const WARM_UP: Duration = Duration::from_millis(700);
-
-/// Less than the time in which a device lowers its clock.
-const IDLE: Duration = Duration::from_millis(50);
 
 /// A buffer of small random numbers: zeros would run faster than anything real.
 pub(in crate::kernel) fn noise(gpu: &Gpu, storage: Storage, bytes: u64) -> Result<View> {
@@ -85,94 +70,36 @@ pub(in crate::kernel) fn noise(gpu: &Gpu, storage: Storage, bytes: u64) -> Resul
     Ok(View::whole(&buffer))
 }
 
-/// Times programs on a device.
-struct Clock {
-    gpu: Arc<Gpu>,
-    timestamps: Option<Timestamps>,
-    /// When the device was last busy.
-    busy: Option<Instant>,
-}
-
-impl Clock {
-    /// Keeps the device busy until its clock is up.
-    fn warm(&mut self, program: &Program) -> Result<()> {
-        if self.busy.is_some_and(|at| at.elapsed() < IDLE) {
-            return Ok(());
-        }
-        let start = Instant::now();
-        let once = self.pass(program, 1)?;
-        let count = ((SPAN / once.max(1e-7)) as usize).clamp(1, MOST);
-        while start.elapsed() < WARM_UP {
-            self.pass(program, count)?;
-        }
-        Ok(())
-    }
-
-    /// Seconds of `program`, run `count` times in one pass.
-    fn pass(&mut self, program: &Program, count: usize) -> Result<f64> {
-        let gpu = &self.gpu;
-        let start = Instant::now();
-        let mut encoder = gpu.device().create_command_encoder(&Default::default());
-        if let Some(timestamps) = &mut self.timestamps {
-            timestamps.reset();
-        }
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                label: None,
-                timestamp_writes: self.timestamps.as_mut().and_then(Timestamps::next),
-            });
-            for _ in 0..count {
-                program.record(&mut pass, 0..program.len());
-            }
-        }
-        gpu.queue().submit([encoder.finish()]);
-        gpu.wait()?;
-        let wall = start.elapsed().as_secs_f64();
-        self.busy = Some(Instant::now());
-        let seconds = match &self.timestamps {
-            Some(timestamps) => timestamps.seconds(gpu)?.first().copied().unwrap_or(wall),
-            None => wall,
-        };
-        Ok(seconds / count as f64)
-    }
-
-    /// Median seconds; fewer repetitions where it is far slower than `best`.
-    fn time(&mut self, program: &Program, best: f64) -> Result<f64> {
-        self.pass(program, 1)?;
-        let once = self.pass(program, 1)?;
-        let count = ((SPAN / once.max(1e-7)) as usize).clamp(1, MOST);
-        let first = self.pass(program, count)?;
-        if first > HOPELESS * best {
-            return Ok(first);
-        }
-        let mut seconds = vec![first];
-        for _ in 1..REPETITIONS {
-            seconds.push(self.pass(program, count)?);
-        }
-        seconds.sort_by(f64::total_cmp);
-        Ok(seconds[seconds.len() / 2])
-    }
-}
-
 /// Measures shapes one after another.
 pub struct Measurement {
     context: Context,
     clock: Clock,
 }
 
+/// Median seconds; fewer repetitions where it is far slower than `best`.
+fn time(clock: &mut Clock, program: &Program, best: f64) -> Result<f64> {
+    let programs = &[program];
+    clock.pass(programs, 1)?;
+    let count = clock.count(programs)?;
+    let first = clock.pass(programs, count)?.seconds;
+    if first > HOPELESS * best {
+        return Ok(first);
+    }
+    let mut seconds = vec![first];
+    for _ in 1..REPETITIONS {
+        seconds.push(clock.pass(programs, count)?.seconds);
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
+}
+
 impl Measurement {
     /// # Errors
     /// Out of memory.
     pub fn new(context: &Context) -> Result<Self> {
-        let gpu = context.gpu.clone();
-        let timestamps = Timestamps::new(&gpu, 1)?;
         Ok(Self {
             context: context.clone(),
-            clock: Clock {
-                gpu,
-                timestamps,
-                busy: None,
-            },
+            clock: Clock::new(&context.gpu)?,
         })
     }
 
@@ -188,7 +115,7 @@ impl Measurement {
         let (mut ranking, mut best) = (Ranking::new(), f64::MAX);
         for (variant, program) in programs {
             self.clock.warm(&program)?;
-            let seconds = self.clock.time(&program, best)?;
+            let seconds = time(&mut self.clock, &program, best)?;
             best = best.min(seconds);
             ranking.push((variant, seconds));
         }

@@ -1,0 +1,94 @@
+//! From something that can be timed to a row of samples.
+
+use super::report::{Row, Subject, TimedBy, Work};
+use crate::kernel::Sample;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+/// Samples of a row where nobody says how many.
+pub const REPETITIONS: usize = 9;
+
+/// Samples of a row at the least.
+pub const LEAST: usize = 5;
+
+/// Something that can be timed again and again, with all that it needs on the device.
+pub trait Timed {
+    /// Seconds of one call.
+    ///
+    /// # Errors
+    /// What goes wrong on the device.
+    fn sample(&mut self) -> Result<Sample>;
+
+    /// Whose time [`Sample::seconds`] is.
+    fn timed_by(&self) -> TimedBy;
+
+    /// The relative error of the result, where it is known.
+    fn error(&self) -> Option<f64> {
+        None
+    }
+
+    /// Bytes that it holds on the device, where they are known.
+    fn device_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+type Prepare<'a> = Box<dyn Fn() -> Result<Box<dyn Timed + 'a>> + 'a>;
+
+/// What will be timed: nothing of it is on the device yet.
+pub struct Plan<'a> {
+    pub subject: Subject,
+    pub work: Work,
+    pub figures: BTreeMap<String, f64>,
+    /// Puts it on the device, each time in other buffers.
+    pub prepare: Prepare<'a>,
+}
+
+/// How samples are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// Samples of a row.
+    pub repetitions: usize,
+    /// Processor time in place of the device's.
+    pub by_processor: bool,
+}
+
+impl Manner {
+    /// The time that counts.
+    pub fn of(self, sample: Sample) -> f64 {
+        match sample.processor {
+            Some(seconds) if self.by_processor => seconds,
+            _ => sample.seconds,
+        }
+    }
+}
+
+/// Times a plan: one call to warm up, then the samples.
+///
+/// # Errors
+/// What goes wrong on the device; [`Error::Cancelled`].
+pub fn measure(plan: &Plan<'_>, manner: Manner, cancelled: &dyn Fn() -> bool) -> Result<Row> {
+    let mut timed = (plan.prepare)()?;
+    timed.sample()?;
+    let mut samples = Vec::new();
+    for _ in 0..manner.repetitions {
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        samples.push(manner.of(timed.sample()?));
+    }
+    let timed_by = match manner.by_processor {
+        true => TimedBy::Processor,
+        false => timed.timed_by(),
+    };
+    let row = Row::new(plan.subject.clone(), timed_by, samples);
+    let row = row.ok_or_else(|| Error::internal("bench", "no samples"))?;
+    Ok(Row {
+        warm_up: 1,
+        work: plan.work,
+        error: timed.error(),
+        device_bytes: timed.device_bytes(),
+        figures: plan.figures.clone(),
+        ..row
+    })
+}

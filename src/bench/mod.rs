@@ -1,0 +1,6 @@
+//! Measuring a device: its peaks, the kernels, the models, the service; and what the
+//! figures say. The command line prints what is found here.
+
+pub mod measure;
+pub mod report;
+pub mod statistics;
