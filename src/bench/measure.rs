@@ -1,9 +1,11 @@
 //! From something that can be timed to a row of samples.
 
 use super::report::{Row, Subject, TimedBy, Work};
-use crate::kernel::Sample;
+use crate::gpu::Gpu;
+use crate::kernel::{Clock, Program, Sample};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Samples of a row where nobody says how many.
 pub const REPETITIONS: usize = 9;
@@ -91,4 +93,56 @@ pub fn measure(plan: &Plan<'_>, manner: Manner, cancelled: &dyn Fn() -> bool) ->
         figures: plan.figures.clone(),
         ..row
     })
+}
+
+/// Programs that are run in turn, so that none finds its operands in a cache.
+pub struct Programs {
+    clock: Clock,
+    programs: Vec<Program>,
+    /// Calls that a program stands for.
+    calls: usize,
+    /// Runs of a sample; found at the first.
+    count: Option<usize>,
+}
+
+impl Programs {
+    /// # Errors
+    /// Out of memory.
+    pub fn new(gpu: &Arc<Gpu>, programs: Vec<Program>, calls: usize) -> Result<Self> {
+        Ok(Self {
+            clock: Clock::new(gpu)?,
+            programs,
+            calls: calls.max(1),
+            count: None,
+        })
+    }
+}
+
+impl Timed for Programs {
+    fn sample(&mut self) -> Result<Sample> {
+        let programs: Vec<&Program> = self.programs.iter().collect();
+        if let Some(first) = programs.first() {
+            self.clock.warm(first)?;
+        }
+        let count = match self.count {
+            Some(count) => count,
+            None => {
+                let found = self.clock.count(&programs)?;
+                *self.count.insert(found.next_multiple_of(programs.len().max(1)))
+            }
+        };
+        let all = self.clock.pass(&programs, count)?;
+        let each = |seconds: f64| seconds / self.calls as f64;
+        Ok(Sample {
+            seconds: each(all.seconds),
+            processor: all.processor.map(each),
+        })
+    }
+
+    fn timed_by(&self) -> TimedBy {
+        match self.clock.is_the_devices() {
+            true => TimedBy::Device,
+            false => TimedBy::Wall,
+        }
+    }
 }

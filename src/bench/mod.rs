@@ -2,5 +2,6 @@
 //! figures say. The command line prints what is found here.
 
 pub mod measure;
+pub mod peaks;
 pub mod report;
 pub mod statistics;

@@ -31,9 +31,10 @@ pub use clock::{Clock, Sample};
 pub use context::Context;
 pub use permutations::permutations;
 pub use program::{Dispatch, Program};
+pub use subgroup::subgroup_size;
 pub use tensor::{Storage, Tensor, View};
 pub use trust::Trust;
-pub use tuning::{Entry, Measured, Ranking, Shape, Tuning};
+pub use tuning::{Entry, Measured, Ranking, Shape, Tuning, noise};
 
 use program::Work;
 

@@ -23,7 +23,7 @@ pub(super) fn pipeline_key() -> PipelineKey {
 ///
 /// # Errors
 /// What goes wrong on the device.
-pub(super) fn subgroup_size(gpu: &Arc<Gpu>) -> Result<u32> {
+pub fn subgroup_size(gpu: &Arc<Gpu>) -> Result<u32> {
     let [smallest, largest] = gpu.capabilities().subgroup_size;
     if smallest == largest {
         return Ok(smallest);

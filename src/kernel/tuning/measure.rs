@@ -52,8 +52,12 @@ const REPETITIONS: usize = 3;
 /// A candidate that takes this many times the best so far is not repeated.
 const HOPELESS: f64 = 1.3;
 
-/// A buffer of small random numbers: zeros would run faster than anything real.
-pub(in crate::kernel) fn noise(gpu: &Gpu, storage: Storage, bytes: u64) -> Result<View> {
+/// `bytes` of random numbers between -0.5 and 0.5, stored as `storage`: zeros would run
+/// faster than anything real.
+///
+/// # Errors
+/// Out of memory.
+pub fn noise(gpu: &Gpu, storage: Storage, bytes: u64) -> Result<View> {
     let buffer = Arc::new(gpu.buffer("measurement", bytes.next_multiple_of(16))?);
     let value = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 - 0.5;
     let values: Vec<f32> = (0..1 << 18).map(value).collect();

@@ -2,8 +2,7 @@
 
 mod measure;
 
-pub(super) use measure::noise;
-pub use measure::{Measurement, Ranking, Shape};
+pub use measure::{Measurement, Ranking, Shape, noise};
 
 use super::product::Family;
 use super::{attention, product};

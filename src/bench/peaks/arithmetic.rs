@@ -1,0 +1,235 @@
+//! Multiply-adds, dot products of int8, cooperative matrices and reads of shared memory.
+
+use super::{LANES, STREAM, Way, dispatch, fastest, key, row, subject};
+use crate::bench::measure::Manner;
+use crate::bench::report::{Row, Work};
+use crate::gpu::{Gpu, PipelineKey};
+use crate::kernel::{Program, Storage, View, noise, subgroup_size};
+use crate::{Error, Result};
+use std::sync::Arc;
+use wgpu::wgt::{CooperativeMatrixProperties, CooperativeScalarType};
+
+/// Sums that go on side by side, so that none waits for the one before.
+const CHAINS: [u32; 3] = [4, 8, 16];
+
+/// Steps of a turn that the shaders write out.
+const STEPS: f64 = 4.0;
+
+/// Bytes of the operands: 16,384 numbers of four bytes, which caches hold.
+const BYTES: u64 = 64 << 10;
+
+/// A kind of arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    F32,
+    F16,
+    Int8,
+    Shared,
+    Matrix {
+        side: u32,
+        operands: &'static str,
+        sums: &'static str,
+    },
+}
+
+impl Kind {
+    fn name(self) -> String {
+        match self {
+            Kind::F32 => "f32".into(),
+            Kind::F16 => "f16".into(),
+            Kind::Int8 => "int8 dot product".into(),
+            Kind::Shared => "shared memory, read".into(),
+            Kind::Matrix {
+                side,
+                operands,
+                sums,
+            } => format!("matrix {side}x{side}x{side} {operands} to {sums}"),
+        }
+    }
+
+    fn ways(self, lanes: u32) -> Vec<Way> {
+        match self {
+            Kind::F32 => vector("f32"),
+            Kind::F16 => vector("f16"),
+            Kind::Int8 => CHAINS.map(dot).into(),
+            Kind::Shared => vec![shared()],
+            Kind::Matrix {
+                side,
+                operands,
+                sums,
+            } => [1, 4, 8]
+                .map(|chains| matrix(side, [operands, sums], chains, lanes))
+                .into(),
+        }
+    }
+
+    /// Those of `gpu`, and what it offers that WGSL has no words for.
+    fn all(gpu: &Gpu) -> (Vec<Self>, Vec<String>) {
+        let can = gpu.capabilities();
+        let mut kinds = vec![Kind::F32];
+        if can.shader_f16 {
+            kinds.push(Kind::F16);
+        }
+        kinds.extend([Kind::Int8, Kind::Shared]);
+        let mut others = Vec::new();
+        for offered in &can.all_matrices {
+            match matrix_kind(offered) {
+                Some(kind) if !kinds.contains(&kind) => kinds.push(kind),
+                Some(_) => {}
+                None => others.push(format!(
+                    "{}x{}x{} {:?} to {:?}",
+                    offered.m_size, offered.n_size, offered.k_size, offered.ab_type, offered.cr_type
+                )),
+            }
+        }
+        (kinds, others)
+    }
+}
+
+/// What WGSL can say: square matrices of 8 or 16 of f16 and f32.
+fn matrix_kind(m: &CooperativeMatrixProperties) -> Option<Kind> {
+    let name = |kind| match kind {
+        CooperativeScalarType::F16 => Some("f16"),
+        CooperativeScalarType::F32 => Some("f32"),
+        _ => None,
+    };
+    let square = m.m_size == m.n_size && m.n_size == m.k_size;
+    (square && [8, 16].contains(&m.m_size)).then_some(Kind::Matrix {
+        side: m.m_size,
+        operands: name(m.ab_type)?,
+        sums: name(m.cr_type)?,
+    })
+}
+
+fn of(operations: f64) -> Work {
+    Work {
+        operations: Some(operations),
+        bytes: None,
+    }
+}
+
+fn numbers(chains: u32) -> Vec<(&'static str, String)> {
+    vec![("CHAINS", chains.to_string()), ("LANES", LANES.to_string())]
+}
+
+fn vector(scalar: &'static str) -> Vec<Way> {
+    let one = |chains: u32, fused: bool| {
+        let mut values = numbers(chains);
+        values.push(("T", scalar.into()));
+        let mut flags = vec![];
+        flags.extend(fused.then_some("FUSED"));
+        flags.extend((scalar == "f16").then_some("F16"));
+        Way {
+            key: key("peak_fma", &flags, &values, STREAM),
+            work: of(8.0 * STEPS * f64::from(chains * LANES)),
+            name: match fused {
+                true => format!("fma, {chains} sums"),
+                false => format!("product and sum, {chains} sums"),
+            },
+        }
+    };
+    let pairs = CHAINS.into_iter().flat_map(|c| [(c, true), (c, false)]);
+    pairs.map(|(chains, fused)| one(chains, fused)).collect()
+}
+
+fn dot(chains: u32) -> Way {
+    Way {
+        key: key("peak_dot", &[], &numbers(chains), STREAM),
+        work: of(8.0 * STEPS * f64::from(chains * LANES)),
+        name: format!("{chains} sums"),
+    }
+}
+
+fn shared() -> Way {
+    let values = [("LANES", LANES.to_string())];
+    Way {
+        key: key("peak_shared", &[], &values, STREAM),
+        work: Work {
+            operations: None,
+            bytes: Some(8.0 * 16.0 * f64::from(LANES)),
+        },
+        name: "8 reads a turn".into(),
+    }
+}
+
+fn matrix(side: u32, [operands, sums]: [&str; 2], chains: u32, lanes: u32) -> Way {
+    let mut values = numbers(chains);
+    values.push(("F", side.to_string()));
+    values.push(("T", operands.into()));
+    values.push(("S", sums.into()));
+    let mut flags = vec!["COOP"];
+    flags.extend((operands == "f16" || sums == "f16").then_some("F16"));
+    let one = 2.0 * f64::from(side).powi(3);
+    let subgroups = f64::from(LANES / lanes.max(1));
+    Way {
+        key: key("peak_matrix", &flags, &values, STREAM),
+        work: of(one * STEPS * f64::from(chains) * subgroups),
+        name: format!("{chains} sums"),
+    }
+}
+
+pub(super) fn permutations() -> Vec<PipelineKey> {
+    let mut kinds = vec![Kind::F32, Kind::F16, Kind::Int8, Kind::Shared];
+    for side in [8, 16] {
+        for (operands, sums) in [("f16", "f16"), ("f16", "f32"), ("f32", "f32")] {
+            kinds.push(Kind::Matrix {
+                side,
+                operands,
+                sums,
+            });
+        }
+    }
+    let ways = kinds.into_iter().flat_map(|kind| kind.ways(32));
+    ways.map(|way| way.key).collect()
+}
+
+pub(super) fn run(
+    gpu: &Arc<Gpu>,
+    manner: Manner,
+    cancelled: &dyn Fn() -> bool,
+    keep: &mut dyn FnMut(Row),
+) -> Result<()> {
+    let (kinds, others) = Kind::all(gpu);
+    let lanes = match gpu.capabilities().all_matrices.is_empty() {
+        true => 1,
+        false => subgroup_size(gpu)?,
+    };
+    // Enough for every unit of a large GPU; a few a thread of a CPU.
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let groups = match gpu.capabilities().is_cpu {
+        true => 8 * cores,
+        false => 4096,
+    };
+    for kind in kinds {
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let storage = match kind {
+            Kind::F16 => Storage::F16,
+            Kind::Matrix {
+                operands: "f16", ..
+            } => Storage::F16,
+            _ => Storage::F32,
+        };
+        let views: [View; 2] = [noise(gpu, storage, BYTES)?, noise(gpu, storage, BYTES)?];
+        let Some((way, turns)) = fastest(gpu, kind.ways(lanes), &views, groups)? else {
+            continue;
+        };
+        let all = |per: Option<f64>| per.map(|x| x * f64::from(turns) * groups as f64);
+        let work = Work {
+            operations: all(way.work.operations),
+            bytes: all(way.work.bytes),
+        };
+        let subject = subject(&kind.name(), Some(way.name.clone()));
+        let mut made = row(gpu, subject, work, manner, cancelled, || {
+            // SAFETY: every index is taken modulo what the views hold.
+            let one = unsafe { dispatch(&way.key, &views, groups, turns) };
+            Ok((vec![Program::new(gpu, vec![one])?], 1))
+        })?;
+        if matches!(kind, Kind::Matrix { .. }) && !others.is_empty() {
+            made.note = Some(format!("not in WGSL: {}", others.join(", ")));
+        }
+        keep(made);
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! What a device does at the most: arithmetic of every kind, memory, launches. Each peak
+//! is tried in several ways, of which the fastest counts.
+
+mod arithmetic;
+mod launch;
+mod memory;
+
+use super::measure::{Manner, Plan, Programs, measure};
+use super::report::{Row, Subject, Suite, Work};
+use crate::gpu::{Access, Gpu, PipelineKey, host_shareable};
+use crate::kernel::{Clock, Dispatch, Program, View};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+host_shareable! {
+    /// `Params` of `peak_params.wgsl`.
+    struct Params {
+        turns: u32,
+    }
+}
+
+/// Invocations of a workgroup.
+const LANES: u32 = 128;
+
+/// Every pipeline that peaks are measured with, for tests of their validity.
+pub fn permutations() -> Vec<PipelineKey> {
+    let mut all = arithmetic::permutations();
+    all.extend(memory::permutations());
+    all.push(launch::pipeline_key());
+    all
+}
+
+const STREAM: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
+
+/// The key of `shader`.
+fn key(
+    shader: &'static str,
+    flags: &[&str],
+    values: &[(&str, String)],
+    bindings: &'static [Access],
+) -> PipelineKey {
+    let flags = flags.iter().map(|name| (name.to_string(), String::new()));
+    let values = values.iter().map(|(name, v)| (name.to_string(), v.clone()));
+    crate::kernel::key::<Params>(shader, flags.chain(values).collect(), vec![], bindings)
+}
+
+/// One way to reach a peak.
+struct Way {
+    key: PipelineKey,
+    /// What its rate is of, per workgroup and turn.
+    work: Work,
+    /// What makes it different from the others.
+    name: String,
+}
+
+/// The dispatch of a kernel that only a number of turns changes.
+///
+/// # Safety
+/// No invocation may reach beyond a view, however many workgroups there are.
+unsafe fn dispatch(key: &PipelineKey, views: &[View], groups: usize, turns: u32) -> Dispatch {
+    let params = bytemuck::bytes_of(&Params { turns }).to_vec();
+    let grid = crate::kernel::fold(groups);
+    // SAFETY: the caller's.
+    unsafe { Dispatch::unchecked(key.clone(), views.to_vec(), params, grid) }
+}
+
+/// Seconds that a sample of a peak should take: many times what a launch does.
+fn span(gpu: &Gpu) -> f64 {
+    if gpu.capabilities().is_cpu { 0.02 } else { 3e-3 }
+}
+
+/// The fastest of `ways`, each with as many turns as make it last; `None` where there are
+/// no ways. `work` is what it does in all.
+fn fastest(
+    gpu: &Arc<Gpu>,
+    ways: Vec<Way>,
+    views: &[View],
+    groups: usize,
+) -> Result<Option<(Way, u32)>> {
+    let mut clock = Clock::new(gpu)?;
+    let mut best: Option<(f64, Way, u32)> = None;
+    for way in ways {
+        let mut turns = 8;
+        let seconds = loop {
+            // SAFETY: the shaders of arithmetic take every index modulo what the views hold.
+            let one = unsafe { dispatch(&way.key, views, groups, turns) };
+            let program = Program::new(gpu, vec![one])?;
+            clock.warm(&program)?;
+            clock.pass(&[&program], 1)?;
+            let seconds = clock.pass(&[&program], 1)?.seconds;
+            if seconds >= span(gpu) || turns >= 1 << 20 {
+                break seconds;
+            }
+            turns *= ((1.2 * span(gpu) / seconds.max(1e-7)) as u32).clamp(2, 64);
+        };
+        let per_turn = way.work.operations.or(way.work.bytes).unwrap_or_default();
+        let rate = per_turn * f64::from(turns) * groups as f64 / seconds;
+        if best.as_ref().is_none_or(|(before, ..)| rate > *before) {
+            best = Some((rate, way, turns));
+        }
+    }
+    Ok(best.map(|(_, way, turns)| (way, turns)))
+}
+
+/// A subject of the peaks that is run by `variant`.
+fn subject(name: &str, variant: Option<String>) -> Subject {
+    Subject {
+        variant,
+        ..Subject::new(Suite::Peaks, name)
+    }
+}
+
+/// The row of a plan whose programs are made by `make`.
+fn row(
+    gpu: &Arc<Gpu>,
+    subject: Subject,
+    work: Work,
+    manner: Manner,
+    cancelled: &dyn Fn() -> bool,
+    make: impl Fn() -> Result<(Vec<Program>, usize)>,
+) -> Result<Row> {
+    let plan = Plan {
+        subject,
+        work,
+        figures: Default::default(),
+        prepare: Box::new(|| {
+            let (programs, calls) = make()?;
+            Ok(Box::new(Programs::new(gpu, programs, calls)?))
+        }),
+    };
+    measure(&plan, manner, cancelled)
+}
+
+/// Every peak of `gpu`. `told` hears of each row.
+///
+/// # Errors
+/// What goes wrong on the device; [`Error::Cancelled`].
+pub fn run(
+    gpu: &Arc<Gpu>,
+    manner: Manner,
+    cancelled: &dyn Fn() -> bool,
+    told: &mut dyn FnMut(&Row),
+) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut keep = |row: Row| {
+        told(&row);
+        rows.push(row);
+    };
+    arithmetic::run(gpu, manner, cancelled, &mut keep)?;
+    memory::run(gpu, manner, cancelled, &mut keep)?;
+    launch::run(gpu, manner, cancelled, &mut keep)?;
+    match cancelled() {
+        true => Err(Error::Cancelled),
+        false => Ok(rows),
+    }
+}
