@@ -1,7 +1,9 @@
 //! Measuring a device: its peaks, the kernels, the models, the service; and what the
 //! figures say. The command line prints what is found here.
 
+pub mod chart;
 pub mod measure;
 pub mod peaks;
 pub mod report;
+pub mod roofs;
 pub mod statistics;

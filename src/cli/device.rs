@@ -1,7 +1,9 @@
 //! The flags that say which device runs a model, and how.
 
+use calotype::gpu::{AdapterChoice, Gpu};
 use calotype::kernel::product::Family;
 use calotype::pipeline::{Dtype, LoadOptions, TuningSource};
+use std::sync::Arc;
 
 /// A family of kernels by its name; `tiled` is the scalar ones.
 fn family(name: &str) -> Result<Family, String> {
@@ -13,7 +15,7 @@ fn family(name: &str) -> Result<Family, String> {
     })
 }
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct DeviceArgs {
     /// Precision of the weights; auto takes f16 where the adapter has it
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
@@ -34,6 +36,13 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "SOURCE", default_value = "auto")]
     tuning: String,
 
+    #[command(flatten)]
+    adapter: AdapterArgs,
+}
+
+/// Which adapter is used.
+#[derive(clap::Args, Clone)]
+pub struct AdapterArgs {
     /// The GPU: an index or a part of its name, as `calotype devices` lists them
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
@@ -43,13 +52,28 @@ pub struct DeviceArgs {
     backend: Option<String>,
 }
 
+impl AdapterArgs {
+    fn backend(&self) -> Option<String> {
+        self.backend.as_ref().map(|name| name.to_lowercase())
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
+        Gpu::open(&AdapterChoice {
+            adapter: self.adapter.clone(),
+            backend: self.backend(),
+            ..Default::default()
+        })
+    }
+}
+
 impl DeviceArgs {
     /// How to load `model`, and nothing else asked for.
     pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
             model,
-            adapter: self.adapter.clone(),
-            backend: self.backend.as_ref().map(|name| name.to_lowercase()),
+            adapter: self.adapter.adapter.clone(),
+            backend: self.adapter.backend(),
             dtype: self.dtype.parse::<Dtype>()?,
             activations: self.activations.parse::<Dtype>()?,
             kernels: self.kernels,

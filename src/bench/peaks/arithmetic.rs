@@ -1,6 +1,6 @@
 //! Multiply-adds, dot products of int8, cooperative matrices and reads of shared memory.
 
-use super::{LANES, STREAM, Way, dispatch, fastest, key, row, subject};
+use super::{STREAM, Way, dispatch, fastest, key, row, subject};
 use crate::bench::measure::Manner;
 use crate::bench::report::{Row, Work};
 use crate::gpu::{Gpu, PipelineKey};
@@ -9,8 +9,12 @@ use crate::{Error, Result};
 use std::sync::Arc;
 use wgpu::wgt::{CooperativeMatrixProperties, CooperativeScalarType};
 
-/// Sums that go on side by side, so that none waits for the one before.
-const CHAINS: [u32; 3] = [4, 8, 16];
+/// Sums that go on side by side, so that none waits for the one before; few where
+/// registers are few.
+const CHAINS: [u32; 5] = [1, 2, 4, 8, 16];
+
+/// Invocations of a workgroup that are tried: a CPU's vector, and what fills a GPU.
+const LANES: [u32; 2] = [8, 128];
 
 /// Steps of a turn that the shaders write out.
 const STEPS: f64 = 4.0;
@@ -47,20 +51,31 @@ impl Kind {
         }
     }
 
-    fn ways(self, lanes: u32) -> Vec<Way> {
-        match self {
-            Kind::F32 => vector("f32"),
-            Kind::F16 => vector("f16"),
-            Kind::Int8 => CHAINS.map(dot).into(),
-            Kind::Shared => vec![shared()],
-            Kind::Matrix {
-                side,
-                operands,
-                sums,
-            } => [1, 4, 8]
-                .map(|chains| matrix(side, [operands, sums], chains, lanes))
-                .into(),
+    /// The ways to reach it, on a device whose subgroups have `subgroup` invocations.
+    fn ways(self, subgroup: u32) -> Vec<Way> {
+        let mut ways = Vec::new();
+        for lanes in LANES {
+            if self == Kind::Shared {
+                ways.push(shared(lanes));
+            }
+            for chains in CHAINS {
+                match self {
+                    Kind::F32 => ways.extend(vector("f32", chains, lanes)),
+                    Kind::F16 => ways.extend(vector("f16", chains, lanes)),
+                    Kind::Int8 => ways.push(dot(chains, lanes)),
+                    Kind::Matrix {
+                        side,
+                        operands,
+                        sums,
+                    } if lanes >= subgroup && chains <= 8 => {
+                        let subgroups = lanes / subgroup.max(1);
+                        ways.push(matrix(side, [operands, sums], chains, [lanes, subgroups]));
+                    }
+                    Kind::Shared | Kind::Matrix { .. } => {}
+                }
+            }
         }
+        ways
     }
 
     /// Those of `gpu`, and what it offers that WGSL has no words for.
@@ -108,63 +123,64 @@ fn of(operations: f64) -> Work {
     }
 }
 
-fn numbers(chains: u32) -> Vec<(&'static str, String)> {
-    vec![("CHAINS", chains.to_string()), ("LANES", LANES.to_string())]
+fn numbers(chains: u32, lanes: u32) -> Vec<(&'static str, String)> {
+    vec![("CHAINS", chains.to_string()), ("LANES", lanes.to_string())]
 }
 
-fn vector(scalar: &'static str) -> Vec<Way> {
-    let one = |chains: u32, fused: bool| {
-        let mut values = numbers(chains);
+/// Sums and invocations, as a row's variant has them.
+fn name(chains: u32, lanes: u32) -> String {
+    let s = if chains == 1 { "" } else { "s" };
+    format!("{chains} sum{s} of {lanes} lanes")
+}
+
+fn vector(scalar: &'static str, chains: u32, lanes: u32) -> [Way; 2] {
+    [true, false].map(|fused| {
+        let mut values = numbers(chains, lanes);
         values.push(("T", scalar.into()));
         let mut flags = vec![];
         flags.extend(fused.then_some("FUSED"));
         flags.extend((scalar == "f16").then_some("F16"));
+        let how = if fused { "fma" } else { "product and sum" };
         Way {
             key: key("peak_fma", &flags, &values, STREAM),
-            work: of(8.0 * STEPS * f64::from(chains * LANES)),
-            name: match fused {
-                true => format!("fma, {chains} sums"),
-                false => format!("product and sum, {chains} sums"),
-            },
+            work: of(8.0 * STEPS * f64::from(chains * lanes)),
+            name: format!("{how}, {}", name(chains, lanes)),
         }
-    };
-    let pairs = CHAINS.into_iter().flat_map(|c| [(c, true), (c, false)]);
-    pairs.map(|(chains, fused)| one(chains, fused)).collect()
+    })
 }
 
-fn dot(chains: u32) -> Way {
+fn dot(chains: u32, lanes: u32) -> Way {
     Way {
-        key: key("peak_dot", &[], &numbers(chains), STREAM),
-        work: of(8.0 * STEPS * f64::from(chains * LANES)),
-        name: format!("{chains} sums"),
+        key: key("peak_dot", &[], &numbers(chains, lanes), STREAM),
+        work: of(8.0 * STEPS * f64::from(chains * lanes)),
+        name: name(chains, lanes),
     }
 }
 
-fn shared() -> Way {
-    let values = [("LANES", LANES.to_string())];
+fn shared(lanes: u32) -> Way {
+    let values = [("LANES", lanes.to_string())];
     Way {
         key: key("peak_shared", &[], &values, STREAM),
         work: Work {
             operations: None,
-            bytes: Some(8.0 * 16.0 * f64::from(LANES)),
+            bytes: Some(8.0 * 16.0 * f64::from(lanes)),
         },
-        name: "8 reads a turn".into(),
+        name: format!("8 reads of {lanes} lanes"),
     }
 }
 
-fn matrix(side: u32, [operands, sums]: [&str; 2], chains: u32, lanes: u32) -> Way {
-    let mut values = numbers(chains);
+fn matrix(side: u32, [operands, sums]: [&str; 2], chains: u32, [lanes, subgroups]: [u32; 2]) -> Way {
+    let mut values = numbers(chains, lanes);
     values.push(("F", side.to_string()));
     values.push(("T", operands.into()));
     values.push(("S", sums.into()));
     let mut flags = vec!["COOP"];
     flags.extend((operands == "f16" || sums == "f16").then_some("F16"));
     let one = 2.0 * f64::from(side).powi(3);
-    let subgroups = f64::from(LANES / lanes.max(1));
     Way {
         key: key("peak_matrix", &flags, &values, STREAM),
-        work: of(one * STEPS * f64::from(chains) * subgroups),
-        name: format!("{chains} sums"),
+        work: of(one * STEPS * f64::from(chains * subgroups)),
+        name: name(chains, lanes),
     }
 }
 
@@ -179,7 +195,8 @@ pub(super) fn permutations() -> Vec<PipelineKey> {
             });
         }
     }
-    let ways = kinds.into_iter().flat_map(|kind| kind.ways(32));
+    // Subgroups of 8 are those of CPUs.
+    let ways = kinds.into_iter().flat_map(|kind| kind.ways(8));
     ways.map(|way| way.key).collect()
 }
 
@@ -197,8 +214,8 @@ pub(super) fn run(
     // Enough for every unit of a large GPU; a few a thread of a CPU.
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let groups = match gpu.capabilities().is_cpu {
-        true => 8 * cores,
-        false => 4096,
+        true => 64 * cores,
+        false => 8192,
     };
     for kind in kinds {
         if cancelled() {

@@ -19,9 +19,6 @@ host_shareable! {
     }
 }
 
-/// Invocations of a workgroup.
-const LANES: u32 = 128;
-
 /// Every pipeline that peaks are measured with, for tests of their validity.
 pub fn permutations() -> Vec<PipelineKey> {
     let mut all = arithmetic::permutations();
@@ -80,7 +77,7 @@ fn fastest(
     let mut clock = Clock::new(gpu)?;
     let mut best: Option<(f64, Way, u32)> = None;
     for way in ways {
-        let mut turns = 8;
+        let mut turns = 4;
         let seconds = loop {
             // SAFETY: the shaders of arithmetic take every index modulo what the views hold.
             let one = unsafe { dispatch(&way.key, views, groups, turns) };

@@ -4,7 +4,7 @@
 use super::{Attention, Call, WIDTH};
 use crate::gpu::Gpu;
 use crate::kernel::product::Family;
-use crate::kernel::tuning::noise;
+use crate::kernel::noise;
 use crate::kernel::{Context, Program, Storage, Tensor};
 use crate::{Error, Result};
 

@@ -5,7 +5,7 @@ use super::{
     dispatches_by,
 };
 use crate::gpu::Gpu;
-use crate::kernel::tuning::noise;
+use crate::kernel::noise;
 use crate::kernel::{Activation, Context, Program, Storage, Tensor};
 use crate::{Error, Result};
 
