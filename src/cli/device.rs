@@ -25,6 +25,13 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
     activations: String,
 
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// The adapter and the kernels on it, whatever the precision.
+#[derive(clap::Args, Clone)]
+pub struct EngineArgs {
     /// Which kernels to begin with, those after them serving what they cannot: coop16
     /// or coop8 (matrix units), scalar16, scalar32, direct (no shared memory, for CPU
     /// adapters) [default: what the adapter has]
@@ -71,11 +78,20 @@ impl DeviceArgs {
     /// How to load `model`, and nothing else asked for.
     pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
+            dtype: self.dtype.parse::<Dtype>()?,
+            activations: self.activations.parse::<Dtype>()?,
+            ..self.engine.load_options(model)?
+        })
+    }
+}
+
+impl EngineArgs {
+    /// How to load `model` in the precision that suits the adapter.
+    pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
+        Ok(LoadOptions {
             model,
             adapter: self.adapter.adapter.clone(),
             backend: self.adapter.backend(),
-            dtype: self.dtype.parse::<Dtype>()?,
-            activations: self.activations.parse::<Dtype>()?,
             kernels: self.kernels,
             tuning: self.tuning.parse::<TuningSource>()?,
             ..Default::default()

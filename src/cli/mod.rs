@@ -33,7 +33,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(Box<generate::Args>),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Tune(tune::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
@@ -61,7 +61,9 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Generate(args) => generate::run(&args),
-        Command::Bench(args) => bench::run(&args),
+        Command::Bench(args) => {
+            return bench::run(&args).unwrap_or_else(|error| error::report(&error));
+        }
         Command::Tune(args) => tune::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Inspect(args) => {

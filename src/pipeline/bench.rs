@@ -1,79 +1,61 @@
-//! How fast a device runs a checkpoint's UNet, and where its time goes.
+//! A checkpoint's UNet ready to be timed, whole or kernel by kernel, and the arithmetic of
+//! the other stages.
 
-use super::{Observer, Pipeline};
+use super::{LoadOptions, Observer, Pipeline};
 use crate::checkpoint::Part;
-use crate::gpu::{Timestamps, processor_seconds};
-use crate::graph::{Executor, Runner};
-use crate::model::DeviceWeights;
+use crate::gpu::{Gpu, Timestamps, processor_seconds};
+use crate::graph::{Executor, Graph, Runner};
+use crate::kernel::product::WeightStorage;
+use crate::kernel::{Program, Sample, Storage};
 use crate::model::unet;
+use crate::model::{DeviceWeights, autoencoder, clip};
 use crate::{Error, Result};
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Dispatches that are timed one by one in a submission.
 const PAIRS: usize = 1024;
 
-/// What a bench found. Times are the best of the repetitions, in seconds.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report {
-    pub adapter: String,
-    pub driver: String,
-    pub model: String,
-    pub width: usize,
-    pub height: usize,
-    pub batch: usize,
-    pub weights: String,
-    pub activations: String,
-    /// Of one UNet forward.
-    pub tera_flop: f64,
-    pub wall_seconds: f64,
-    /// Inside compute passes, where the adapter has timestamps.
-    pub device_seconds: Option<f64>,
-    /// Processor time of this process over the forward, which on CPU adapters is
-    /// the forward's cost.
-    pub cpu_seconds: Option<f64>,
-    pub tera_flop_per_second: f64,
-    pub device_bytes: u64,
-    /// By kernel, the slowest first; without timestamps empty.
-    pub kernels: Vec<KernelTime>,
+/// A UNet forward on random numbers.
+pub struct Forward {
+    gpu: Arc<Gpu>,
+    unet: Executor,
+    runner: Runner,
 }
 
 /// All dispatches of one kernel permutation in a forward.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct KernelTime {
     pub kernel: String,
     pub dispatches: usize,
+    /// Of all of them.
     pub seconds: f64,
-    pub share: f64,
-    pub gflop_per_second: f64,
-    pub gbyte_per_second: f64,
+    pub operations: u64,
+    /// Read and written at the least.
+    pub bytes: u64,
 }
 
 impl Pipeline {
-    /// Times forwards of the UNet on random numbers: `width` x `height` pixels, a
-    /// batch of `batch`, 77 tokens of text.
-    pub fn bench(
+    /// The UNet for pictures of `size` (width and height in pixels), a batch of `batch` (a guided step takes two
+    /// a picture) and one prompt's tokens; it has run once.
+    ///
+    /// # Errors
+    /// What goes wrong on the device; [`Error::Cancelled`].
+    pub fn forward(
         &self,
-        [width, height]: [usize; 2],
+        size: [usize; 2],
         batch: usize,
-        repetitions: usize,
-        observer: &mut Observer<'_>,
-    ) -> Result<Report> {
+        observer: &Observer<'_>,
+    ) -> Result<Forward> {
         let gpu = &self.gpu;
         let checkpoint = &self.base.checkpoint;
-        let scale = checkpoint.vae_scale();
-        let size = unet::Size {
-            batch,
-            height: height / scale,
-            width: width / scale,
-            tokens: checkpoint.tokenizer_2.max_length(),
-        };
-        let graph = unet::graph(&checkpoint.unet, size).optimise();
+        let graph = self.unet_graph(size, batch);
         let source = checkpoint.source(Part::UNet);
         let weights = DeviceWeights::new(gpu, source, self.precision.weights, &self.base.unet);
         let storage = self.precision.activations;
-        self.tune_for(&graph, storage, &|| observer.cancel.is_cancelled())?;
+        let cancelled = || observer.cancel.is_cancelled();
+        self.tune_for(&graph, storage, &cancelled)?;
         let unet = Executor::new(&self.context, storage, &graph, &weights, &HashMap::new())?;
         let mut noise = crate::schedule::TorchCpuGenerator::new(0);
         for name in [unet::SAMPLE, unet::CONTEXT, unet::TIME] {
@@ -83,58 +65,135 @@ impl Pipeline {
                 unet.write(gpu, name, &values)?;
             }
         }
-        let cancelled = || observer.cancel.is_cancelled();
         let mut runner = Runner::new(gpu, true)?;
         runner.run(|_| {}, &[unet.once()], &cancelled)?;
+        runner.finish()?;
         runner.busy_seconds()?;
-        let (mut wall, mut device, mut cpu) = (f64::MAX, None, None);
-        for _ in 0..repetitions.max(1) {
-            let (start, cpu_start) = (Instant::now(), processor_seconds());
-            runner.run(|_| {}, &[unet.step()], &cancelled)?;
-            runner.finish()?;
-            let took = start.elapsed().as_secs_f64();
-            let busy = runner.busy_seconds()?;
-            if took < wall {
-                wall = took;
-                cpu = cpu_start.zip(processor_seconds()).map(|(a, b)| b - a);
-                device = busy;
-            }
-        }
-        let flop = (0..unet.step().len())
-            .map(|i| unet.step().flops(i))
-            .sum::<u64>() as f64;
-        let info = gpu.info();
-        let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
-        Ok(Report {
-            adapter: info.name.clone(),
-            driver: info.driver_info.clone(),
-            model: checkpoint.name.clone(),
-            width,
-            height,
-            batch,
-            weights: name(self.precision.weights == crate::kernel::product::WeightStorage::F16),
-            activations: name(storage == crate::kernel::Storage::F16),
-            tera_flop: flop / 1e12,
-            wall_seconds: wall,
-            device_seconds: device,
-            cpu_seconds: cpu,
-            tera_flop_per_second: flop / wall / 1e12,
-            device_bytes: gpu
-                .counters()
-                .device_bytes
-                .load(std::sync::atomic::Ordering::Relaxed),
-            kernels: self.profile(&unet, observer)?,
+        Ok(Forward {
+            gpu: gpu.clone(),
+            unet,
+            runner,
         })
     }
 
-    /// Times every dispatch of a forward by itself.
-    fn profile(&self, unet: &Executor, observer: &Observer<'_>) -> Result<Vec<KernelTime>> {
+    fn unet_graph(&self, [width, height]: [usize; 2], batch: usize) -> Graph {
+        let checkpoint = &self.base.checkpoint;
+        let scale = checkpoint.vae_scale();
+        let size = unet::Size {
+            batch,
+            height: height / scale,
+            width: width / scale,
+            tokens: checkpoint.tokenizer_2.max_length(),
+        };
+        unet::graph(&checkpoint.unet, size).optimise()
+    }
+
+    /// Operations of a forward as [`Self::forward`] has it.
+    pub fn step_operations(&self, size: [usize; 2], batch: usize) -> u64 {
+        2 * self.unet_graph(size, batch).multiply_adds()
+    }
+
+    /// What it was loaded with.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// Operations of encoding one prompt by all text encoders, a multiply-add counting as
+    /// two.
+    pub fn text_operations(&self) -> u64 {
+        let checkpoint = &self.base.checkpoint;
+        let encoders = [
+            (checkpoint.text_encoder.as_ref(), &checkpoint.tokenizer),
+            (
+                Some(&checkpoint.text_encoder_2),
+                &Some(checkpoint.tokenizer_2.clone()),
+            ),
+        ];
+        let graphs = encoders.into_iter().filter_map(|(config, tokenizer)| {
+            let tokens = tokenizer.as_ref()?.max_length();
+            Some(clip::graph(config?, tokens, 0).optimise())
+        });
+        graphs.map(|graph| 2 * graph.multiply_adds()).sum()
+    }
+
+    /// Operations of decoding one picture of `width` x `height` pixels whole.
+    pub fn decoder_operations(&self, [width, height]: [usize; 2]) -> u64 {
+        let checkpoint = &self.base.checkpoint;
+        let scale = checkpoint.vae_scale();
+        let size = [height / scale, width / scale];
+        2 * autoencoder::decoder(&checkpoint.vae, size)
+            .optimise()
+            .multiply_adds()
+    }
+
+    /// How numbers are stored: those of activations, then those of weights.
+    pub fn storage_name(&self) -> String {
+        let activations = match self.precision.activations {
+            Storage::F16 => "f16",
+            Storage::F32 => "f32",
+        };
+        let weights = match self.precision.weights {
+            WeightStorage::F16 => "f16",
+            WeightStorage::F32 => "f32",
+        };
+        match activations == weights {
+            true => activations.into(),
+            false => format!("{activations}, weights {weights}"),
+        }
+    }
+}
+
+impl Forward {
+    /// One forward.
+    ///
+    /// # Errors
+    /// What goes wrong on the device; [`Error::Cancelled`].
+    pub fn run(&mut self, cancelled: &dyn Fn() -> bool) -> Result<Sample> {
+        let (start, before) = (Instant::now(), processor_seconds());
+        self.runner.run(|_| {}, &[self.unet.step()], cancelled)?;
+        self.runner.finish()?;
+        let wall = start.elapsed().as_secs_f64();
+        let processor = before.zip(processor_seconds()).map(|(a, b)| b - a);
+        self.runner.busy_seconds()?;
+        Ok(Sample {
+            seconds: wall,
+            processor,
+        })
+    }
+
+    fn program(&self) -> &Program {
+        self.unet.step()
+    }
+
+    /// Dispatches of a forward.
+    pub fn dispatches(&self) -> usize {
+        self.program().len()
+    }
+
+    /// Operations, a multiply-add counting as two.
+    pub fn operations(&self) -> u64 {
+        let program = self.program();
+        (0..program.len()).map(|i| program.flops(i)).sum()
+    }
+
+    /// Bytes that its kernels read and write at the least.
+    pub fn bytes(&self) -> u64 {
+        let program = self.program();
+        (0..program.len()).map(|i| program.bytes(i)).sum()
+    }
+
+    /// Times every dispatch by itself; by kernel, the slowest first. Empty where the
+    /// adapter has no timestamps.
+    ///
+    /// # Errors
+    /// What goes wrong on the device; [`Error::Cancelled`].
+    pub fn profile(&self, cancelled: &dyn Fn() -> bool) -> Result<Vec<KernelTime>> {
         let gpu = &self.gpu;
         let Some(mut timestamps) = Timestamps::new(gpu, PAIRS as u32)? else {
             return Ok(Vec::new());
         };
-        let program = unet.step();
-        let mut by_kernel: BTreeMap<String, (usize, f64, u64, u64)> = BTreeMap::new();
+        let program = self.program();
+        let mut by_kernel: BTreeMap<String, KernelTime> = BTreeMap::new();
         for first in (0..program.len()).step_by(PAIRS) {
             let last = (first + PAIRS).min(program.len());
             timestamps.reset();
@@ -148,29 +207,25 @@ impl Pipeline {
             }
             gpu.queue().submit([encoder.finish()]);
             gpu.wait()?;
-            if observer.cancel.is_cancelled() {
+            if cancelled() {
                 return Err(Error::Cancelled);
             }
             for (i, seconds) in (first..last).zip(timestamps.seconds(gpu)?) {
-                let row = by_kernel.entry(program.label(i)).or_default();
-                row.0 += 1;
-                row.1 += seconds;
-                row.2 += program.flops(i);
-                row.3 += program.bytes(i);
+                let kernel = program.label(i);
+                let row = by_kernel.entry(kernel.clone()).or_insert(KernelTime {
+                    kernel,
+                    dispatches: 0,
+                    seconds: 0.0,
+                    operations: 0,
+                    bytes: 0,
+                });
+                row.dispatches += 1;
+                row.seconds += seconds;
+                row.operations += program.flops(i);
+                row.bytes += program.bytes(i);
             }
         }
-        let total: f64 = by_kernel.values().map(|row| row.1).sum();
-        let mut rows: Vec<KernelTime> = by_kernel
-            .into_iter()
-            .map(|(kernel, (dispatches, seconds, flops, bytes))| KernelTime {
-                kernel,
-                dispatches,
-                seconds,
-                share: seconds / total,
-                gflop_per_second: flops as f64 / seconds / 1e9,
-                gbyte_per_second: bytes as f64 / seconds / 1e9,
-            })
-            .collect();
+        let mut rows: Vec<KernelTime> = by_kernel.into_values().collect();
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(rows)
     }

@@ -1,7 +1,7 @@
 //! A validated request to pictures: conditioning, the denoising loop, decoding.
 
 mod adapters;
-pub mod bench;
+mod bench;
 mod condition;
 mod denoise;
 mod devices;
@@ -23,6 +23,7 @@ pub mod trace;
 mod tuning;
 pub mod vae;
 
+pub use bench::{Forward, KernelTime};
 pub use devices::{Device, devices};
 pub use event::{Cancel, Event};
 pub use load::{LoadOptions, Pipeline, Tiling};

@@ -1,7 +1,7 @@
 //! Tables that can be pasted into an issue.
 
+use super::table::{self, figures, time};
 use super::{Report, Row, Suite};
-use comfy_table::{CellAlignment, Table, presets};
 
 type Column = (&'static str, bool, fn(&Report, &Row) -> String);
 
@@ -102,7 +102,7 @@ pub(super) fn print(report: &Report) -> String {
     for suite in suites {
         let rows: Vec<&Row> = report.of(suite).collect();
         if !rows.is_empty() {
-            parts.push(table(report, suite, &rows));
+            parts.push(suite_table(report, suite, &rows));
         }
     }
     parts.extend(noise(report));
@@ -111,46 +111,24 @@ pub(super) fn print(report: &Report) -> String {
     parts.join("\n\n")
 }
 
-fn table(report: &Report, suite: Suite, rows: &[&Row]) -> String {
+fn suite_table(report: &Report, suite: Suite, rows: &[&Row]) -> String {
     let (title, others) = columns(suite);
     // Columns that say nothing of these rows are left out.
     let told = |column: &&Column| rows.iter().any(|row| !column.2(report, row).is_empty());
     let all: Vec<&Column> = SUBJECT.iter().chain(others.iter().filter(told)).collect();
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN);
-    let heads = all.iter().map(|(head, ..)| match *head {
-        "" => title,
-        head => head,
-    });
-    table.set_header(heads);
-    for row in rows {
-        table.add_row(all.iter().map(|(_, _, cell)| escaped(&cell(report, row))));
-    }
-    for (i, (_, right, _)) in all.iter().enumerate() {
-        if let Some(column) = table.column_mut(i).filter(|_| *right) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    aligned(&table.to_string(), &all)
-}
-
-/// With the colons that make Markdown set numbers to the right.
-fn aligned(table: &str, columns: &[&Column]) -> String {
-    let mut lines: Vec<String> = table.lines().map(str::to_string).collect();
-    if let Some(rule) = lines.get_mut(1) {
-        let cells = rule.trim_matches('|').split('|').zip(columns);
-        let cells = cells.map(|(dashes, (_, right, _))| match right {
-            true => format!("{}:", &dashes[..dashes.len() - 1]),
-            false => dashes.to_string(),
-        });
-        *rule = format!("|{}|", cells.collect::<Vec<_>>().join("|"));
-    }
-    lines.join("\n")
-}
-
-/// What must not be read as the end of a cell.
-fn escaped(cell: &str) -> String {
-    cell.replace('|', "\\|").replace('\n', " ")
+    let heads: Vec<&str> = all
+        .iter()
+        .map(|(head, ..)| match *head {
+            "" => title,
+            head => head,
+        })
+        .collect();
+    let numbers = all.iter().enumerate().filter(|(_, column)| column.1);
+    let numbers: Vec<usize> = numbers.map(|(i, _)| i).collect();
+    let cells = rows
+        .iter()
+        .map(|row| all.iter().map(|(_, _, cell)| cell(report, row)).collect());
+    table::markdown(&heads, &numbers, cells.collect())
 }
 
 /// Rows whose figures should not be trusted far.
@@ -218,26 +196,6 @@ fn percent(x: f64) -> String {
 
 fn share(share: Option<f64>) -> String {
     share.map_or(String::new(), |x| format!("{:.0} %", 100.0 * x))
-}
-
-/// About three digits.
-pub(in crate::bench) fn figures(x: f64) -> String {
-    match x.abs() {
-        a if a >= 100.0 || x.fract() == 0.0 => format!("{x:.0}"),
-        a if a >= 10.0 => format!("{x:.1}"),
-        a if a >= 1.0 => format!("{x:.2}"),
-        a if a >= 0.1 => format!("{x:.3}"),
-        _ => format!("{x:.4}"),
-    }
-}
-
-/// Seconds in the unit that reads best.
-pub(in crate::bench) fn time(seconds: f64) -> String {
-    match seconds {
-        s if s >= 1.0 => format!("{} s", figures(s)),
-        s if s >= 1e-3 => format!("{} ms", figures(s * 1e3)),
-        s => format!("{} µs", figures(s * 1e6)),
-    }
 }
 
 fn rate(row: &Row) -> String {

@@ -5,6 +5,7 @@ mod csv;
 mod facts;
 mod markdown;
 mod read;
+pub mod table;
 
 pub use facts::{DeviceFacts, Matrix, Program, SystemFacts};
 pub use read::schema;
@@ -82,7 +83,8 @@ pub struct Subject {
     pub variant: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Pictures in a forward (a guided step takes two), or clients of a service.
+    /// Pictures at a time (a guided step has two halves for each), or clients of a
+    /// service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
     /// Denoising steps of a picture.

@@ -2,6 +2,7 @@
 
 use crate::cli::output;
 use anyhow::Result;
+use calotype::bench::chart::{roofline, step};
 use calotype::bench::measure::{Manner, REPETITIONS};
 use calotype::bench::report::{
     DeviceFacts, Format, Program, Report, Row, SCHEMA, SystemFacts,
@@ -52,12 +53,30 @@ pub struct OutputArgs {
     submit: bool,
 }
 
+/// What a report's picture shows.
+pub enum Chart {
+    Roofline,
+    Step,
+}
+
 impl OutputArgs {
+    /// Whether a picture is wanted.
+    pub fn draws(&self) -> bool {
+        self.svg.is_some()
+    }
+
     /// Prints and writes `report`.
-    pub fn finish(&self, report: &Report) -> Result<()> {
+    pub fn finish(&self, report: &Report, chart: Chart) -> Result<()> {
         let json = report.print(Format::Json)?;
         if let Some(path) = &self.save {
             write_file(path, format!("{json}\n").as_bytes())?;
+        }
+        if let Some(path) = &self.svg {
+            let svg = match chart {
+                Chart::Roofline => roofline(report)?,
+                Chart::Step => step(report)?,
+            };
+            write_file(path, svg.as_bytes())?;
         }
         if self.submit {
             return output::line(&submission(report, &json)?);

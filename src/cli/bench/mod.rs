@@ -1,30 +1,50 @@
 //! `calotype bench` and what is below it.
 
 mod common;
+mod compare;
+mod model;
+mod overview;
 mod peaks;
 
+use super::output;
 use anyhow::Result;
 use calotype::Error;
+use calotype::bench::report::schema;
 use calotype::pipeline::request;
+use std::process::ExitCode;
 
 /// Measure a GPU: its peaks, every kernel, SDXL's stages, the service
 #[derive(clap::Args)]
-#[command(subcommand_required = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+
+    /// Print the JSON Schema of reports and stop
+    #[arg(long)]
+    schema: bool,
+
+    #[command(flatten)]
+    overview: overview::Args,
 }
 
 #[derive(clap::Subcommand)]
 enum What {
     Peaks(peaks::Args),
+    Model(model::Args),
+    Compare(compare::Args),
 }
 
 /// Measures what is asked for and prints it.
-pub fn run(args: &Args) -> Result<()> {
-    match &args.what {
-        What::Peaks(args) => peaks::run(args),
-    }
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let done = match &args.what {
+        None if args.schema => output::line(&serde_json::to_string_pretty(&schema())?),
+        None => overview::run(&args.overview),
+        Some(What::Peaks(args)) => peaks::run(args),
+        Some(What::Model(args)) => model::run(args),
+        Some(What::Compare(args)) => return compare::run(args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// A side in pixels, the model's own where it is not given.

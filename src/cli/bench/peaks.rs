@@ -1,6 +1,6 @@
 //! `calotype bench peaks`.
 
-use super::common::{self, OutputArgs, SampleArgs};
+use super::common::{self, Chart, OutputArgs, SampleArgs};
 use crate::cli::device::AdapterArgs;
 use crate::cli::interrupt;
 use anyhow::Result;
@@ -26,5 +26,5 @@ pub fn run(args: &Args) -> Result<()> {
     let cancelled = || cancel.is_cancelled();
     let rows = peaks::run(&gpu, args.samples.manner(), &cancelled, &mut common::told)?;
     let report = common::report(&gpu, rows, Vec::new(), date);
-    args.output.finish(&report)
+    args.output.finish(&report, Chart::Roofline)
 }
