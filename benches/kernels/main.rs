@@ -12,6 +12,7 @@
 mod cases;
 
 use calotype::Result;
+use calotype::gpu::processor_seconds;
 use calotype::gpu::{Access, AdapterChoice, Gpu, PipelineKey, Timestamps};
 use calotype::kernel::attention::Attention;
 use calotype::kernel::finite::Mark;
@@ -23,7 +24,6 @@ use calotype::kernel::{
     Activation, Context, Dispatch, Mode, Program, Storage, Tensor, View, attention, latent, layout,
     map, norm, permutations, product, sinusoid,
 };
-use calotype::gpu::processor_seconds;
 use cases::{Case, Op, Work, cases};
 use clap::Parser;
 use std::sync::Arc;

@@ -47,11 +47,9 @@ pub fn compare(
                 ((a.prepare)()?, two)
             }
         };
-        let sample = |timed: &mut Box<dyn Timed + '_>, manner: Manner| {
-            match cancelled() {
-                true => Err(Error::Cancelled),
-                false => Ok(manner.of(timed.sample()?)),
-            }
+        let sample = |timed: &mut Box<dyn Timed + '_>, manner: Manner| match cancelled() {
+            true => Err(Error::Cancelled),
+            false => Ok(manner.of(timed.sample()?)),
         };
         sample(&mut one, manner_a)?;
         sample(&mut two, manner_b)?;

@@ -33,7 +33,11 @@ pub struct Comparison {
 ///
 /// # Errors
 /// [`Error::File`] where the two are of different adapters, or have nothing in common.
-pub fn compare((a_path, a): (&Path, &Report), (b_path, b): (&Path, &Report), share: f64) -> Result<Comparison> {
+pub fn compare(
+    (a_path, a): (&Path, &Report),
+    (b_path, b): (&Path, &Report),
+    share: f64,
+) -> Result<Comparison> {
     if !a.device.is_like(&b.device) {
         let problem = format!(
             "it is of {} ({}), and {} of {} ({})",
@@ -43,7 +47,11 @@ pub fn compare((a_path, a): (&Path, &Report), (b_path, b): (&Path, &Report), sha
             a.device.adapter,
             a.device.backend
         );
-        return Err(Error::file(b_path, problem, "compare reports of one adapter"));
+        return Err(Error::file(
+            b_path,
+            problem,
+            "compare reports of one adapter",
+        ));
     }
     let mut compared = Comparison {
         rows: Vec::new(),

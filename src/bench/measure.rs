@@ -128,7 +128,9 @@ impl Timed for Programs {
             Some(count) => count,
             None => {
                 let found = self.clock.count(&programs)?;
-                *self.count.insert(found.next_multiple_of(programs.len().max(1)))
+                *self
+                    .count
+                    .insert(found.next_multiple_of(programs.len().max(1)))
             }
         };
         let all = self.clock.pass(&programs, count)?;

@@ -9,4 +9,5 @@ pub mod model;
 pub mod peaks;
 pub mod report;
 pub mod roofs;
+pub mod serve;
 pub mod statistics;

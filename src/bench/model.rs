@@ -3,6 +3,7 @@
 
 use super::measure::{Manner, Plan, Timed, measure};
 use super::report::{Row, Subject, Suite, TimedBy, Work};
+use super::statistics::median;
 use crate::kernel::Sample;
 use crate::pipeline::{Forward, Observer, Pipeline, RawRequest, Request};
 use crate::text::Styles;
@@ -126,12 +127,13 @@ fn profile(
             of.push(kernel.seconds);
         }
     }
-    let total: f64 = last.iter().map(|kernel| kernel.seconds).sum();
+    let total: f64 = samples.values().map(|of| median(of)).sum();
     let row = |kernel: crate::pipeline::KernelTime| {
         let mut subject = subject(pipeline, &kernel.kernel, size);
         subject.suite = Suite::Step;
         subject.batch = Some(batch);
         let samples = samples.remove(&kernel.kernel)?;
+        let share = median(&samples) / total;
         let some = |n: u64| Some(n as f64).filter(|n| *n > 0.0);
         Some(Row {
             warm_up: 1,
@@ -141,12 +143,14 @@ fn profile(
             },
             figures: BTreeMap::from([
                 ("dispatches".into(), kernel.dispatches as f64),
-                ("share".into(), kernel.seconds / total),
+                ("share".into(), share),
             ]),
             ..Row::new(subject, TimedBy::Device, samples)?
         })
     };
-    Ok(last.into_iter().filter_map(row).collect())
+    let mut rows: Vec<Row> = last.into_iter().filter_map(row).collect();
+    rows.sort_by(|a, b| b.summary.median.total_cmp(&a.summary.median));
+    Ok(rows)
 }
 
 fn request(pipeline: &Pipeline, [w, h]: [usize; 2], batch: usize, steps: usize) -> Result<Request> {

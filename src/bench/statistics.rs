@@ -201,7 +201,10 @@ mod tests {
             let found = Ratio::of_sets(&a, &slow).unwrap();
             assert_eq!(found.verdict(0.0), Verdict::Slower, "{found:?}");
             assert_eq!(found.verdict(0.2), Verdict::Same, "{found:?}");
-            assert!(found.p < 0.05 && (found.ratio - 1.1).abs() < 0.02, "{found:?}");
+            assert!(
+                found.p < 0.05 && (found.ratio - 1.1).abs() < 0.02,
+                "{found:?}"
+            );
             let back = Ratio::of_sets(&slow, &a).unwrap();
             assert_eq!(back.verdict(0.0), Verdict::Faster, "{back:?}");
         }
@@ -217,7 +220,11 @@ mod tests {
         };
         let mut wrong = 0;
         for seed in 0..40 {
-            let blocks = |by: f64| (0..12).map(|i| block(100 * seed + i, by)).collect::<Vec<_>>();
+            let blocks = |by: f64| {
+                (0..12)
+                    .map(|i| block(100 * seed + i, by))
+                    .collect::<Vec<_>>()
+            };
             let same = Ratio::of_blocks(&blocks(1.0)).unwrap();
             wrong += usize::from(same.verdict(0.0) != Verdict::Same);
             let slow = Ratio::of_blocks(&blocks(1.1)).unwrap();

@@ -64,6 +64,19 @@ impl AdapterArgs {
         self.backend.as_ref().map(|name| name.to_lowercase())
     }
 
+    /// These flags for another process of this program.
+    pub fn words(&self) -> Vec<String> {
+        let adapter = self
+            .adapter
+            .iter()
+            .map(|name| ["--adapter".into(), name.clone()]);
+        let backend = self
+            .backend
+            .iter()
+            .map(|name| ["--backend".into(), name.clone()]);
+        adapter.chain(backend).flatten().collect()
+    }
+
     /// Opens it.
     pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
         Gpu::open(&AdapterChoice {

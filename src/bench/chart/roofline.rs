@@ -18,7 +18,10 @@ struct Dot {
 const GROUPS: [(&str, &[&str]); 4] = [
     ("convolutions", &["conv", "shortcut"]),
     ("attention", &["attention"]),
-    ("linear layers", &["linear", "ff ", "q, ", "qkv", "k, v", "time"]),
+    (
+        "linear layers",
+        &["linear", "ff ", "q, ", "qkv", "k, v", "time"],
+    ),
     ("norms and the rest", &[""]),
 ];
 
@@ -139,8 +142,12 @@ pub fn roofline(report: &Report) -> Result<String> {
             .draw()
             .map_err(failed)?;
         let memory = format!("memory {}B/s", prefixed(roofs.memory));
-        area.draw(&Text::new(memory, (150, SIZE.1 as i32 - 108), font(TEXT * 0.9)))
-            .map_err(failed)
+        area.draw(&Text::new(
+            memory,
+            (150, SIZE.1 as i32 - 108),
+            font(TEXT * 0.9),
+        ))
+        .map_err(failed)
     })
 }
 

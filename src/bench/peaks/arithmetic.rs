@@ -1,8 +1,8 @@
 //! Multiply-adds, dot products of int8, cooperative matrices and reads of shared memory.
 
-use super::{STREAM, Way, dispatch, fastest, key, row, subject};
+use super::{STREAM, Way, dispatch, fastest, key, row};
 use crate::bench::measure::Manner;
-use crate::bench::report::{Row, Work};
+use crate::bench::report::{Row, Subject, Suite, Work};
 use crate::gpu::{Gpu, PipelineKey};
 use crate::kernel::{Program, Storage, View, noise, subgroup_size};
 use crate::{Error, Result};
@@ -93,7 +93,11 @@ impl Kind {
                 Some(_) => {}
                 None => others.push(format!(
                     "{}x{}x{} {:?} to {:?}",
-                    offered.m_size, offered.n_size, offered.k_size, offered.ab_type, offered.cr_type
+                    offered.m_size,
+                    offered.n_size,
+                    offered.k_size,
+                    offered.ab_type,
+                    offered.cr_type
                 )),
             }
         }
@@ -169,7 +173,12 @@ fn shared(lanes: u32) -> Way {
     }
 }
 
-fn matrix(side: u32, [operands, sums]: [&str; 2], chains: u32, [lanes, subgroups]: [u32; 2]) -> Way {
+fn matrix(
+    side: u32,
+    [operands, sums]: [&str; 2],
+    chains: u32,
+    [lanes, subgroups]: [u32; 2],
+) -> Way {
     let mut values = numbers(chains, lanes);
     values.push(("F", side.to_string()));
     values.push(("T", operands.into()));
@@ -237,14 +246,17 @@ pub(super) fn run(
             operations: all(way.work.operations),
             bytes: all(way.work.bytes),
         };
-        let subject = subject(&kind.name(), Some(way.name.clone()));
+        let subject = Subject::new(Suite::Peaks, kind.name());
         let mut made = row(gpu, subject, work, manner, cancelled, || {
             // SAFETY: every index is taken modulo what the views hold.
             let one = unsafe { dispatch(&way.key, &views, groups, turns) };
             Ok((vec![Program::new(gpu, vec![one])?], 1))
         })?;
+        // Which way was fastest is no part of what is compared.
+        made.note = Some(way.name);
         if matches!(kind, Kind::Matrix { .. }) && !others.is_empty() {
-            made.note = Some(format!("not in WGSL: {}", others.join(", ")));
+            let note = made.note.get_or_insert_default();
+            note.push_str(&format!("; not in WGSL: {}", others.join(", ")));
         }
         keep(made);
     }

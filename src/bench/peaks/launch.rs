@@ -1,9 +1,9 @@
 //! What a dispatch costs beside its work.
 
-use super::{dispatch, key, row, subject};
+use super::{dispatch, key, row};
 use crate::Result;
 use crate::bench::measure::Manner;
-use crate::bench::report::{Row, Work};
+use crate::bench::report::{Row, Subject, Suite, Work};
 use crate::gpu::{Access, Gpu, PipelineKey};
 use crate::kernel::{Program, View};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) fn run(
     ] {
         keep(row(
             gpu,
-            subject(name, None),
+            Subject::new(Suite::Peaks, name),
             Work::default(),
             manner,
             cancelled,

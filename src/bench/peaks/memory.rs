@@ -1,6 +1,6 @@
 //! Reads, writes and copies of more than caches hold, and uploads.
 
-use super::{STREAM, Way, dispatch, key, row, subject};
+use super::{STREAM, Way, dispatch, key, row};
 use crate::Result;
 use crate::bench::measure::{Manner, Plan, Timed, measure};
 use crate::bench::report::{Row, Subject, Suite, TimedBy, Work};
@@ -160,10 +160,16 @@ pub(super) fn run(
             operations: None,
             bytes: Some((times * bytes) as f64),
         };
-        let mut subject = subject(name, Some(way.name.clone()));
-        subject.shape = Some(format!("{} MiB", bytes >> 20));
+        let subject = Subject {
+            shape: Some(format!("{} MiB", bytes >> 20)),
+            ..Subject::new(Suite::Peaks, name)
+        };
         let make = || Ok((programs(gpu, &way, &pairs)?, 1));
-        keep(row(gpu, subject, work, manner, cancelled, make)?);
+        let made = row(gpu, subject, work, manner, cancelled, make)?;
+        keep(Row {
+            note: Some(way.name),
+            ..made
+        });
     }
     keep(measure(&upload(gpu), manner, cancelled)?);
     Ok(())

@@ -6,7 +6,7 @@ mod launch;
 mod memory;
 
 use super::measure::{Manner, Plan, Programs, measure};
-use super::report::{Row, Subject, Suite, Work};
+use super::report::{Row, Subject, Work};
 use crate::gpu::{Access, Gpu, PipelineKey, host_shareable};
 use crate::kernel::{Clock, Dispatch, Program, View};
 use crate::{Error, Result};
@@ -63,7 +63,11 @@ unsafe fn dispatch(key: &PipelineKey, views: &[View], groups: usize, turns: u32)
 
 /// Seconds that a sample of a peak should take: many times what a launch does.
 fn span(gpu: &Gpu) -> f64 {
-    if gpu.capabilities().is_cpu { 0.02 } else { 3e-3 }
+    if gpu.capabilities().is_cpu {
+        0.02
+    } else {
+        3e-3
+    }
 }
 
 /// The fastest of `ways`, each with as many turns as make it last; `None` where there are
@@ -97,14 +101,6 @@ fn fastest(
         }
     }
     Ok(best.map(|(_, way, turns)| (way, turns)))
-}
-
-/// A subject of the peaks that is run by `variant`.
-fn subject(name: &str, variant: Option<String>) -> Subject {
-    Subject {
-        variant,
-        ..Subject::new(Suite::Peaks, name)
-    }
 }
 
 /// The row of a plan whose programs are made by `make`.

@@ -66,13 +66,19 @@ const SERVE: &[Column] = &[
     ("size", false, |_, row| text(&row.subject.shape)),
     ("steps", true, |_, row| number(row.subject.steps)),
     ("pictures", true, |_, row| row.samples.len().to_string()),
-    ("a minute", true, |_, row| figure(row, "pictures_per_minute")),
+    ("a minute", true, |_, row| {
+        figure(row, "pictures_per_minute")
+    }),
     ("p50 s", true, |_, row| figures(row.summary.median)),
     ("p95 s", true, |_, row| figure(row, "p95_seconds")),
     ("p99 s", true, |_, row| figure(row, "p99_seconds")),
-    ("queue p50 s", true, |_, row| figure(row, "queue_p50_seconds")),
-    ("queue p95 s", true, |_, row| figure(row, "queue_p95_seconds")),
-    ("failed", true, |_, row| figure(row, "failed")),
+    ("queue p50 s", true, |_, row| {
+        figure(row, "queue_p50_seconds")
+    }),
+    ("queue p95 s", true, |_, row| {
+        figure(row, "queue_p95_seconds")
+    }),
+    ("refused", true, |_, row| figure(row, "refused")),
 ];
 
 /// Title of the first column, and the other columns.

@@ -31,8 +31,8 @@ impl Report {
         const REMEDY: &str = "give a file that `calotype bench -o json` of this version wrote";
         let fail = |problem: String| Error::file(path, problem, REMEDY);
         let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e, REMEDY))?;
-        let version: Version = serde_json::from_str(&text)
-            .map_err(|e| fail(format!("it is no bench report: {e}")))?;
+        let version: Version =
+            serde_json::from_str(&text).map_err(|e| fail(format!("it is no bench report: {e}")))?;
         match version.schema {
             Some(number) if number == SCHEMA => {}
             Some(number) => {
@@ -43,7 +43,12 @@ impl Report {
             None => return Err(fail("it is no bench report: it has no schema".into())),
         }
         let mut json = serde_json::Deserializer::from_str(&text);
-        serde_path_to_error::deserialize(&mut json)
-            .map_err(|e| fail(format!("it is no bench report: {}: {}", e.path(), e.inner())))
+        serde_path_to_error::deserialize(&mut json).map_err(|e| {
+            fail(format!(
+                "it is no bench report: {}: {}",
+                e.path(),
+                e.inner()
+            ))
+        })
     }
 }

@@ -4,9 +4,7 @@ use crate::cli::output;
 use anyhow::Result;
 use calotype::bench::chart::{roofline, step};
 use calotype::bench::measure::{Manner, REPETITIONS};
-use calotype::bench::report::{
-    DeviceFacts, Format, Program, Report, Row, SCHEMA, SystemFacts,
-};
+use calotype::bench::report::{DeviceFacts, Format, Program, Report, Row, SCHEMA, SystemFacts};
 use calotype::gpu::Gpu;
 use calotype::picture::write_file;
 use std::path::PathBuf;
@@ -145,4 +143,3 @@ pub fn told(row: &Row) {
     let spread = 100.0 * row.summary.spread;
     eprintln!("{}: {seconds:.3e} s ± {spread:.1} %", row.subject.label());
 }
-

@@ -5,6 +5,7 @@ mod compare;
 mod model;
 mod overview;
 mod peaks;
+mod serve;
 
 use super::output;
 use anyhow::Result;
@@ -32,6 +33,7 @@ pub struct Args {
 enum What {
     Peaks(peaks::Args),
     Model(model::Args),
+    Serve(serve::Args),
     Compare(compare::Args),
 }
 
@@ -42,6 +44,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => overview::run(&args.overview),
         Some(What::Peaks(args)) => peaks::run(args),
         Some(What::Model(args)) => model::run(args),
+        Some(What::Serve(args)) => serve::run(args),
         Some(What::Compare(args)) => return compare::run(args),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -62,9 +62,7 @@ fn size(text: &str) -> Result<[usize; 2], String> {
     };
     match (side(width), side(height)) {
         (Some(width), Some(height)) => Ok([width, height]),
-        _ => Err(
-            "must be a multiple of 8 from 64 to 8192, or two of them as WIDTHxHEIGHT".into(),
-        ),
+        _ => Err("must be a multiple of 8 from 64 to 8192, or two of them as WIDTHxHEIGHT".into()),
     }
 }
 
@@ -97,11 +95,22 @@ pub fn run(args: &Args) -> Result<()> {
                 false => args.sizes.clone(),
             },
             batches: args.batch.iter().map(|n| usize::from(*n)).collect(),
-            steps: args.steps.iter().map(|n| usize::from(*n)).filter(|n| *n > 0).collect(),
+            steps: args
+                .steps
+                .iter()
+                .map(|n| usize::from(*n))
+                .filter(|n| *n > 0)
+                .collect(),
             profile: args.profile || args.output.draws(),
         };
         let manner = args.samples.manner();
-        let new = model::run(&mut pipeline, &wanted, manner, &mut observer, &mut common::told)?;
+        let new = model::run(
+            &mut pipeline,
+            &wanted,
+            manner,
+            &mut observer,
+            &mut common::told,
+        )?;
         rows.extend(new);
         report.get_or_insert_with(|| common::report(&gpu, Vec::new(), Vec::new(), date.clone()));
     }

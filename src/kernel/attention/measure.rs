@@ -3,8 +3,8 @@
 
 use super::{Attention, Call, WIDTH};
 use crate::gpu::Gpu;
-use crate::kernel::product::Family;
 use crate::kernel::noise;
+use crate::kernel::product::Family;
 use crate::kernel::{Context, Program, Storage, Tensor};
 use crate::{Error, Result};
 
