@@ -7,6 +7,7 @@
 //! | room | holds |
 //! |---|---|
 //! | [`server`] | the HTTP service: front doors, keys and credits, jobs, the page |
+//! | [`bench`] | measuring: the kernels' cases, against CPU twins and the clock |
 //! | [`pipeline`] | a validated request to pictures |
 //! | [`picture`] | reading, resizing, masks, encoding, metadata, atomic writing |
 //! | [`model`] | CLIP, UNet and VAE written as graphs |
@@ -17,6 +18,7 @@
 //! | [`kernel`] | one file an op, paired with a shader and a CPU twin |
 //! | [`gpu`] | adapter, buffers, pipelines, timestamps |
 
+pub mod bench;
 pub mod checkpoint;
 pub mod encoding;
 pub mod error;

@@ -1,0 +1,3 @@
+//! Measuring: what the kernels do, and how fast.
+
+pub mod kernels;
