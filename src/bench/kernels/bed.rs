@@ -394,11 +394,19 @@ impl Ground<'_> {
         numbers: &Numbers,
         margin: Margin,
     ) -> Result<Tensor> {
+        self.tensor_of(storage, shape, margin, |i| numbers.at(i))
+    }
+
+    /// A tensor to read from whose value `i` is `value(i)`.
+    pub fn tensor_of(
+        self,
+        storage: Storage,
+        shape: [usize; 4],
+        margin: Margin,
+        value: impl Fn(usize) -> f32,
+    ) -> Result<Tensor> {
         match self.exact() {
-            true => {
-                let value = |i| numbers.at(i);
-                self.bed.tensor_of(storage, shape, margin, value)
-            }
+            true => self.bed.tensor_of(storage, shape, margin, value),
             false => self.plain(storage, shape),
         }
     }

@@ -5,16 +5,19 @@
 //! [`Run`]s), what work it is at the least, and places operands on a device ([`Placed`]):
 //! dispatches, and a check of their results against the twin.
 
+pub mod attention;
 mod bed;
+pub mod norm;
 mod numbers;
 pub mod product;
+pub mod rows;
 
 pub use bed::{BELOW, Bed, EVEN, Fill, GUARD, Margin, NONE, WIDE, margin, relative_error};
 pub use numbers::{Numbers, Random};
 
 use crate::Result;
 use crate::kernel::product::{Storages, WeightStorage};
-use crate::kernel::{Dispatch, Mode, Storage, attention};
+use crate::kernel::{Dispatch, Mode, Storage};
 use std::fmt;
 
 /// An op and its shape.
@@ -47,9 +50,11 @@ pub enum Kernel {
     Mode(Mode),
     Product(crate::kernel::product::Variant),
     /// Whether keys are masked makes two kernels of one variant.
-    Attention(attention::Variant, bool),
+    Attention(crate::kernel::attention::Variant, bool),
     /// Rows of a workgroup of the wide layer norm.
     LayerRows(usize),
+    /// The only one there is.
+    Only,
 }
 
 /// How the operands of a problem are stored, and by which kernel it is made.
@@ -101,6 +106,7 @@ impl Run {
             Kernel::Attention(variant, false) => variant.to_string(),
             Kernel::Attention(variant, true) => format!("{variant} masked"),
             Kernel::LayerRows(rows) => format!("tiled of {rows} rows"),
+            Kernel::Only => "only".into(),
         }
     }
 
@@ -187,6 +193,11 @@ fn compare(bed: &Bed, storage: Storage, out: &[f32], twin: &[f32]) -> Result<Che
         Storage::F32 => 1e-5,
         Storage::F16 => 5e-3,
     };
+    compare_within(bed, limit, out, twin)
+}
+
+/// Whether [`relative_error`] is within `limit`.
+fn compare_within(bed: &Bed, limit: f64, out: &[f32], twin: &[f32]) -> Result<Checked> {
     let error = relative_error(out, twin);
     if error <= limit {
         return Ok(Checked {

@@ -109,7 +109,7 @@ impl Variant {
     }
 
     /// Whether there are keys in its blocks that some query does not see.
-    pub(super) fn masks(self, call: &Call) -> bool {
+    pub fn masks(self, call: &Call) -> bool {
         call.causal
             || match self {
                 Self::Coop(block) => block.masks(call.keys),
