@@ -21,7 +21,7 @@ mod permutations;
 pub mod product;
 mod program;
 pub mod sinusoid;
-mod subgroup;
+pub mod subgroup;
 mod tensor;
 mod trust;
 mod tuning;

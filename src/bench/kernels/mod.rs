@@ -7,6 +7,7 @@
 
 pub mod attention;
 mod bed;
+pub mod latent;
 pub mod norm;
 mod numbers;
 pub mod product;

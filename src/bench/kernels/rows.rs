@@ -3,10 +3,10 @@
 
 use super::bed::Ground;
 use super::norm::{alike, modes};
-use super::product::{Parts, packed};
+use super::product::packed;
 use super::{
     BELOW, Bed, Checked, Fill, Kernel, Margin, Numbers, Placed, Problem, Random, Run, Work,
-    compare, compare_within, margin, relative_error,
+    compare, compare_within, margin,
 };
 use crate::Result;
 use crate::kernel::layout::{to_pixels, to_planes, twin_to_pixels, twin_to_planes};
@@ -15,7 +15,7 @@ use crate::kernel::product::{
     Epilogue, Layout, Product, Scale, WeightStorage, dispatches, twin_linear,
 };
 use crate::kernel::sinusoid::{self, Sinusoid};
-use crate::kernel::{Activation, Dispatch, Mode, Storage, Tensor, map};
+use crate::kernel::{Activation, Dispatch, Storage, Tensor, map};
 
 /// What is added.
 #[derive(Debug, Clone, Copy, PartialEq)]
