@@ -12,7 +12,7 @@ use crate::kernel::latent::{
     threshold, twin_guidance, twin_input, twin_mask, twin_rescale, twin_update, update,
 };
 use crate::kernel::subgroup;
-use crate::kernel::{Dispatch, Mode, Storage, Tensor, View};
+use crate::kernel::{Dispatch, Storage, Tensor, View};
 use crate::schedule::Bound;
 
 /// The step of all cases, whose update does nothing.

@@ -7,13 +7,17 @@
 
 pub mod attention;
 mod bed;
+mod coverage;
 pub mod latent;
 pub mod norm;
 mod numbers;
 pub mod product;
 pub mod rows;
+mod sdxl;
+pub mod sweeps;
 
 pub use bed::{BELOW, Bed, EVEN, Fill, GUARD, Margin, NONE, WIDE, margin, relative_error};
+pub use coverage::{Coverage, OPS, Outcome, Status, test};
 pub use numbers::{Numbers, Random};
 
 use crate::Result;
@@ -23,7 +27,7 @@ use std::fmt;
 
 /// An op and its shape.
 pub trait Problem: fmt::Debug + Send + Sync {
-    /// Its name, such as `linear` or `group_norm`.
+    /// One of [`OPS`].
     fn op(&self) -> &'static str;
 
     fn shape(&self) -> String;
@@ -260,4 +264,30 @@ pub struct Case {
     pub problem: Box<dyn Problem>,
     /// One of SDXL's own shapes, at 1024x1024 and with guidance.
     pub of_sdxl: bool,
+}
+
+/// All cases: SDXL's own shapes, then sweeps over odd ones.
+pub fn cases() -> Vec<Case> {
+    let mut all = sdxl::cases();
+    all.extend(sweeps::cases());
+    all
+}
+
+impl Case {
+    /// The name with the shape.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.name, self.problem.shape())
+    }
+
+    /// SDXL's shapes with fewer rows; others as they are.
+    #[must_use]
+    pub fn quick(self) -> Self {
+        match self.of_sdxl {
+            true => Self {
+                problem: self.problem.quick(),
+                ..self
+            },
+            false => self,
+        }
+    }
 }
