@@ -4,6 +4,7 @@
 pub mod ab;
 pub mod chart;
 pub mod compare;
+pub mod kernels;
 pub mod measure;
 pub mod model;
 pub mod peaks;

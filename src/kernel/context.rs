@@ -28,6 +28,8 @@ pub struct Context {
     pub(super) candidates: Arc<[Variant]>,
     /// Every variant of attention in one pass that it can run, best first.
     pub(super) attention: Arc<[attention::Variant]>,
+    /// Invocations of a subgroup, 0 where there are no matrices.
+    lanes: u32,
     /// No better family than this one.
     pub(super) first: Option<Family>,
     pub(super) trust: Arc<Trust>,
@@ -49,6 +51,7 @@ impl Context {
             partials: Arc::default(),
             candidates: Variant::candidates(gpu.capabilities(), lanes).into(),
             attention: attention::Variant::candidates(gpu.capabilities(), lanes).into(),
+            lanes,
             first: None,
             trust: Arc::default(),
         })
@@ -153,6 +156,11 @@ impl Context {
             }
         }
         Ok(count)
+    }
+
+    /// Invocations of a subgroup, 0 where the adapter has no matrices or they are not used.
+    pub fn lanes(&self) -> u32 {
+        self.lanes
     }
 
     /// What the self-tests found so far.

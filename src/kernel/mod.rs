@@ -22,7 +22,7 @@ mod permutations;
 pub mod product;
 mod program;
 pub mod sinusoid;
-mod subgroup;
+pub mod subgroup;
 mod tensor;
 mod trust;
 mod tuning;
@@ -99,7 +99,7 @@ pub fn erf(x: f64) -> f64 {
 
 /// How kernels are chosen on a device. Decided from its capabilities; tests and
 /// benches may force either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mode {
     /// Kernels without shared memory and barriers, one row an invocation.
     pub direct: bool,

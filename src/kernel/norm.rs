@@ -112,7 +112,12 @@ pub(super) fn layer_key(mode: Mode, storage: Storage, rows: usize) -> PipelineKe
 }
 
 /// Rows of a workgroup of the layer norm, fewer where registers are few.
-pub(super) const LAYER_ROWS: [usize; 2] = [4, 2];
+pub const LAYER_ROWS: [usize; 2] = [4, 2];
+
+/// Those of the wide layer norm on `gpu`.
+pub fn layer_rows(gpu: &Gpu) -> usize {
+    LAYER_ROWS[usize::from(gpu.capabilities().few_registers)]
+}
 
 pub(super) fn softmax_key(mode: Mode) -> PipelineKey {
     key::<SoftmaxParams>("softmax", mode.row_defines(Storage::F32), vec![], SOFTMAX)
@@ -397,6 +402,36 @@ pub fn layer_norm(
     y: &Tensor,
     eps: f32,
 ) -> Result<Vec<Dispatch>> {
+    layer_norm_of(gpu, mode, layer_rows(gpu), x, [gamma, beta], y, eps)
+}
+
+/// [`layer_norm`] by the wide kernel that takes `rows` rows, one of [`LAYER_ROWS`], for
+/// tests and benches.
+///
+/// # Errors
+/// As there.
+pub fn layer_norm_by(
+    gpu: &Gpu,
+    rows: usize,
+    x: &Tensor,
+    affine: [&View; 2],
+    y: &Tensor,
+    eps: f32,
+) -> Result<Vec<Dispatch>> {
+    let known = LAYER_ROWS.contains(&rows);
+    require("layer norm", known, || format!("{rows} rows a workgroup"))?;
+    layer_norm_of(gpu, Mode { direct: false }, rows, x, affine, y, eps)
+}
+
+fn layer_norm_of(
+    gpu: &Gpu,
+    mode: Mode,
+    together: usize,
+    x: &Tensor,
+    [gamma, beta]: [&View; 2],
+    y: &Tensor,
+    eps: f32,
+) -> Result<Vec<Dispatch>> {
     x.check("x")?;
     y.expect("y", x.shape(), x.storage)?;
     let alignment = gpu.capabilities().alignment;
@@ -404,7 +439,6 @@ pub fn layer_norm(
     let fit = limit / x.row_bytes().max(y.row_bytes());
     let step = (fit as usize).clamp(1, x.rows());
     let padded = (x.c4() as u64).saturating_mul(16);
-    let together = LAYER_ROWS[usize::from(gpu.capabilities().few_registers)];
     let band = |first: usize| {
         let rows = step.min(x.rows() - first);
         let (x_operand, x_offset) = x.row_operand("x", first..first + rows, alignment)?;

@@ -29,11 +29,26 @@ pub fn subgroup_size(gpu: &Arc<Gpu>) -> Result<u32> {
         return Ok(smallest);
     }
     let view = View::whole(&Arc::new(gpu.buffer("subgroup size", 16)?));
+    Program::new(gpu, vec![dispatch(&view)?])?.run(gpu)?;
+    read(gpu, &view)
+}
+
+/// Writes the size to `view`.
+///
+/// # Errors
+/// [`crate::Error::Internal`] where it holds no u32.
+pub fn dispatch(view: &View) -> Result<Dispatch> {
     let operand: Operand = view.operand("size", 4)?;
     let work = Work { flops: 0, bytes: 4 };
     let params = Params { place: 0 };
-    let dispatch = Dispatch::new(pipeline_key(), [operand], params, [1, 1, 1], work)?;
-    Program::new(gpu, vec![dispatch])?.run(gpu)?;
-    let bytes = gpu.download(&view.buffer, 0, 4)?;
+    Dispatch::new(pipeline_key(), [operand], params, [1, 1, 1], work)
+}
+
+/// What [`dispatch`] wrote.
+///
+/// # Errors
+/// What goes wrong on the device.
+pub fn read(gpu: &Gpu, view: &View) -> Result<u32> {
+    let bytes = gpu.download(&view.buffer, view.offset, 4)?;
     Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }

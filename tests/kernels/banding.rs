@@ -2,13 +2,15 @@
 //! of one dispatch.
 
 use crate::attention;
-use crate::common::{CAP, Device, Random, capped, device, kinds, margin, relative_error, rounded};
-use crate::map::{Added, Map};
-use crate::norm::{ACTIVATIONS, Groups};
-use crate::product::{Parts, Problem, all_parts, uniform_sets};
+use crate::common::{
+    CAP, Device, Fill, Random, by_mode, capped, device, kinds, margin, relative_error, rounded,
+};
+use crate::product::{Layer, Parts, SAME, on, uniform_sets};
+use calotype::bench::kernels::norm::{ACTIVATIONS, Groups};
+use calotype::bench::kernels::rows::{Added, Map};
 use calotype::kernel::norm::{layer_norm, twin_layer_norm};
 use calotype::kernel::product::{Conv, WeightStorage};
-use calotype::kernel::{Activation, Mode, Storage};
+use calotype::kernel::{Activation, Dispatch, Mode, Storage, Tensor};
 use std::fmt::Debug;
 
 fn assert_same(banded: &[f32], whole: &[f32], twin: &[f32], storage: Storage, what: &dyn Debug) {
@@ -22,14 +24,14 @@ fn assert_same(banded: &[f32], whole: &[f32], twin: &[f32], storage: Storage, wh
     assert!(error <= limit, "{what:?} {storage:?}: error {error:e}");
 }
 
-fn check_product(problem: &Problem) {
+fn check_product(problem: &Layer) {
     for storages in uniform_sets() {
         let twin = problem.twin(storages);
         for direct in [true, false] {
             let mode = Mode { direct };
-            let whole = problem.on(device(), storages);
+            let whole = on(&problem, device(), storages);
             assert_eq!(whole.run(mode, None), 1);
-            let banded = problem.on(capped(), storages);
+            let banded = on(&problem, capped(), storages);
             let bands = banded.run(mode, None);
             assert!(bands > 1, "{problem:?} {storages:?}: one band");
             assert_same(&banded.read(), &whole.read(), &twin, storages.out, problem);
@@ -48,24 +50,24 @@ fn the_cap_is_the_devices_limit() {
 #[test]
 fn linear_layers() {
     let mut random = Random::new(1);
-    for (i, parts) in all_parts().into_iter().enumerate() {
+    for (i, parts) in Parts::all().into_iter().enumerate() {
         let rows = random.size(200, 300);
-        let tall = Problem::linear([1 + i % 3, rows, 17, 77], parts, i as u64);
+        let tall = Layer::linear([1 + i % 3, rows, 17, 77], parts, i as u64);
         check_product(&tall);
         // Three panels of 6 KB in f32, six of 3 KB in f16.
         let columns = 500 + random.size(0, 40);
-        let wide = Problem::linear([2, 9, 20, columns], parts, i as u64);
+        let wide = Layer::linear([2, 9, 20, columns], parts, i as u64);
         check_product(&wide);
     }
 }
 
 #[test]
 fn a_range_of_rows() {
-    let problem = Problem::linear([1, 300, 20, 70], Parts::default(), 7);
+    let problem = Layer::linear([1, 300, 20, 70], Parts::default(), 7);
     for (mode, storage) in kinds() {
-        let banded = problem.on(capped(), (storage, WeightStorage::F16));
+        let banded = on(&problem, capped(), (storage, WeightStorage::F16));
         assert!(banded.run(mode, Some(13..277)) > 1);
-        let values = capped().read_rows(&banded.out, 13..277);
+        let values = banded.read_rows(13..277);
         let twin = problem.twin((storage, WeightStorage::F16));
         let twin = &twin[13 * 70..277 * 70];
         assert_same(&values, &values, twin, storage, &problem);
@@ -74,7 +76,7 @@ fn a_range_of_rows() {
 
 fn convolutions(taps: usize, conv: Conv) {
     let mut random = Random::new(taps as u64 + conv.stride as u64);
-    let parts: Vec<Parts> = all_parts().into_iter().filter(|p| !p.geglu).collect();
+    let parts: Vec<Parts> = Parts::all().into_iter().filter(|p| !p.geglu).collect();
     for (i, parts) in parts.into_iter().enumerate() {
         let shape = [
             1 + i % 2,
@@ -82,7 +84,7 @@ fn convolutions(taps: usize, conv: Conv) {
             random.size(20, 30),
             random.size(2, 4),
         ];
-        let problem = Problem {
+        let problem = Layer {
             shape,
             co: random.size(21, 30),
             taps,
@@ -93,12 +95,6 @@ fn convolutions(taps: usize, conv: Conv) {
         check_product(&problem);
     }
 }
-
-const SAME: Conv = Conv {
-    stride: 1,
-    pad: 1,
-    upsample: false,
-};
 
 #[test]
 fn convolutions_3x3() {
@@ -147,7 +143,7 @@ fn convolutions_with_wide_weights() {
         ..Default::default()
     };
     for (i, conv) in [SAME, Conv { stride: 2, ..SAME }].into_iter().enumerate() {
-        let problem = Problem {
+        let problem = Layer {
             shape: [2, 22, 12, 4],
             co: 241,
             taps: 9,
@@ -188,6 +184,28 @@ fn a_line_wider_than_a_binding_is_an_error() {
     assert!(message.contains("line"), "{message}");
 }
 
+/// The result of dispatches, and their number.
+fn ran(device: &Device, (all, y): (Vec<Dispatch>, Tensor)) -> (Vec<f32>, usize) {
+    let count = all.len();
+    device.run(all);
+    (device.read(&y), count)
+}
+
+fn group_normed(
+    groups: &Groups,
+    device: &Device,
+    mode: Mode,
+    storage: Storage,
+) -> (Vec<f32>, usize) {
+    let made = groups.on(&device.bed, &by_mode(mode, storage), Fill::Exact);
+    ran(device, made.unwrap())
+}
+
+fn mapped(map: &Map, device: &Device, mode: Mode, storage: Storage) -> (Vec<f32>, usize) {
+    let made = map.on(&device.bed, &by_mode(mode, storage), Fill::Exact);
+    ran(device, made.unwrap())
+}
+
 #[test]
 fn group_norms() {
     let sizes = [
@@ -206,9 +224,9 @@ fn group_norms() {
             seed: i as u64,
         };
         for (mode, storage) in kinds() {
-            let (whole, three) = problem.run(device(), mode, storage);
+            let (whole, three) = group_normed(&problem, device(), mode, storage);
             assert_eq!(three, 3);
-            let (banded, bands) = problem.run(capped(), mode, storage);
+            let (banded, bands) = group_normed(&problem, capped(), mode, storage);
             assert!(bands > 3 || storage == Storage::F16, "{problem:?}: {bands}");
             assert_same(&banded, &whole, &problem.twin(storage), storage, &problem);
         }
@@ -228,9 +246,9 @@ fn maps() {
                     seed: i as u64,
                 };
                 for (mode, storage) in kinds() {
-                    let (whole, one) = map.run(device(), mode, storage);
+                    let (whole, one) = mapped(&map, device(), mode, storage);
                     assert_eq!(one, 1);
-                    let (banded, bands) = map.run(capped(), mode, storage);
+                    let (banded, bands) = mapped(&map, capped(), mode, storage);
                     assert!(bands > 1, "{map:?}");
                     assert_same(&banded, &whole, &map.twin(storage), storage, &map);
                 }
@@ -249,11 +267,11 @@ fn attentions() {
         attention::shape([7, 12, 12], [3, 24], false),
     ];
     for (seed, shape) in shapes.into_iter().enumerate() {
-        let numbers = shape.numbers(seed as u64);
+        let numbers = attention::numbers(&shape, seed as u64);
         for mode in [true, false].map(|direct| Mode { direct }) {
             let storage = Storage::F32;
-            let (whole, few) = shape.run(device(), mode, storage, &numbers);
-            let (banded, many) = shape.run(capped(), mode, storage, &numbers);
+            let (whole, few) = attention::run(&shape, device(), mode, storage, &numbers);
+            let (banded, many) = attention::run(&shape, capped(), mode, storage, &numbers);
             assert!(many > few, "{shape:?}: {many} dispatches");
             assert!(banded == whole, "{shape:?}: values differ");
         }

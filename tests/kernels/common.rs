@@ -1,20 +1,24 @@
-//! Devices, random numbers, guarded tensors and the comparison.
+//! The tests' devices and reports, and the sweeps over the library's cases.
 
-use calotype::gpu::{AdapterChoice, Gpu, PipelineKey};
-use calotype::kernel::{Context, Dispatch, Mode, Program, Storage, Tensor, View, permutations};
-use std::collections::{BTreeMap, HashSet};
+pub use calotype::bench::kernels::{
+    BELOW, Bed, Case, EVEN, Fill, Kernel, Margin, Numbers, Placed, Random, Run, WIDE, cases,
+    margin, relative_error,
+};
+use calotype::gpu::{AdapterChoice, Gpu};
+use calotype::kernel::product::{Storages, Variant};
+use calotype::kernel::{Context, Dispatch, Mode, Storage, Tensor, View};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-
-/// What fills everything that a kernel should neither use nor touch.
-pub const GUARD: f32 = 1234.0;
 
 /// The binding limit of [`capped`].
 pub const CAP: u64 = 20 << 10;
 
+/// A bed whose errors are failures.
 pub struct Device {
     pub gpu: Arc<Gpu>,
-    contexts: [Context; 2],
+    pub bed: Bed,
 }
 
 impl Device {
@@ -24,79 +28,38 @@ impl Device {
             ..Default::default()
         };
         let gpu = Gpu::open(&choice).expect("the tests need a Vulkan, Metal or DX12 adapter");
-        let contexts = [false, true].map(|direct| Context::new(&gpu, Mode { direct }).unwrap());
-        Self { gpu, contexts }
+        let bed = Bed::new(&gpu).unwrap();
+        Self { gpu, bed }
     }
 
     pub fn context(&self, mode: Mode) -> Context {
-        self.contexts[usize::from(mode.direct)].clone()
+        self.bed.context(mode).clone()
     }
 
-    /// Runs them; each must be one of the kernels' permutations.
     pub fn run(&self, dispatches: Vec<Dispatch>) {
-        static KNOWN: OnceLock<HashSet<PipelineKey>> = OnceLock::new();
-        let known = KNOWN.get_or_init(|| permutations().into_iter().collect());
-        for key in dispatches.iter().map(Dispatch::key) {
-            assert!(known.contains(key), "{} is no permutation", key.label());
-        }
-        let program = Program::new(&self.gpu, dispatches).unwrap();
-        program.run(&self.gpu).unwrap();
+        self.bed.run(dispatches).unwrap();
     }
 
-    /// A buffer that holds `bytes` after 256 others.
     pub fn view(&self, bytes: &[u8]) -> View {
-        let mut padded = vec![0xffu8; 256];
-        padded.extend(bytes);
-        padded.resize(padded.len().next_multiple_of(16), 0xff);
-        let buffer = Arc::new(self.gpu.buffer("test", padded.len() as u64).unwrap());
-        self.gpu.upload(&buffer, &padded).unwrap();
-        View {
-            buffer,
-            offset: 256,
-            size: bytes.len() as u64,
-        }
+        self.bed.view(bytes).unwrap()
     }
 
-    /// f32 values, with zeros up to a multiple of `unit`.
     pub fn floats(&self, values: &[f32], unit: usize) -> View {
-        let mut padded = values.to_vec();
-        padded.resize(values.len().next_multiple_of(unit), 0.0);
-        self.view(bytemuck::cast_slice(&padded))
+        self.bed.floats(values, unit).unwrap()
     }
 
-    /// Room for f32 values, filled with the guard, one vec4 more than asked for.
     pub fn room(&self, count: usize) -> View {
-        self.view(bytemuck::cast_slice(&vec![GUARD; count + 4]))
+        self.bed.room(count).unwrap()
     }
 
     pub fn scratch(&self, bytes: u64) -> View {
-        let buffer = Arc::new(self.gpu.buffer("scratch", bytes).unwrap());
-        View::whole(&buffer)
+        self.bed.scratch(bytes).unwrap()
     }
 
-    /// The f32 values of `view`; those from `count` on must be untouched.
     pub fn read_floats(&self, view: &View, count: usize) -> Vec<f32> {
-        let bytes = self.gpu.download(&view.buffer, view.offset, view.size);
-        let mut values = Storage::F32.decode(&bytes.unwrap());
-        let rest = values.split_off(count);
-        assert!(rest.iter().all(|v| *v == GUARD), "wrote beyond the end");
-        values
+        self.bed.read_floats(view, count).unwrap()
     }
 
-    fn place(&self, storage: Storage, shape: [usize; 4], margin: Margin) -> Placed {
-        let [n, h, w, c] = shape;
-        let c4 = c.div_ceil(4);
-        let pitch = margin.left + c4 + margin.right;
-        Placed {
-            storage,
-            shape,
-            pitch,
-            offset: margin.left,
-            values: vec![GUARD; (n * h * w + margin.after) * pitch * 4],
-        }
-    }
-
-    /// A tensor of `values`, its padding zero, its surroundings the guard.
     pub fn tensor(
         &self,
         storage: Storage,
@@ -104,102 +67,20 @@ impl Device {
         values: &[f32],
         margin: Margin,
     ) -> Tensor {
-        let c = shape[3];
-        let mut placed = self.place(storage, shape, margin);
-        let rows = placed.values.chunks_exact_mut(placed.pitch * 4);
-        for (row, source) in rows.zip(values.chunks_exact(c)) {
-            let cells = &mut row[margin.left * 4..][..c.next_multiple_of(4)];
-            cells.fill(0.0);
-            cells[..c].copy_from_slice(source);
-        }
-        placed.upload(self)
+        self.bed.tensor(storage, shape, values, margin).unwrap()
     }
 
-    /// A tensor to write to, full of the guard.
     pub fn blank(&self, storage: Storage, shape: [usize; 4], margin: Margin) -> Tensor {
-        self.place(storage, shape, margin).upload(self)
+        self.bed.blank(storage, shape, margin).unwrap()
     }
 
-    /// The values of a tensor. Padding must be zero, the surroundings untouched.
     pub fn read(&self, tensor: &Tensor) -> Vec<f32> {
-        self.read_rows(tensor, 0..tensor.rows())
+        self.bed.read(tensor).unwrap()
     }
 
-    /// As [`Self::read`], where only `rows` were written.
-    pub fn read_rows(&self, tensor: &Tensor, rows: std::ops::Range<usize>) -> Vec<f32> {
-        let view = &tensor.view;
-        let bytes = self.gpu.download(&view.buffer, view.offset, view.size);
-        let cells = tensor.storage.decode(&bytes.unwrap());
-        let mut values = Vec::new();
-        for (i, cell) in cells.iter().enumerate() {
-            let (row, column) = (i / (tensor.pitch * 4), i % (tensor.pitch * 4));
-            let column = column.wrapping_sub(tensor.offset * 4);
-            if !rows.contains(&row) || column >= tensor.c4() * 4 {
-                assert_eq!(*cell, GUARD, "row {row}, column {column} was touched");
-            } else if column >= tensor.c {
-                assert_eq!(*cell, 0.0, "row {row}: padding column {column}");
-            } else {
-                values.push(*cell);
-            }
-        }
-        values
+    pub fn read_rows(&self, tensor: &Tensor, rows: Range<usize>) -> Vec<f32> {
+        self.bed.read_rows(tensor, rows).unwrap()
     }
-}
-
-struct Placed {
-    storage: Storage,
-    shape: [usize; 4],
-    pitch: usize,
-    offset: usize,
-    values: Vec<f32>,
-}
-
-impl Placed {
-    fn upload(&self, device: &Device) -> Tensor {
-        Tensor {
-            pitch: self.pitch,
-            offset: self.offset,
-            ..Tensor::new(
-                device.view(&self.storage.encode(&self.values)),
-                self.storage,
-                self.shape,
-            )
-        }
-    }
-}
-
-/// Room around a tensor: columns before and after it, in vec4s, and rows below.
-#[derive(Clone, Copy)]
-pub struct Margin {
-    pub left: usize,
-    pub right: usize,
-    pub after: usize,
-}
-
-/// Only rows below, for kernels whose tensors have no pitch.
-pub const BELOW: Margin = Margin {
-    left: 0,
-    right: 0,
-    after: 2,
-};
-
-/// A range of the columns of a wider tensor.
-pub const WIDE: Margin = Margin {
-    left: 1,
-    right: 2,
-    after: 1,
-};
-
-/// As [`WIDE`], columns in groups of 8 for tensors of an even number of vec4s.
-pub const EVEN: Margin = Margin {
-    left: 2,
-    right: 4,
-    after: 1,
-};
-
-/// One of the margins, by turns.
-pub fn margin(turn: usize) -> Margin {
-    [BELOW, WIDE, EVEN][turn % 3]
 }
 
 /// The device of all tests.
@@ -216,11 +97,12 @@ pub fn capped() -> &'static Device {
 
 /// The storages of activations that the adapter has.
 pub fn storages() -> Vec<Storage> {
-    if device().gpu.capabilities().shader_f16 {
-        vec![Storage::F32, Storage::F16]
-    } else {
-        vec![Storage::F32]
-    }
+    device().bed.storages()
+}
+
+/// Every combination of storages of products that the adapter has.
+pub fn storage_sets() -> Vec<Storages> {
+    device().bed.storage_sets()
 }
 
 /// Every variant with every storage.
@@ -231,53 +113,80 @@ pub fn kinds() -> Vec<(Mode, Storage)> {
         .collect()
 }
 
+/// The run of a kernel that a mode has one of.
+pub fn by_mode(mode: Mode, storage: Storage) -> Run {
+    Run::of(Kernel::Mode(mode), storage)
+}
+
 /// `values` as `storage` would hold them.
 pub fn rounded(storage: Storage, values: &[f32]) -> Vec<f32> {
     storage.decode(&storage.encode(values))
 }
 
-/// Numbers from a seed (splitmix64).
-pub struct Random(u64);
+/// The cases of the sweep `name`.
+pub fn swept(name: &str) -> Vec<Case> {
+    let found: Vec<Case> = cases().into_iter().filter(|c| c.name == name).collect();
+    assert!(!found.is_empty(), "no {name}");
+    found
+}
 
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
+/// Every case of the sweep `name` against its twin, by those of its runs that `pick`
+/// keeps, given the case's number; each kernel and storage over as many as `least`.
+pub fn sweep(name: &'static str, pick: impl Fn(usize, Vec<Run>) -> Vec<Run>, least: usize) {
+    let mut report = Report::new(name);
+    let bed = &device().bed;
+    for (turn, case) in swept(name).into_iter().enumerate() {
+        for run in pick(turn, case.problem.runs(bed)) {
+            let placed = case.problem.place(bed, &run, Fill::Exact);
+            let Placed { dispatches, check } = placed.unwrap();
+            bed.run(dispatches).unwrap();
+            report.add(kind(&run), check.run(bed).unwrap().error);
+        }
     }
+    report.finish(least);
+}
 
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From `low` to `high`, small numbers more often.
-    pub fn size(&mut self, low: usize, high: usize) -> usize {
-        let unit = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
-        low + (unit * unit * (high - low + 1) as f64) as usize
-    }
-
-    pub fn coin(&mut self) -> bool {
-        self.next() & 1 == 1
-    }
-
-    /// `count` values between -1 and 1.
-    pub fn values(&mut self, count: usize) -> Vec<f32> {
-        (0..count)
-            .map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            .map(|v| if v == 0.0 { 0.5 } else { v })
-            .collect()
+/// What a run is counted as: named variants by their families.
+fn kind(run: &Run) -> String {
+    match run.kernel {
+        Kernel::Product(Variant::Coop(tile)) => format!("{} coop{}", run.storage(), tile.f),
+        Kernel::Product(_) => format!("{} scalar", run.storage()),
+        _ => run.to_string(),
     }
 }
 
-/// `|out - reference| / |reference|`.
-pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
-    assert_eq!(out.len(), reference.len());
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let pairs = out.iter().zip(reference);
-    let difference: f64 = pairs.map(|(a, b)| square(a - b)).sum();
-    let norm: f64 = reference.iter().map(|b| square(*b)).sum();
-    (difference / norm.max(1e-30)).sqrt()
+/// What modes choose, not the variants by their names.
+pub fn modes(_: usize, runs: Vec<Run>) -> Vec<Run> {
+    let named = |run: &Run| matches!(run.kernel, Kernel::Product(_) | Kernel::Attention(..));
+    runs.into_iter().filter(|run| !named(run)).collect()
+}
+
+/// The variants of attention by their names.
+pub fn blocks(_: usize, runs: Vec<Run>) -> Vec<Run> {
+    let named = |run: &Run| matches!(run.kernel, Kernel::Attention(..));
+    runs.into_iter().filter(named).collect()
+}
+
+/// Of the products' variants that `keep` keeps, one with matrices and one without for
+/// each combination of storages, all of them in turn.
+pub fn in_turn(turn: usize, runs: Vec<Run>, keep: impl Fn(&Run, Variant) -> bool) -> Vec<Run> {
+    let mut picked = Vec::new();
+    for storages in storage_sets() {
+        let of = |matrices: bool| -> Vec<Run> {
+            let all = runs.iter().copied();
+            all.filter(|run| run.storages() == storages)
+                .filter(|run| match run.kernel {
+                    Kernel::Product(Variant::Direct | Variant::DirectNarrow) => false,
+                    Kernel::Product(v) => keep(run, v) && matrices == matches!(v, Variant::Coop(_)),
+                    _ => false,
+                })
+                .collect()
+        };
+        for some in [of(true), of(false)] {
+            picked.extend(some.get(turn % some.len().max(1)));
+        }
+    }
+    picked
 }
 
 /// Values from nothing to the ends of f32, of both signs; those that `storage` holds.
@@ -366,6 +275,10 @@ impl Report {
             "{} {name}: error {error:e} for {what:?}",
             self.kernel
         );
+        self.add(name, error);
+    }
+
+    pub fn add(&mut self, name: String, error: f64) {
         let row = self.rows.entry(name).or_insert((0.0, 0));
         *row = (row.0.max(error), row.1 + 1);
     }
@@ -373,7 +286,7 @@ impl Report {
     /// Prints the rows; each must have seen at least `shapes` shapes.
     pub fn finish(self, shapes: usize) {
         for (name, (error, count)) in &self.rows {
-            println!("{:<16} {name:<40} {error:.1e} {count:>5}", self.kernel);
+            println!("{:<22} {name:<40} {error:.1e} {count:>5}", self.kernel);
             assert!(*count >= shapes, "{name} saw {count} shapes only");
         }
     }

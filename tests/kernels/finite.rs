@@ -1,28 +1,9 @@
 //! The look-out for values that are not finite.
 
-use crate::common::{CAP, Device, Random, capped, device};
-use calotype::kernel::finite::{Mark, twin};
+use crate::common::{CAP, Device, Random, capped, device, modes, sweep};
+use calotype::kernel::finite::Mark;
 use calotype::kernel::latent::StepValues;
 use calotype::kernel::{Mode, View};
-
-const BAD: [u32; 6] = [
-    0x7f80_0000, // infinity
-    0xff80_0000,
-    0x7fc0_0000, // quiet NaN
-    0xffc0_0000,
-    0x7f80_0001, // signalling NaN
-    0xffff_ffff,
-];
-
-/// The largest that is finite, the smallest, and what looks like half an infinity.
-const GOOD: [u32; 6] = [
-    0x7f7f_ffff,
-    0xff7f_ffff,
-    0x0000_0001,
-    0x8000_0000,
-    0x0000_7c00,
-    0x7f00_ffff,
-];
 
 fn step(device: &Device, number: usize) -> View {
     device.view(bytemuck::bytes_of(&StepValues {
@@ -54,26 +35,10 @@ fn found(device: &Device, mode: Mode, steps: &[Vec<f32>]) -> (Option<usize>, usi
     (mark.read(&device.gpu).unwrap(), bands)
 }
 
+/// 35 numbers of values, all of them finite and not.
 #[test]
 fn one_value_among_many_is_found_wherever_it_is() {
-    let mut random = Random::new(1);
-    let fixed = [1, 2, 3, 4, 5, 63, 64, 65, 4096, 65536 + 3];
-    let drawn: Vec<usize> = (0..25).map(|_| random.size(1, 9000)).collect();
-    for (turn, count) in fixed.into_iter().chain(drawn).enumerate() {
-        let mut values = Random::new(turn as u64).values(count);
-        values[count / 2] = f32::from_bits(GOOD[turn % GOOD.len()]);
-        let mut spoilt = values.clone();
-        let at = [0, count - 1, random.size(0, count - 1)][turn % 3];
-        spoilt[at] = f32::from_bits(BAD[turn % BAD.len()]);
-        assert!(twin(&values) && !twin(&spoilt));
-        for direct in [true, false] {
-            let mode = Mode { direct };
-            let good = found(device(), mode, &[values.clone()]);
-            assert_eq!(good, (None, 1), "{count} {mode:?}");
-            let bad = found(device(), mode, &[spoilt.clone()]);
-            assert_eq!(bad, (Some(1), 1), "{count} at {at} {mode:?}");
-        }
-    }
+    sweep("sweep watch", modes, 70);
 }
 
 #[test]

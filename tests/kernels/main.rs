@@ -9,6 +9,7 @@ mod attention;
 mod banding;
 mod checks;
 mod common;
+mod coverage;
 mod finite;
 mod latent;
 mod layout;

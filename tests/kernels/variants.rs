@@ -1,9 +1,9 @@
 //! Every variant of the product by name: its results, its self-test, and how one is
 //! chosen.
 
-use crate::common::{Random, Report, device, storages};
-use crate::product::{Parts, Problem, SAME, all_parts, storage_sets};
-use calotype::kernel::product::{Call, Conv, Family, Storages, Variant, WeightStorage, dispatches};
+use crate::common::{Run, device, in_turn, storage_sets, storages, sweep};
+use crate::product::{Layer, Parts, on};
+use calotype::kernel::product::{Call, Family, Storages, Variant, WeightStorage, dispatches};
 use calotype::kernel::{Context, Entry, Mode, Storage, Tuning};
 
 /// The storages of activations, beside weights as GPUs have them.
@@ -20,144 +20,22 @@ fn variants(call: &Call) -> Vec<Variant> {
     all.filter(|v| v.family(call) != Family::Direct).collect()
 }
 
-/// Shapes with every kind of tail: rows, columns and slices of tiles that are full and
-/// that are not. K is a multiple of 32, as matrices want it.
-fn shapes_of_tiles() -> Vec<Problem> {
-    let mut random = Random::new(11);
-    let mut all = Vec::new();
-    for (i, parts) in all_parts().into_iter().enumerate() {
-        let parts = Parts {
-            scale: None,
-            ..parts
-        };
-        let [rows, k] = [random.size(1, 300), 32 * random.size(1, 5)];
-        let columns = random.size(1, 400);
-        // The margins of this turn are even, as matrices want them.
-        let seed = 3 * i as u64 + 2;
-        all.push(Problem::linear([1 + i % 2, rows, k, columns], parts, seed));
-        if parts.geglu {
-            continue;
-        }
-        for (turn, conv) in CONVOLUTIONS.into_iter().enumerate() {
-            if turn % 2 == i % 2 {
-                all.push(Problem {
-                    shape: [
-                        1 + turn % 2,
-                        random.size(3, 12) * conv.stride,
-                        random.size(3, 12) * conv.stride,
-                        32 * random.size(1, 3),
-                    ],
-                    co: random.size(1, 170),
-                    taps: if conv.pad == 0 && conv.stride == 1 {
-                        1
-                    } else {
-                        9
-                    },
-                    conv: Some(conv),
-                    parts,
-                    seed,
-                });
-            }
-        }
-    }
-    all
-}
-
-const CONVOLUTIONS: [Conv; 5] = [
-    SAME,
-    Conv { stride: 2, ..SAME },
-    Conv {
-        stride: 2,
-        pad: 0,
-        upsample: false,
-    },
-    Conv {
-        upsample: true,
-        ..SAME
-    },
-    Conv { pad: 0, ..SAME },
-];
-
 #[test]
 fn every_variant_over_tails_and_epilogues() {
-    let mut report = Report::new("variants");
-    let mut turn = 0;
-    for problem in shapes_of_tiles() {
-        for storages in storage_sets() {
-            let twin = problem.twin(storages);
-            let call = problem.on(device(), storages).call();
-            let serving = variants(&call);
-            let (matrices, scalars): (Vec<_>, Vec<_>) = serving
-                .into_iter()
-                .partition(|v| matches!(v, Variant::Coop(_)));
-            // All of them in turn: each problem by one of each kind.
-            turn += 1;
-            for some in [matrices, scalars] {
-                let Some(variant) = some.get(turn % some.len().max(1)) else {
-                    continue;
-                };
-                let uploaded = problem.on(device(), storages);
-                uploaded.run_by(*variant);
-                let family = variant.family(&call).name();
-                report.compare(
-                    (family, storages),
-                    storages.out,
-                    &uploaded.read(),
-                    &twin,
-                    &(variant, &problem),
-                );
-            }
-        }
-    }
-    report.finish(30);
+    sweep(
+        "sweep variants",
+        |i, runs| in_turn(i, runs, |_, _| true),
+        30,
+    );
 }
 
 /// Long sums in a few tiles, in parts that follow one another along K.
 #[test]
 fn products_cut_along_k() {
-    let mut report = Report::new("cut along k");
-    let mut random = Random::new(12);
-    let parts = all_parts().into_iter().filter(|p| p.scale.is_none());
-    let problems = parts.cycle().take(36).enumerate().map(|(i, parts)| {
-        let seed = 3 * i as u64 + 2;
-        if i % 3 == 2 && !parts.geglu {
-            return Problem {
-                shape: [
-                    1,
-                    random.size(3, 9),
-                    random.size(3, 9),
-                    32 * random.size(4, 6),
-                ],
-                co: random.size(1, 90),
-                taps: 9,
-                conv: Some(SAME),
-                parts,
-                seed,
-            };
-        }
-        let k = 1024 + 32 * random.size(0, 9);
-        Problem::linear([1, random.size(1, 90), k, random.size(1, 90)], parts, seed)
-    });
-    for (turn, problem) in problems.enumerate() {
-        for storages in weights_in_f16() {
-            let twin = problem.twin(storages);
-            let call = problem.on(device(), storages).call();
-            let cut = variants(&call).into_iter().filter(|v| v.parts() > 1);
-            let (matrices, scalars): (Vec<_>, Vec<_>) =
-                cut.partition(|v| matches!(v, Variant::Coop(_)));
-            for some in [matrices, scalars] {
-                let Some(variant) = some.get(turn % some.len().max(1)) else {
-                    continue;
-                };
-                let uploaded = problem.on(device(), storages);
-                uploaded.run_by(*variant);
-                let name = (variant.family(&call).name(), storages);
-                let out = uploaded.read();
-                report.compare(name, storages.out, &out, &twin, &(variant, &problem));
-            }
-        }
-    }
-    report.finish(30);
+    let cut = |run: &Run, variant: Variant| {
+        variant.parts() > 1 && run.storages().weights == WeightStorage::F16
+    };
+    sweep("sweep cut along k", |i, runs| in_turn(i, runs, cut), 30);
 }
 
 /// What no variant may do: fail its own test on a device that works.
@@ -197,12 +75,12 @@ fn a_table_does_not_bring_back_what_was_left_out() {
         bias: true,
         ..Default::default()
     };
-    let problem = Problem::linear([1, 40, 64, 64], parts, 2);
+    let problem = Layer::linear([1, 40, 64, 64], parts, 2);
     let (storage, weights) = (Storage::F16, WeightStorage::F16);
     if !storages().contains(&storage) {
         return;
     }
-    let uploaded = problem.on(device(), (storage, weights));
+    let uploaded = on(&problem, device(), (storage, weights));
     let product = uploaded.product(None);
     let scalar = |v: &Variant| v.family(&uploaded.call()) == Family::Scalar16;
     let tile = variants(&uploaded.call()).into_iter().find(scalar).unwrap();

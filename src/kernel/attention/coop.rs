@@ -2,7 +2,7 @@
 
 use super::{Call, FLASH, FlashParams};
 use crate::gpu::{Capabilities, PipelineKey};
-use crate::kernel::product::Family;
+use crate::kernel::product::{Family, lacking_lanes, lacking_matrices, lacking_room};
 use crate::kernel::{Storage, key};
 use std::fmt;
 
@@ -101,12 +101,10 @@ impl CoopBlock {
         KINDS.iter().flat_map(Kind::all).collect()
     }
 
-    pub(super) fn fits(self, c: &Capabilities, device_lanes: u32) -> bool {
-        self.lanes == device_lanes
-            && self.flat == c.scalar_matrices
-            && c.matrices.contains(&self.f)
-            && self.threads() <= c.max_invocations
-            && self.shared() <= c.max_workgroup_storage
+    pub(super) fn lacks(self, c: &Capabilities, device_lanes: u32) -> Option<String> {
+        lacking_matrices(c, self.f, self.flat)
+            .or_else(|| lacking_lanes(self.lanes, device_lanes))
+            .or_else(|| lacking_room(c, self.threads(), self.shared()))
     }
 
     pub(super) fn serves(self, call: &Call) -> bool {

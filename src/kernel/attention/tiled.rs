@@ -2,7 +2,7 @@
 
 use super::{Call, FLASH, FlashParams};
 use crate::gpu::{Capabilities, PipelineKey};
-use crate::kernel::product::Family;
+use crate::kernel::product::{Family, lacking_room};
 use crate::kernel::{Storage, key};
 use std::fmt;
 
@@ -49,11 +49,13 @@ impl TiledBlock {
         BLOCKS.to_vec()
     }
 
-    pub(super) fn fits(self, c: &Capabilities) -> bool {
-        (c.shader_f16 || !self.half)
-            && ((self.rows == 4 && !self.ahead) || !c.few_registers)
-            && self.threads() <= c.max_invocations
-            && self.shared() <= c.max_workgroup_storage
+    pub(super) fn lacks(self, c: &Capabilities) -> Option<String> {
+        let few = c.few_registers && (self.rows != 4 || self.ahead);
+        match (self.half && !c.shader_f16, few) {
+            (true, _) => Some("no SHADER_F16".into()),
+            (false, true) => Some("few registers".into()),
+            (false, false) => lacking_room(c, self.threads(), self.shared()),
+        }
     }
 
     pub(super) fn serves(self, call: &Call) -> bool {

@@ -70,11 +70,16 @@ impl Variant {
     /// Those that a device can run whose subgroups have `lanes` invocations (0 where it
     /// has no matrices), best first.
     pub(in crate::kernel) fn candidates(capabilities: &Capabilities, lanes: u32) -> Vec<Self> {
-        let fits = |variant: &Self| match variant {
-            Self::Coop(block) => block.fits(capabilities, lanes),
-            Self::Tiled(block) => block.fits(capabilities),
-        };
+        let fits = |variant: &Self| variant.lacks(capabilities, lanes).is_none();
         Self::all().into_iter().filter(fits).collect()
+    }
+
+    /// What a device lacks to run it at all; `None` where it lacks nothing.
+    pub fn lacks(self, capabilities: &Capabilities, lanes: u32) -> Option<String> {
+        match self {
+            Self::Coop(block) => block.lacks(capabilities, lanes),
+            Self::Tiled(block) => block.lacks(capabilities),
+        }
     }
 
     /// Whether it can make `call`.
@@ -109,7 +114,7 @@ impl Variant {
     }
 
     /// Whether there are keys in its blocks that some query does not see.
-    pub(super) fn masks(self, call: &Call) -> bool {
+    pub fn masks(self, call: &Call) -> bool {
         call.causal
             || match self {
                 Self::Coop(block) => block.masks(call.keys),
@@ -118,7 +123,7 @@ impl Variant {
     }
 
     /// `None` where its operands cannot be of that storage.
-    pub(in crate::kernel) fn key(self, storage: Storage, masked: bool) -> Option<PipelineKey> {
+    pub fn key(self, storage: Storage, masked: bool) -> Option<PipelineKey> {
         match self {
             Self::Coop(block) => (storage == Storage::F16).then(|| block.key(masked)),
             Self::Tiled(block) => block.key(storage, masked),

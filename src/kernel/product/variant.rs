@@ -371,26 +371,22 @@ impl Variant {
     /// it has no matrices), best families first.
     pub fn candidates(capabilities: &Capabilities, lanes: u32) -> Vec<Variant> {
         let all = Self::all();
-        let fits = |v: &Variant| v.fits(capabilities, lanes);
+        let fits = |v: &Variant| v.lacks(capabilities, lanes).is_none();
         all.into_iter().rev().filter(fits).collect()
     }
 
-    /// Whether the device can run it at all.
-    fn fits(self, c: &Capabilities, device_lanes: u32) -> bool {
+    /// What a device lacks to run it at all; `None` where it lacks nothing.
+    pub fn lacks(self, c: &Capabilities, device_lanes: u32) -> Option<String> {
         match self {
-            Variant::Direct | Variant::DirectNarrow => true,
+            Variant::Direct | Variant::DirectNarrow => None,
             Variant::Tiled(tile) => {
-                tile.wx * tile.wy <= c.max_invocations
-                    && (tile.is_lean() || !c.few_registers)
-                    && tile.shared(false) <= c.max_workgroup_storage
+                let few = !tile.is_lean() && c.few_registers;
+                few.then(|| "few registers".into())
+                    .or_else(|| lacking_room(c, tile.wx * tile.wy, tile.shared(false)))
             }
-            Variant::Coop(tile) => {
-                tile.lanes == device_lanes
-                    && tile.flat == c.scalar_matrices
-                    && c.matrices.contains(&tile.f)
-                    && tile.threads() <= c.max_invocations
-                    && tile.shared() <= c.max_workgroup_storage
-            }
+            Variant::Coop(tile) => lacking_matrices(c, tile.f, tile.flat)
+                .or_else(|| lacking_lanes(tile.lanes, device_lanes))
+                .or_else(|| lacking_room(c, tile.threads(), tile.shared())),
         }
     }
 
@@ -491,6 +487,33 @@ impl Variant {
         defines.extend(numbers.into_iter().map(number));
         Some(key::<Params>(shader, defines, vec![], BINDINGS))
     }
+}
+
+/// Whether matrices of `f` by `f` are missing, or what they are loaded from is.
+pub(in crate::kernel) fn lacking_matrices(c: &Capabilities, f: u32, flat: bool) -> Option<String> {
+    match c.matrices.contains(&f) {
+        false => Some(format!("no {f}x{f} matrices")),
+        true if flat && !c.scalar_matrices => Some("no matrices of scalars".into()),
+        true if !flat && c.scalar_matrices => Some("matrices of scalars only".into()),
+        true => None,
+    }
+}
+
+/// Whether subgroups have other than `lanes` invocations.
+pub(in crate::kernel) fn lacking_lanes(lanes: u32, device_lanes: u32) -> Option<String> {
+    (lanes != device_lanes).then(|| format!("no subgroups of {lanes}"))
+}
+
+/// Whether a workgroup of `threads` invocations and `shared` bytes is too large.
+pub(in crate::kernel) fn lacking_room(
+    c: &Capabilities,
+    threads: u32,
+    shared: u32,
+) -> Option<String> {
+    if threads > c.max_invocations {
+        return Some(format!("no workgroups of {threads}"));
+    }
+    (shared > c.max_workgroup_storage).then(|| format!("no {shared} bytes of shared memory"))
 }
 
 /// The pipeline that adds the parts of a product.
