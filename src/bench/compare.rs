@@ -18,7 +18,7 @@ pub struct Compared {
 }
 
 /// What two reports have in common.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Comparison {
     pub rows: Vec<Compared>,
     /// Subjects of only one of them.

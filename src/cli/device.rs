@@ -77,13 +77,17 @@ impl AdapterArgs {
         adapter.chain(backend).flatten().collect()
     }
 
-    /// Opens it.
-    pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
-        Gpu::open(&AdapterChoice {
+    pub fn choice(&self) -> AdapterChoice {
+        AdapterChoice {
             adapter: self.adapter.clone(),
             backend: self.backend(),
             ..Default::default()
-        })
+        }
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
+        Gpu::open(&self.choice())
     }
 }
 

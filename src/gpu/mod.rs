@@ -22,6 +22,7 @@ pub use wgsl::preprocess;
 
 use crate::error::Remedies;
 use crate::{Error, Remedy, Result};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -74,6 +75,23 @@ impl Gpu {
     /// [`Error::NoAdapter`] where there is none, or none of that name;
     /// [`Error::Adapter`] where the driver refuses to open it.
     pub fn open(choice: &AdapterChoice) -> Result<Arc<Self>> {
+        // SAFETY: no shader is replaced.
+        unsafe { Self::open_with(choice, HashMap::new()) }
+    }
+
+    /// As [`Self::open`], with texts in place of some of the program's shaders, by name:
+    /// to measure a change without building the program.
+    ///
+    /// # Safety
+    /// Shaders run without bounds checks. Each must stay within its bindings as the one
+    /// that it replaces does.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub unsafe fn open_with(
+        choice: &AdapterChoice,
+        shaders: HashMap<&'static str, String>,
+    ) -> Result<Arc<Self>> {
         let adapter = adapter::pick(choice)?;
         let info = adapter.get_info();
         let mut capabilities = Capabilities::of(&adapter);
@@ -127,7 +145,7 @@ impl Gpu {
         });
         tracing::info!(adapter = %info.name, backend = %info.backend, driver = %info.driver_info, "opened");
         let counters = Arc::new(Counters::default());
-        let pipelines = pipeline::PipelineStore::new(&device, &info, &capabilities);
+        let pipelines = pipeline::PipelineStore::new(&device, &info, &capabilities, shaders);
         Ok(Arc::new(Self {
             device,
             queue,

@@ -2,7 +2,7 @@
 //! the user's cache folder by wgpu's pipeline cache.
 
 use super::{Capabilities, Gpu, Layout, one_line, wgsl};
-use crate::shaders::SHADERS;
+use crate::shaders::{SHADERS, Source};
 use crate::{Remedy, Result};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -49,9 +49,14 @@ impl PipelineKey {
 
     /// The WGSL of this permutation.
     pub fn wgsl(&self) -> Result<String, String> {
-        let text = SHADERS.iter().find(|s| s.0 == self.shader);
+        self.wgsl_of(SHADERS)
+    }
+
+    /// As [`Self::wgsl`], from other texts than the program's.
+    fn wgsl_of(&self, sources: &[(&str, &str)]) -> Result<String, String> {
+        let text = sources.iter().find(|s| s.0 == self.shader);
         let (_, text) = text.ok_or_else(|| format!("no shader {}", self.shader))?;
-        wgsl::preprocess(text, &self.defines, SHADERS)
+        wgsl::preprocess(text, &self.defines, sources)
     }
 }
 
@@ -65,6 +70,8 @@ pub struct Pipeline {
 
 /// All pipelines of a device.
 pub(super) struct PipelineStore {
+    /// Texts in place of the program's own, by name.
+    shaders: HashMap<&'static str, String>,
     made: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
     cache: Option<wgpu::PipelineCache>,
 }
@@ -74,6 +81,7 @@ impl PipelineStore {
         device: &wgpu::Device,
         info: &wgpu::AdapterInfo,
         capabilities: &Capabilities,
+        shaders: HashMap<&'static str, String>,
     ) -> Self {
         let cache = capabilities.pipeline_cache.then(|| {
             let data = cache_file(info).and_then(|path| std::fs::read(path).ok());
@@ -89,6 +97,7 @@ impl PipelineStore {
             }
         });
         Self {
+            shaders,
             made: Mutex::new(HashMap::new()),
             cache,
         }
@@ -160,7 +169,9 @@ impl PipelineStore {
         let started = std::time::Instant::now();
         let label = key.label();
         let fail = |problem: String| gpu.error(format!("kernel {label}: {problem}"), BUG);
-        let wgsl = key.wgsl().map_err(&fail)?;
+        let text = |(name, own): &Source| (*name, self.shaders.get(name).map_or(*own, |s| s));
+        let sources: Vec<(&str, &str)> = SHADERS.iter().map(text).collect();
+        let wgsl = key.wgsl_of(&sources).map_err(&fail)?;
         let device = gpu.device();
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);

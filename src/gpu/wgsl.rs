@@ -9,7 +9,6 @@
 //!
 //! `${NAME}` is replaced by the define's value anywhere.
 
-use crate::shaders::Source;
 use std::collections::BTreeMap;
 
 /// Extensions of WGSL, and the defines that ask for them.
@@ -29,7 +28,7 @@ type Defines = BTreeMap<String, String>;
 pub fn preprocess(
     text: &str,
     defines: &[(String, String)],
-    sources: &[Source],
+    sources: &[(&str, &str)],
 ) -> Result<String, String> {
     let mut expander = Expander {
         sources,
@@ -48,7 +47,7 @@ pub fn preprocess(
 }
 
 struct Expander<'a> {
-    sources: &'a [Source],
+    sources: &'a [(&'a str, &'a str)],
     imported: Vec<String>,
     out: String,
 }

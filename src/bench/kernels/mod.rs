@@ -14,7 +14,9 @@ mod numbers;
 pub mod product;
 pub mod rows;
 mod sdxl;
+pub mod shape;
 pub mod sweeps;
+pub mod timing;
 
 pub use bed::{BELOW, Bed, EVEN, Fill, GUARD, Margin, NONE, WIDE, margin, relative_error};
 pub use coverage::{Coverage, OPS, Outcome, Status, test};

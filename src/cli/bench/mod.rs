@@ -1,7 +1,9 @@
 //! `calotype bench` and what is below it.
 
+mod ab;
 mod common;
 mod compare;
+mod kernels;
 mod model;
 mod overview;
 mod peaks;
@@ -32,9 +34,11 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Peaks(peaks::Args),
-    Model(model::Args),
+    Kernels(Box<kernels::Args>),
+    Model(Box<model::Args>),
     Serve(serve::Args),
     Compare(compare::Args),
+    Ab(ab::Args),
 }
 
 /// Measures what is asked for and prints it.
@@ -45,6 +49,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(What::Peaks(args)) => peaks::run(args),
         Some(What::Model(args)) => model::run(args),
         Some(What::Serve(args)) => serve::run(args),
+        Some(What::Kernels(args)) => return kernels::run(args),
+        Some(What::Ab(args)) => return ab::run(args),
         Some(What::Compare(args)) => return compare::run(args),
     };
     done.map(|()| ExitCode::SUCCESS)
