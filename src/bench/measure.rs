@@ -103,6 +103,8 @@ pub struct Programs {
     calls: usize,
     /// Runs of a sample; found at the first.
     count: Option<usize>,
+    /// The program that comes next.
+    next: usize,
 }
 
 impl Programs {
@@ -114,26 +116,24 @@ impl Programs {
             programs,
             calls: calls.max(1),
             count: None,
+            next: 0,
         })
     }
 }
 
 impl Timed for Programs {
     fn sample(&mut self) -> Result<Sample> {
-        let programs: Vec<&Program> = self.programs.iter().collect();
+        let (first, rest) = self.programs.split_at(self.next);
+        let programs: Vec<&Program> = rest.iter().chain(first).collect();
         if let Some(first) = programs.first() {
             self.clock.warm(first)?;
         }
         let count = match self.count {
             Some(count) => count,
-            None => {
-                let found = self.clock.count(&programs)?;
-                *self
-                    .count
-                    .insert(found.next_multiple_of(programs.len().max(1)))
-            }
+            None => *self.count.insert(self.clock.count(&programs)?),
         };
         let all = self.clock.pass(&programs, count)?;
+        self.next = (self.next + count) % self.programs.len().max(1);
         let each = |seconds: f64| seconds / self.calls as f64;
         Ok(Sample {
             seconds: each(all.seconds),
