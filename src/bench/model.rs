@@ -107,6 +107,17 @@ pub fn step_plan<'a>(
     })
 }
 
+/// The op of a kernel by its shader and what it was made with.
+fn op(label: &str) -> &str {
+    let shader = label.split(' ').next().unwrap_or(label);
+    match shader.starts_with("product") {
+        true if label.contains(" GATHER") => "conv",
+        true => "linear",
+        false if shader.starts_with("attention") => "attention",
+        false => shader,
+    }
+}
+
 /// The kernels of one forward, each with the time of all its dispatches.
 fn profile(
     pipeline: &Pipeline,
@@ -131,6 +142,7 @@ fn profile(
     let row = |kernel: crate::pipeline::KernelTime| {
         let mut subject = subject(pipeline, &kernel.kernel, size);
         subject.suite = Suite::Step;
+        subject.op = Some(op(&kernel.kernel).into());
         subject.batch = Some(batch);
         let samples = samples.remove(&kernel.kernel)?;
         let share = median(&samples) / total;

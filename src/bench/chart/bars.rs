@@ -1,6 +1,6 @@
 //! Where a step's time goes: a bar a kernel.
 
-use super::{FAINT, INK, SERIES, TEXT, failed, font, sheet, title};
+use super::{FAINT, SERIES, TEXT, failed, font, sheet, title};
 use crate::bench::report::{Report, Row, Suite};
 use crate::{Error, Result};
 use plotters::prelude::*;
@@ -10,7 +10,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 const MOST: usize = 12;
 
 /// Height of a bar with its name, in pixels.
-const HEIGHT: u32 = 58;
+const HEIGHT: u32 = 64;
 
 /// The kernels of a UNet forward by their share of its time, as SVG.
 ///
@@ -51,21 +51,18 @@ pub fn step(report: &Report) -> Result<String> {
         for (i, (name, seconds)) in bars.iter().enumerate() {
             let y = 84 + (HEIGHT * i as u32) as i32;
             let share = seconds / total;
-            let length = (900.0 * seconds / most).max(2.0) as i32;
-            let label = shortened(name, 62);
+            let length = (912.0 * seconds / most).max(2.0) as i32;
+            let label = shortened(name, 56);
             text(label, (24, y), font(TEXT * 0.9))?;
             let figure = format!("{:.1} %", 100.0 * share);
             let right = font(TEXT * 0.9).pos(Pos::new(HPos::Right, VPos::Top));
             text(figure, (936, y), right)?;
-            let (top, bottom) = (y + 26, y + 42);
-            let ground = [(24, top), (936, bottom)];
-            let bar = [(24, top), (24 + length.min(912), bottom)];
-            for (corners, colour) in [(ground, FAINT), (bar, SERIES[0])] {
-                area.draw(&Rectangle::new(corners, colour.filled()))
-                    .map_err(failed)?;
-            }
+            let (top, bottom) = (y + 30, y + 48);
+            let bar = [(24, top), (24 + length, bottom)];
+            area.draw(&Rectangle::new(bar, SERIES[0].filled()))
+                .map_err(failed)?;
             let line = [(24, bottom), (936, bottom)];
-            area.draw(&PathElement::new(line, INK.stroke_width(1)))
+            area.draw(&PathElement::new(line, FAINT.stroke_width(1)))
                 .map_err(failed)?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use plotters::prelude::*;
 const SIZE: (u32, u32) = (960, 640);
 
 /// Of the text of axes and names.
-const TEXT: f64 = 22.0;
+const TEXT: f64 = 26.0;
 
 /// Colours of the light mode; [`themed`] has those of the dark.
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x26);

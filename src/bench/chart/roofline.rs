@@ -14,24 +14,21 @@ struct Dot {
     group: usize,
 }
 
-/// Names of groups of kernels, by what a row's name holds; the last takes the rest.
-const GROUPS: [(&str, &[&str]); 4] = [
-    ("convolutions", &["conv", "shortcut"]),
-    ("attention", &["attention"]),
-    (
-        "linear layers",
-        &["linear", "ff ", "q, ", "qkv", "k, v", "time"],
-    ),
-    ("norms and the rest", &[""]),
+/// Names of groups of kernels, and their op; the last takes the rest.
+const GROUPS: [(&str, &str); 4] = [
+    ("convolutions", "conv"),
+    ("attention", "attention"),
+    ("linear layers", "linear"),
+    ("norms and the rest", ""),
 ];
 
 fn group(row: &Row) -> usize {
-    let name = &row.subject.name;
-    let holds = |(_, words): &(&str, &[&str])| words.iter().any(|word| name.contains(word));
-    GROUPS.iter().position(holds).unwrap_or(GROUPS.len() - 1)
+    let op = row.subject.op.as_deref();
+    let found = GROUPS.iter().position(|(_, name)| op == Some(name));
+    found.unwrap_or(GROUPS.len() - 1)
 }
 
-/// Kernels whose work is bytes alone stand at a sixteenth of an operation a byte.
+/// Kernels with arithmetic; the others have no place in the plane.
 fn dots(report: &Report) -> Vec<Dot> {
     let rows = report.of(Suite::Kernels).chain(report.of(Suite::Step));
     let dot = |row: &Row| {
@@ -75,8 +72,9 @@ pub fn roofline(report: &Report) -> Result<String> {
         let mut chart = ChartBuilder::on(area)
             .caption(title(report, "Roofline"), font(TEXT * 1.2))
             .margin(16)
-            .x_label_area_size(64)
-            .y_label_area_size(120)
+            .margin_right(48)
+            .x_label_area_size(76)
+            .y_label_area_size(140)
             .build_cartesian_2d(xs.clone().log_scale(), ys.clone().log_scale())
             .map_err(failed)?;
         chart
@@ -144,7 +142,7 @@ pub fn roofline(report: &Report) -> Result<String> {
         let memory = format!("memory {}B/s", prefixed(roofs.memory));
         area.draw(&Text::new(
             memory,
-            (150, SIZE.1 as i32 - 108),
+            (172, SIZE.1 as i32 - 128),
             font(TEXT * 0.9),
         ))
         .map_err(failed)

@@ -4,6 +4,7 @@
 use super::{Bed, Case, Fill, Kernel, OPS, Problem, Run, cases, shape};
 use crate::bench::measure::{Plan, Programs, Timed};
 use crate::bench::report::{Subject, Suite, TimedBy, Work};
+use crate::kernel::product::WeightStorage;
 use crate::kernel::{Mode, Program, Sample, Storage};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -124,9 +125,12 @@ impl Selection {
             .collect()
     }
 
-    /// Storages that no model has: f16 sums of f32 operands.
+    /// Storages that no model has: activations of f16 beside weights of f32, f16 sums of
+    /// f32 operands.
     fn is_spare(&self, run: &Run) -> bool {
-        run.a == Storage::F32 && run.out == Storage::F16 && run.weights.is_some()
+        let narrows = run.a == Storage::F32 && run.out == Storage::F16;
+        let mixes = run.a == Storage::F16 && run.weights == Some(WeightStorage::F32);
+        run.weights.is_some() && (narrows || mixes)
     }
 }
 
@@ -199,6 +203,7 @@ pub fn plans<'a>(bed: &'a Bed, cases: &'a [Case], selection: &Selection) -> Resu
             let some = |n: u64| (n > 0).then_some(n as f64);
             all.push(Plan {
                 subject: Subject {
+                    op: Some(problem.op().into()),
                     shape: Some(problem.shape()),
                     storage: Some(run.storage()),
                     variant: Some(run.variant()),

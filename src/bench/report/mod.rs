@@ -72,6 +72,9 @@ pub struct Subject {
     pub suite: Suite,
     /// Such as `unet conv`, `UNet step` or `fma f32`.
     pub name: String,
+    /// Of a kernel, such as `conv`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<String>,
     /// Of the operands, or the picture's pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<String>,
@@ -98,6 +101,7 @@ impl Subject {
         Self {
             suite,
             name: name.into(),
+            op: None,
             shape: None,
             storage: None,
             variant: None,
