@@ -277,7 +277,8 @@ impl Bed {
     /// Out of memory.
     pub fn blank(&self, storage: Storage, shape: [usize; 4], margin: Margin) -> Result<Tensor> {
         let tensor = self.tensor_at(storage, shape, margin, |bytes| self.guarded(bytes))?;
-        let piece = storage.encode(&vec![GUARD; PIECE / storage.bytes()]);
+        let most = (tensor.view.size as usize).min(PIECE);
+        let piece = storage.encode(&vec![GUARD; most / storage.bytes()]);
         self.repeat(&tensor.view, &piece)?;
         Ok(tensor)
     }
