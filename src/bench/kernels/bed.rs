@@ -447,7 +447,7 @@ impl Ground<'_> {
     }
 }
 
-/// `|out - reference| / |reference|`.
+/// `|out - reference| / |reference|`, of as many values.
 pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(out.len(), reference.len());
     let square = |x: f32| f64::from(x) * f64::from(x);

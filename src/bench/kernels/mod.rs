@@ -215,6 +215,10 @@ fn compare(bed: &Bed, storage: Storage, out: &[f32], twin: &[f32]) -> Result<Che
 
 /// Whether [`relative_error`] is within `limit`.
 fn compare_within(bed: &Bed, limit: f64, out: &[f32], twin: &[f32]) -> Result<Checked> {
+    if out.len() != twin.len() {
+        let problem = format!("{} values, {} of the twin", out.len(), twin.len());
+        return Err(crate::Error::internal("a comparison", problem));
+    }
     let error = relative_error(out, twin);
     if error <= limit {
         return Ok(Checked {
