@@ -258,7 +258,7 @@ fn what_is_not_a_number_stays_so_in_every_variant() {
 fn spoil(shape: &Attend, variant: Variant, storage: Storage, broken: f32) {
     let place = 7;
     for operand in 0..3 {
-        let mut numbers = numbers(&shape, 0);
+        let mut numbers = numbers(shape, 0);
         numbers[operand][place * shape.d] = broken;
         let out = run_by(shape, variant, storage, &numbers);
         for (row, values) in out.chunks(shape.d).enumerate() {

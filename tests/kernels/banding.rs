@@ -29,9 +29,9 @@ fn check_product(problem: &Layer) {
         let twin = problem.twin(storages);
         for direct in [true, false] {
             let mode = Mode { direct };
-            let whole = on(&problem, device(), storages);
+            let whole = on(problem, device(), storages);
             assert_eq!(whole.run(mode, None), 1);
-            let banded = on(&problem, capped(), storages);
+            let banded = on(problem, capped(), storages);
             let bands = banded.run(mode, None);
             assert!(bands > 1, "{problem:?} {storages:?}: one band");
             assert_same(&banded.read(), &whole.read(), &twin, storages.out, problem);

@@ -151,6 +151,8 @@ fn kind(run: &Run) -> String {
     match run.kernel {
         Kernel::Product(Variant::Coop(tile)) => format!("{} coop{}", run.storage(), tile.f),
         Kernel::Product(_) => format!("{} scalar", run.storage()),
+        // With and without masks.
+        Kernel::Attention(variant, _) => format!("{} {variant}", run.storage()),
         _ => run.to_string(),
     }
 }

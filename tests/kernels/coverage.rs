@@ -1,7 +1,8 @@
 //! Every permutation of the kernels runs in a case, or the adapter cannot run it.
 
-use crate::common::{Case, device};
+use crate::common::{BELOW, Case, Fill, WIDE, cases, device};
 use calotype::bench::kernels::{Coverage, OPS, Outcome, Status, test};
+use calotype::kernel::Storage;
 
 fn covered(filter: &dyn Fn(&Case) -> bool) -> (Coverage, Vec<String>) {
     let mut failures = Vec::new();
@@ -65,4 +66,60 @@ fn what_no_case_runs_is_missing() {
         assert!(of(label), "{label}");
     }
     assert_eq!(coverage.ops.keys().copied().collect::<Vec<_>>(), ["map"]);
+}
+
+/// The error of a case whose dispatches did not run; `None` where it has no run here, or
+/// there is nothing to do.
+fn error_of_nothing(case: &Case) -> Option<String> {
+    let bed = &device().bed;
+    let run = *case.problem.runs(bed).first()?;
+    let placed = case.problem.place(bed, &run, Fill::Exact).unwrap();
+    placed.check.run(bed).err().map(|e| e.to_string())
+}
+
+/// Of every op, SDXL's shapes (whose results are looked at in some places only) included.
+#[test]
+fn what_did_not_run_is_wrong() {
+    let half = device().gpu.capabilities().shader_f16;
+    let subgroup = device().gpu.capabilities().subgroup;
+    for of_sdxl in [true, false] {
+        for op in OPS {
+            let wanted = |case: &Case| case.of_sdxl == of_sdxl && case.problem.op() == op;
+            let some = cases().into_iter().filter(wanted).take(2);
+            let errors: Vec<String> = some
+                .filter_map(|case| error_of_nothing(&case.quick()))
+                .collect();
+            let runs = match op {
+                "narrow" => half,
+                // No shape of SDXL.
+                "subgroup_size" => subgroup && !of_sdxl,
+                // All finite there, which is what a clear mark says.
+                "watch" => !of_sdxl,
+                _ => true,
+            };
+            assert_eq!(runs, !errors.is_empty(), "{op}");
+            assert!(errors.iter().all(|e| e.contains(op)), "{errors:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_touched_around_a_result_is_named() {
+    let (bed, gpu) = (&device().bed, &device().gpu);
+    let shape = [1, 3, 1, 6];
+    for (margin, place) in [(WIDE, "row 0, column"), (BELOW, "padding column 6")] {
+        let values = vec![1.5; 18];
+        let tensor = bed.tensor(Storage::F32, shape, &values, margin).unwrap();
+        assert_eq!(bed.read(&tensor).unwrap(), values);
+        let buffer = &tensor.view.buffer;
+        let ones = vec![1f32; buffer.size() as usize / 4];
+        gpu.upload(buffer, bytemuck::cast_slice(&ones)).unwrap();
+        let error = bed.read(&tensor).unwrap_err().to_string();
+        assert!(error.contains(place), "{error}");
+    }
+    let room = bed.room(8).unwrap();
+    let zeros = vec![0u8; room.buffer.size() as usize];
+    gpu.upload(&room.buffer, &zeros).unwrap();
+    let error = bed.read_floats(&room, 8).unwrap_err().to_string();
+    assert!(error.contains("value 0 after the last of 8"), "{error}");
 }

@@ -9,8 +9,7 @@ pub use calotype::bench::kernels::product::{Layer, Parts};
 use calotype::bench::kernels::product::{Uploaded as OnBed, packed};
 pub use calotype::bench::kernels::sweeps::SAME;
 use calotype::kernel::product::{
-    Call, Epilogue, Layout, Product, Storages, TwinEpilogue, Variant, WeightStorage, dispatches_by,
-    twin_epilogue,
+    Call, Epilogue, Layout, Product, Storages, TwinEpilogue, WeightStorage, twin_epilogue,
 };
 use calotype::kernel::{Activation, Mode, Storage};
 use std::ops::Range;
@@ -43,12 +42,6 @@ impl Uploaded<'_> {
     pub fn call(&self) -> Call {
         let product = self.product(None);
         product.call(product.out.rows(), product.weight.n8)
-    }
-
-    pub fn run_by(&self, variant: Variant) {
-        let context = self.device.context(Mode { direct: false });
-        let made = dispatches_by(&context, &self.product(None), variant);
-        self.device.run(made.unwrap());
     }
 
     pub fn read(&self) -> Vec<f32> {

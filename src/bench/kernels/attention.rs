@@ -1,7 +1,7 @@
 //! Attention, in one pass and by products, and the turning of keys.
 
 use super::bed::Ground;
-use super::product::written;
+use super::product::{PROMPT, written};
 use super::{
     BELOW, Bed, Checked, EVEN, Fill, Kernel, Margin, Numbers, Placed, Problem, Random, Run, Work,
     compare, compare_within, margin,
@@ -351,9 +351,11 @@ impl Problem for Attend {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
-        // Tokens, the square of a side that is a quarter.
-        let fewer = |tokens: usize| if tokens > 100 { tokens / 16 } else { tokens };
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
+        let fewer = |tokens: usize| match tokens > PROMPT {
+            true => tokens.div_ceil(divisor * divisor),
+            false => tokens,
+        };
         Box::new(Self {
             n: 1,
             queries: fewer(self.queries),
@@ -425,10 +427,10 @@ impl Problem for Transpose {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         Box::new(Self {
             n: 1,
-            keys: self.keys.div_ceil(16),
+            keys: self.keys.div_ceil(divisor * divisor),
             ..*self
         })
     }

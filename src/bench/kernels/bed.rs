@@ -277,7 +277,8 @@ impl Bed {
     /// Out of memory.
     pub fn blank(&self, storage: Storage, shape: [usize; 4], margin: Margin) -> Result<Tensor> {
         let tensor = self.tensor_at(storage, shape, margin, |bytes| self.guarded(bytes))?;
-        let piece = storage.encode(&vec![GUARD; PIECE / storage.bytes()]);
+        let most = (tensor.view.size as usize).min(PIECE);
+        let piece = storage.encode(&vec![GUARD; most / storage.bytes()]);
         self.repeat(&tensor.view, &piece)?;
         Ok(tensor)
     }
@@ -446,7 +447,7 @@ impl Ground<'_> {
     }
 }
 
-/// `|out - reference| / |reference|`.
+/// `|out - reference| / |reference|`, of as many values.
 pub fn relative_error(out: &[f32], reference: &[f32]) -> f64 {
     assert_eq!(out.len(), reference.len());
     let square = |x: f32| f64::from(x) * f64::from(x);

@@ -3,7 +3,8 @@
 use super::bed::Ground;
 use super::norm::{alike, modes};
 use super::{
-    BELOW, Bed, Checked, Fill, Kernel, Numbers, Placed, Problem, Random, Run, Work, compare,
+    BELOW, Bed, Checked, Checking, Fill, Kernel, Numbers, Placed, Problem, Random, Run, Work,
+    compare,
 };
 use crate::Result;
 use crate::kernel::finite::Mark;
@@ -101,10 +102,7 @@ fn row(random: &mut Random, slots: usize) -> Row {
     }
 }
 
-type Made = (
-    Vec<Dispatch>,
-    Box<dyn Fn(&Bed) -> Result<Checked> + Send + 'static>,
-);
+type Made = (Vec<Dispatch>, Checking);
 
 fn made(
     dispatches: Vec<Dispatch>,
@@ -386,9 +384,9 @@ impl Problem for Latent {
         Ok(Placed::new(self, run, dispatches, check))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         Box::new(Self {
-            pixels: self.pixels.div_ceil(4),
+            pixels: self.pixels.div_ceil(divisor * divisor),
             ..*self
         })
     }
@@ -487,9 +485,9 @@ impl Problem for Watch {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         Box::new(Self {
-            count: self.count.div_ceil(4),
+            count: self.count.div_ceil(divisor * divisor),
             ..*self
         })
     }
@@ -544,7 +542,7 @@ impl Problem for SubgroupSize {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, _: usize) -> Box<dyn Problem> {
         Box::new(*self)
     }
 }

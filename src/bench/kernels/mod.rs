@@ -46,8 +46,16 @@ pub trait Problem: fmt::Debug + Send + Sync {
     /// What the device says; [`crate::Error::Internal`] where `run` does not serve it.
     fn place(&self, bed: &Bed, run: &Run, fill: Fill) -> Result<Placed>;
 
+    /// The same for a picture whose sides are a `divisor`th.
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem>;
+
     /// The same with fewer rows, for adapters that are CPUs.
-    fn quick(&self) -> Box<dyn Problem>;
+    fn quick(&self) -> Box<dyn Problem> {
+        self.shrunk(match self.op() {
+            "conv" | "linear" => 8,
+            _ => 4,
+        })
+    }
 }
 
 /// Which kernel makes a problem.
@@ -165,7 +173,9 @@ pub struct Placed {
 }
 
 /// Whether the dispatches of a [`Placed`] did what they should, once they ran.
-pub struct Check(Box<dyn Fn(&Bed) -> Result<Checked> + Send>);
+pub struct Check(Checking);
+
+type Checking = Box<dyn Fn(&Bed) -> Result<Checked> + Send>;
 
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -205,6 +215,10 @@ fn compare(bed: &Bed, storage: Storage, out: &[f32], twin: &[f32]) -> Result<Che
 
 /// Whether [`relative_error`] is within `limit`.
 fn compare_within(bed: &Bed, limit: f64, out: &[f32], twin: &[f32]) -> Result<Checked> {
+    if out.len() != twin.len() {
+        let problem = format!("{} values, {} of the twin", out.len(), twin.len());
+        return Err(crate::Error::internal("a comparison", problem));
+    }
     let error = relative_error(out, twin);
     if error <= limit {
         return Ok(Checked {

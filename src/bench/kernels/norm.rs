@@ -164,10 +164,10 @@ impl Problem for Groups {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         let [_, h, w] = self.size;
         Box::new(Self {
-            size: [1, h.div_ceil(4), w.div_ceil(4)],
+            size: [1, h.div_ceil(divisor), w.div_ceil(divisor)],
             ..*self
         })
     }
@@ -255,9 +255,9 @@ impl Problem for LayerNorm {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         Box::new(Self {
-            rows: self.rows.div_ceil(16),
+            rows: self.rows.div_ceil(divisor * divisor),
             ..*self
         })
     }
@@ -370,9 +370,9 @@ impl Problem for Softmax {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         Box::new(Self {
-            rows: self.rows.div_ceil(16),
+            rows: self.rows.div_ceil(divisor * divisor),
             ..*self
         })
     }

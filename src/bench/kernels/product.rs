@@ -21,6 +21,9 @@ const WHOLE: usize = 1 << 24;
 /// Rows and columns of a sample.
 const SAMPLE: [usize; 2] = [48, 48];
 
+/// Tokens of a prompt, which are as many whatever the picture.
+pub(super) const PROMPT: usize = 77;
+
 /// An epilogue by its parts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Parts {
@@ -636,12 +639,11 @@ impl Problem for Layer {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         let [n, h, w, c] = self.shape;
         let shape = match self.conv {
-            Some(_) => [1, h.div_ceil(8), w.div_ceil(8), c],
-            // Tokens, the square of a side that is an eighth.
-            None if h > 100 => [1, h.div_ceil(64), w, c],
+            Some(_) => [1, h.div_ceil(divisor), w.div_ceil(divisor), c],
+            None if h > PROMPT => [1, h.div_ceil(divisor * divisor), w, c],
             None => [n, h, w, c],
         };
         Box::new(Self { shape, ..*self })
@@ -727,7 +729,7 @@ impl Problem for Both {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, _: usize) -> Box<dyn Problem> {
         Box::new(*self)
     }
 }

@@ -120,9 +120,9 @@ impl Problem for Map {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         let [_, h, w, c] = self.shape;
-        let shape = [1, h.div_ceil(4), w.div_ceil(4), c];
+        let shape = [1, h.div_ceil(divisor), w.div_ceil(divisor), c];
         Box::new(Self { shape, ..*self })
     }
 }
@@ -187,9 +187,9 @@ impl Problem for Planes {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         let [_, c, h, w] = self.shape;
-        let shape = [1, c, h.div_ceil(4), w.div_ceil(4)];
+        let shape = [1, c, h.div_ceil(divisor), w.div_ceil(divisor)];
         Box::new(Self { shape, ..*self })
     }
 }
@@ -255,7 +255,7 @@ impl Problem for Embed {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, _: usize) -> Box<dyn Problem> {
         Box::new(*self)
     }
 }
@@ -403,9 +403,9 @@ impl Problem for Narrow {
         }))
     }
 
-    fn quick(&self) -> Box<dyn Problem> {
+    fn shrunk(&self, divisor: usize) -> Box<dyn Problem> {
         let [_, h, w, c] = self.shape;
-        let shape = [1, h.div_ceil(8), w.div_ceil(8), c];
+        let shape = [1, h.div_ceil(divisor), w.div_ceil(divisor), c];
         Box::new(Self { shape, ..*self })
     }
 }
