@@ -1,6 +1,7 @@
 //! Every shader permutation through naga's validator and its SPIR-V, MSL and
 //! HLSL writers: proof of portability as far as it goes without the hardware.
 
+use calotype::bench::peaks;
 use calotype::gpu::{Access, HostShareable, Layout, PipelineKey};
 use calotype::kernel::latent::StepValues;
 use calotype::kernel::norm::STATS_LANES;
@@ -9,6 +10,13 @@ use calotype::kernel::{Activation, permutations};
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The kernels' permutations, and those that peaks are measured with.
+fn all() -> Vec<PipelineKey> {
+    let mut all = permutations();
+    all.extend(peaks::permutations());
+    all
+}
 
 fn constants(key: &PipelineKey) -> naga::back::PipelineConstants {
     key.constants
@@ -37,7 +45,7 @@ fn with_overrides(
 
 #[test]
 fn every_permutation_is_emitted_for_vulkan_metal_and_dx12() {
-    let keys = permutations();
+    let keys = all();
     assert!(keys.len() > 40, "only {} permutations", keys.len());
     let mut matrices = [0, 0];
     for key in &keys {
@@ -52,6 +60,10 @@ fn every_permutation_is_emitted_for_vulkan_metal_and_dx12() {
             (true, false) => {
                 write_spirv(key);
                 matrices[0] += 1;
+                // Peaks load their matrices from scalars everywhere.
+                if key.shader == "peak_matrix" && !key.label().contains("F=16") {
+                    lint_matrices(key, &write_msl(key));
+                }
             }
             (true, true) => {
                 let text = write_msl(key);
@@ -227,7 +239,7 @@ fn bytes(layout: &Layout) -> usize {
 #[test]
 fn structs_are_the_same_in_rust_and_wgsl() {
     let (mut uniforms, mut steps) = (BTreeSet::new(), BTreeSet::new());
-    for key in permutations() {
+    for key in all() {
         let label = key.label();
         let module = naga::front::wgsl::parse_str(&key.wgsl().unwrap()).unwrap();
         let mut bindings = BTreeMap::new();
@@ -263,7 +275,7 @@ fn structs_are_the_same_in_rust_and_wgsl() {
         let expected = (0..).zip(key.bindings.iter().copied());
         assert_eq!(bindings, expected.collect(), "{label}");
     }
-    let shaders: BTreeSet<_> = permutations().iter().map(|key| key.shader).collect();
+    let shaders: BTreeSet<_> = all().iter().map(|key| key.shader).collect();
     assert_eq!(uniforms, shaders, "a shader without a uniform");
     assert_eq!(steps.len(), 7, "{steps:?}");
 }
@@ -272,7 +284,7 @@ fn structs_are_the_same_in_rust_and_wgsl() {
 #[test]
 fn constants_are_the_same_in_rust_and_wgsl() {
     let mut found = BTreeMap::new();
-    for key in permutations() {
+    for key in all() {
         let module = naga::front::wgsl::parse_str(&key.wgsl().unwrap()).unwrap();
         for (_, constant) in module.constants.iter() {
             let value = &module.global_expressions[constant.init];

@@ -9,6 +9,7 @@ pub mod measure;
 pub mod model;
 pub mod peaks;
 pub mod report;
+pub mod results;
 pub mod roofs;
 pub mod serve;
 pub mod statistics;

@@ -7,6 +7,7 @@ mod kernels;
 mod model;
 mod overview;
 mod peaks;
+mod results;
 mod serve;
 
 use super::output;
@@ -39,6 +40,7 @@ enum What {
     Serve(serve::Args),
     Compare(compare::Args),
     Ab(ab::Args),
+    Results(results::Args),
 }
 
 /// Measures what is asked for and prints it.
@@ -50,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(What::Model(args)) => model::run(args),
         Some(What::Serve(args)) => serve::run(args),
         Some(What::Kernels(args)) => return kernels::run(args),
+        Some(What::Results(args)) => results::run(args),
         Some(What::Ab(args)) => return ab::run(args),
         Some(What::Compare(args)) => return compare::run(args),
     };
