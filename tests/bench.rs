@@ -40,7 +40,7 @@ fn measured(folder: &TempDir) -> Value {
         "kernels",
         "--quick",
         "layer norm",
-        "unet q 2x64",
+        "unet q ",
         "--save",
         "kernels.json",
     ];
@@ -175,10 +175,10 @@ fn the_schema_in_the_documents_is_the_programs() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench.schema.json");
     let kept: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let hint = "write it again: calotype bench --schema > docs/bench.schema.json";
-    assert_eq!(kept, schema(), "{hint}");
+    assert!(kept == schema(), "{hint}");
     let folder = tempfile::tempdir().unwrap();
     let shown: Value = serde_json::from_str(&printed(folder.path(), &["--schema"])).unwrap();
-    assert_eq!(shown, kept);
+    assert!(shown == kept);
 }
 
 /// By a library for JSON Schema, which is not the one that wrote it.

@@ -23,6 +23,7 @@ pub const SCHEMA: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// The version of this form: 1.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     pub program: Program,
     /// When it began, in UTC (RFC 3339).
@@ -153,8 +154,7 @@ pub struct Row {
     pub summary: Summary,
     #[serde(default)]
     pub work: Work,
-    /// What the device could do at the most, by its measured peaks, as a share of the
-    /// median's rate.
+    /// The rate at the median as a share of what the measured peaks allow; 1 is all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_of_peak: Option<f64>,
     /// The most that was held on the device, in bytes.

@@ -151,6 +151,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let gpu = args.open()?;
     let bed = Bed::new(&gpu)?;
     let plans = plans(&bed, &cases, &selection)?;
+    let counts = plans.iter().any(|plan| plan.work.operations.is_some());
+    if args.output.draws() && (args.no_peaks || !counts) {
+        let allowed = "a roofline needs the peaks, and a kernel with arithmetic such as -o product";
+        return Err(Error::invalid("svg", "the roofline", allowed).into());
+    }
     let manner = args.samples.manner();
     let mut rows = match args.no_peaks {
         true => Vec::new(),
