@@ -2,8 +2,9 @@
 """Times calotype on the workload, through `calotype generate --json`, and prints rows.
 
 Every picture is a run of the program. Text encoders: `seconds.encode`, which has the
-reading of their weights too. UNet step: `seconds.denoise` by the number of steps, so
-a sample is a picture's mean. VAE decode: `seconds.decode`. Picture: the three together.
+reading of their weights too. UNet step: a picture's mean, `seconds.denoise` by the
+number of steps; the warm-up's picture of one step is taken off first, because the first
+step of every run is cold. VAE decode: `seconds.decode`. Picture: the three together.
 """
 import json
 import subprocess
@@ -30,9 +31,15 @@ def draw(program, model, size, steps, dtype):
     return json.loads(done.stdout)
 
 
+def step_seconds(samples, denoise, steps):
+    """The mean of the steps after the first one, as far as that one's time is known."""
+    first = samples.warm.get(rows.STEP)
+    return (denoise - first[0]) / (steps - 1) if first and steps > 1 else denoise / steps
+
+
 def add(samples, seconds, steps):
     samples.add(rows.ENCODERS, seconds["encode"])
-    samples.add(rows.STEP, seconds["denoise"] / steps)
+    samples.add(rows.STEP, step_seconds(samples, seconds["denoise"], steps))
     samples.add(rows.DECODE, seconds["decode"])
     samples.add(rows.PICTURE, seconds["encode"] + seconds["denoise"] + seconds["decode"])
 

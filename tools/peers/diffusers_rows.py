@@ -144,7 +144,10 @@ def main():
     except (OSError, ValueError, KeyError) as e:
         rows.fail(f"diffusers: {a.model}: {str(e).splitlines()[0]}; give an SDXL checkpoint, a .safetensors file or a diffusers folder")
     watch = Watch(pipe, place)
-    rows.draw_all(watch.samples, a, lambda steps: watch.draw(a.size, steps))
+    try:
+        rows.draw_all(watch.samples, a, lambda steps: watch.draw(a.size, steps))
+    except torch.OutOfMemoryError:
+        rows.fail("diffusers: the device has too little memory; try a smaller --size or --dtype f16")
     watch.peaks[rows.PICTURE] = max(watch.peaks.values(), default=None)
     interface, adapter = backend(place)
     facts = dict(

@@ -77,6 +77,8 @@ def draw_all(samples, arguments, draw):
 def print_rows(samples, facts, by_stage):
     """`facts` are the same in every row; `by_stage` has what differs, such as peak_bytes."""
     for stage in STAGES:
+        if stage not in samples.measured:
+            fail(f"{facts['engine']} gave no sign of the end of its stage {stage!r}; use the version that tools/peers/run installs")
         seconds, warm = samples.split(stage)
         row = {**facts, "batch": 2 if stage in (ENCODERS, STEP) else 1, "stage": stage, "seconds": seconds, "warm_up_seconds": warm,
                "peak_bytes": None, **by_stage.get(stage, {})}

@@ -123,8 +123,9 @@ def main():
         context = sd.SDContext(sd.SDContextParams(model_path=a.model, wtype=dtype))
         rows.draw_all(watch.samples, a, lambda steps: watch.draw(sd, context, a.size, steps))
     except (RuntimeError, FileNotFoundError, ValueError) as e:
-        why = " ".join(str(e).split())
-        rows.fail(f"sd.cpp: {a.model}: {why} {'; '.join(watch.complaints[-2:])}")
+        # Its last complaint says more than the exception.
+        why = watch.complaints[-1] if watch.complaints else " ".join(str(e).split())
+        rows.fail(f"sd.cpp: {a.model}: {why}; give an SDXL .safetensors file, and a smaller --size where memory was short")
     import cyllama
 
     facts = dict(
