@@ -61,6 +61,7 @@ class Watch:
         now = time.perf_counter()
         self.samples.add(stage, now - self.last)
         self.last = now
+        rows.say(f"sd.cpp: {stage} done")
 
     def log(self, level, text):
         if level >= LOG_WARNING:
@@ -86,7 +87,6 @@ class Watch:
             self.last = time.perf_counter()
         else:
             self.end(rows.STEP)
-            rows.say(f"sd.cpp: step {step}")
 
     def draw(self, sd, context, size, steps):
         w = rows.WORKLOAD
