@@ -18,7 +18,7 @@ from pathlib import Path
 
 import rows
 
-DEVICE = re.compile(r"ggml_vulkan: \d+ = (.*?) \| uma")
+DEVICE = re.compile(r"ggml_vulkan: \d+ = (.*) \([^()]*\) \| uma")  # name (driver)
 BUFFER = re.compile(r"(\w+) compute buffer size: *([\d.]+) MB")
 WEIGHTS = re.compile(r"total params memory size = *([\d.]+) *MB")
 OWNERS = {"clip": rows.ENCODERS, "unet": rows.STEP, "vae": rows.DECODE}
