@@ -8,6 +8,11 @@
 // the one that differs and each of its values serves R rows. With NARROW, for
 // outputs of a few channels, the invocations share columns and differ in rows.
 //
+// What keeps it from the peak are its loads, each of which lavapipe makes into code for
+// every lane: with A from registers it takes 0.36 of the time, with the weights 0.57, with
+// both 0.135, which is the rate of `calotype bench peaks` (`calotype bench ab '-o linear
+// --shape 64x640x1280 --storage "f32 w f32"'` and the same with `--shaders`, 2026-11-27).
+//
 // Measured on lavapipe (Mesa 22.3.6, AVX2 lanes of 8, 2026-11-26), a UNet forward of
 // 128x128 pixels (bench --model random:sdxl-base --batch 1 --dtype f16 --activations
 // f32), processor seconds, interleaved: weights as they lay before, [N/64][K][64], and

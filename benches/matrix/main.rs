@@ -1,7 +1,7 @@
-//! Cooperative matrices by measurement: what the adapter offers and how fast, and
-//! which tile of the product is fastest at SDXL's shapes.
+//! Cooperative matrices by measurement: what the adapter offers (how fast it is,
+//! `calotype bench peaks` says), and which tile of the product is fastest at SDXL's shapes.
 //!
-//!     cargo bench --bench matrix -- devices peaks check tiles
+//!     cargo bench --bench matrix -- devices check tiles
 //!
 //! Every variant is compared with an exact result before it is timed. Operands are
 //! random; weights rotate through more buffers than the cache holds.
@@ -14,12 +14,12 @@ mod spirv;
 
 use anyhow::Result;
 use clap::Parser;
-use device::{Device, Job};
+use device::Device;
 use product::{Operands, Shape, Variant, wrong};
 
 #[derive(Parser)]
 struct Options {
-    /// devices, peaks, gap, check, tiles, race, attention, semantics.
+    /// devices, check, tiles, race, attention, semantics.
     what: Vec<String>,
     /// A part of an adapter's name.
     #[arg(long)]
@@ -122,8 +122,6 @@ fn main() -> Result<()> {
     for what in &options.what {
         let result = match what.as_str() {
             "devices" => devices(&device),
-            "peaks" => peaks(&device),
-            "gap" => gap(&device),
             "check" => check(&device, &options),
             "race" => race(&device, &options),
             "tiles" => tiles(&device, &options),
@@ -149,115 +147,6 @@ fn devices(device: &Device) -> Result<()> {
             m.m_size, m.n_size, m.k_size, m.ab_type, m.cr_type
         );
     }
-    Ok(())
-}
-
-/// Rates of single instructions from registers, and of copies.
-fn peaks(device: &Device) -> Result<()> {
-    let f = device
-        .matrices
-        .iter()
-        .map(|m| m.m_size)
-        .find(|s| *s == 16)
-        .unwrap_or(8);
-    let groups = 132 * 16;
-    for chains in [4, 8] {
-        for (name, sum, input, matrix) in [
-            ("matrix f16 -> f32", "f32", "f16", true),
-            ("matrix f16 -> f16", "f16", "f16", true),
-            ("fma f32", "f32", "f32", false),
-            ("fma vec2 f16", "vec2<f16>", "vec2<f16>", false),
-            ("fma vec4 f16", "vec4<f16>", "vec4<f16>", false),
-        ] {
-            if matrix && device.matrices.is_empty() {
-                continue;
-            }
-            let defines = [
-                ("SUM", sum.to_string()),
-                ("IN", input.into()),
-                ("CHAINS", chains.to_string()),
-                ("F", f.to_string()),
-            ];
-            let flags = [("MATRIX", matrix), ("F16", device.f16)];
-            let kernel = device.permutation(include_str!("ceiling.wgsl"), &defines, &flags)?;
-            let noise: Vec<half::f16> = (0..1u32 << 20)
-                .map(|i| {
-                    half::f16::from_f32(
-                        (i.wrapping_mul(2_654_435_761) >> 16) as f32 / 65536.0 - 0.5,
-                    )
-                })
-                .collect();
-            let x = device.buffer(bytemuck::cast_slice(&noise));
-            let y = device.empty(4 << 20);
-            let turns = 256;
-            let p = device.uniform(&[turns]);
-            let job = device.job(&kernel, &[&y, &x, &p], [groups, 1]);
-            let seconds = device.time(&kernel, &[job])?;
-            let lanes = f64::from(device.info.subgroup_min_size.max(1));
-            let one = match (matrix, sum) {
-                (true, _) => 2.0 * f64::from(f * f * f) / lanes,
-                (_, "f32") => 4.0,
-                (_, "vec2<f16>") => 8.0,
-                _ => 16.0,
-            };
-            let flop = f64::from(groups) * 256.0 * f64::from(turns) * 4.0 * f64::from(chains) * one;
-            println!(
-                "{name}, {chains} chains: {:.1} TFLOP/s",
-                flop / seconds / 1e12
-            );
-        }
-    }
-    copies(device)
-}
-
-fn copies(device: &Device) -> Result<()> {
-    let text = "@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
-@compute @workgroup_size(256)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) n: vec3<u32>) {
-    let step = n.x * 256u;
-    for (var i = 0u; i < 8u; i++) { y[id.x + i * step] = x[id.x + i * step]; }
-}";
-    let kernel = device.kernel(text.into())?;
-    let bytes: u64 = if device.info.device_type == wgpu::DeviceType::Cpu {
-        64 << 20
-    } else {
-        1 << 30
-    };
-    let (x, y) = (device.empty(bytes), device.empty(bytes));
-    let job = device.job(&kernel, &[&x, &y], [(bytes / 16 / 256 / 8) as u32, 1]);
-    let seconds = device.time(&kernel, &[job])?;
-    println!(
-        "copy: {:.0} GB/s, read and written",
-        2.0 * bytes as f64 / seconds / 1e9
-    );
-    Ok(())
-}
-
-/// What a dispatch costs that waits for the one before, and one that does not.
-fn gap(device: &Device) -> Result<()> {
-    let text = "@group(0) @binding(0) var<storage, read_write> y: array<u32>;
-@compute @workgroup_size(32)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) { y[id.x] = y[id.x] + 1u; }";
-    let kernel = device.kernel(text.into())?;
-    let buffers: Vec<_> = (0..1000).map(|_| device.empty(4096)).collect();
-    let jobs: Vec<Job> = buffers
-        .iter()
-        .map(|b| device.job(&kernel, &[b], [1, 1]))
-        .collect();
-    for (name, jobs) in [("dependent", &jobs[..1]), ("independent", &jobs[..])] {
-        let mut seconds: Vec<f64> = (0..9)
-            .map(|_| device.pass(&kernel, jobs, 1000))
-            .collect::<Result<_>>()?;
-        seconds.sort_by(f64::total_cmp);
-        println!("gap, {name}: {:.2} us a dispatch", seconds[4] * 1e3);
-    }
-    let started = std::time::Instant::now();
-    device.pass(&kernel, &jobs, 1000)?;
-    println!(
-        "gap, host and device together: {:.2} us a dispatch",
-        started.elapsed().as_secs_f64() * 1e3
-    );
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use crate::kernel::Sample;
 use crate::pipeline::{Forward, Observer, Pipeline, RawRequest, Request};
 use crate::text::Styles;
 use crate::{Error, Result};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -88,18 +89,26 @@ pub fn step_plan<'a>(
     cancelled: &'a dyn Fn() -> bool,
 ) -> Result<Plan<'a>> {
     let first = pipeline.forward(size, 2 * batch, observer)?;
+    let work = Work {
+        operations: Some(first.operations() as f64),
+        bytes: Some(first.bytes() as f64),
+    };
+    let dispatches = first.dispatches() as f64;
+    // The first that is asked for is there already.
+    let made = RefCell::new(Some(first));
     let mut subject = subject(pipeline, "UNet step", size);
     subject.batch = Some(batch);
     Ok(Plan {
         subject,
-        work: Work {
-            operations: Some(first.operations() as f64),
-            bytes: Some(first.bytes() as f64),
-        },
-        figures: BTreeMap::from([("dispatches".into(), first.dispatches() as f64)]),
+        work,
+        figures: BTreeMap::from([("dispatches".into(), dispatches)]),
         prepare: Box::new(move || {
+            let forward = match made.take() {
+                Some(first) => first,
+                None => pipeline.forward(size, 2 * batch, observer)?,
+            };
             Ok(Box::new(Step {
-                forward: pipeline.forward(size, 2 * batch, observer)?,
+                forward,
                 cancelled,
                 bytes: peak(pipeline),
             }))
@@ -273,19 +282,38 @@ pub fn run(
 }
 
 /// Seconds that [`run`] takes about, if the device does `rate` operations a second: whether
-/// a size is worth trying.
+/// a size is worth trying. Without `steps` no pictures are drawn.
 pub fn estimate(
     pipeline: &Pipeline,
     size: [usize; 2],
-    steps: usize,
+    steps: Option<usize>,
     manner: Manner,
     rate: f64,
 ) -> f64 {
     let forward = pipeline.step_operations(size, 2) as f64;
     let text = 2.0 * pipeline.text_operations() as f64;
     let decode = pipeline.decoder_operations(size) as f64;
-    let forwards = (2 * manner.repetitions + 3) as f64;
-    let pictures = (PICTURES + 1) as f64;
-    let all = forwards * forward + pictures * (text + decode + steps as f64 * forward);
-    all / rate
+    let forwards = (manner.repetitions + 2) as f64;
+    let pictures = match steps {
+        Some(steps) => (PICTURES + 1) as f64 * (text + decode + steps as f64 * forward),
+        None => 0.0,
+    };
+    (forwards * forward + pictures) / rate
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Other programs read the workload from a file.
+    #[test]
+    fn the_published_workload_is_this_one() {
+        let text = include_str!("../../tools/peers/workload.json");
+        let workload: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(workload["prompt"], PROMPT);
+        assert_eq!(workload["negative_prompt"], "");
+        assert_eq!(workload["seed"], SEED);
+        assert_eq!(workload["guidance_scale"], GUIDANCE);
+        assert_eq!(workload["scheduler"], SCHEDULER);
+    }
 }
