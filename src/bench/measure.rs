@@ -42,6 +42,7 @@ pub struct Plan<'a> {
     pub subject: Subject,
     pub work: Work,
     pub figures: BTreeMap<String, f64>,
+    pub note: Option<String>,
     /// Puts it on the device, each time in other buffers.
     pub prepare: Prepare<'a>,
 }
@@ -91,6 +92,7 @@ pub fn measure(plan: &Plan<'_>, manner: Manner, cancelled: &dyn Fn() -> bool) ->
         error: timed.error(),
         device_bytes: timed.device_bytes(),
         figures: plan.figures.clone(),
+        note: plan.note.clone(),
         ..row
     })
 }

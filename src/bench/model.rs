@@ -102,6 +102,7 @@ pub fn step_plan<'a>(
         subject,
         work,
         figures: BTreeMap::from([("dispatches".into(), dispatches)]),
+        note: None,
         prepare: Box::new(move || {
             let forward = match made.take() {
                 Some(first) => first,

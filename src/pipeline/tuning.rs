@@ -50,14 +50,7 @@ impl TuningSource {
         match self {
             TuningSource::Off | TuningSource::Force => Ok(Tuning::default()),
             TuningSource::File(path) => Tuning::open(path),
-            TuningSource::Auto => {
-                let kept = Tuning::path(gpu, first).and_then(|path| Tuning::open(&path).ok());
-                let shipped = || match first {
-                    None => Tuning::shipped(gpu),
-                    Some(_) => None,
-                };
-                Ok(kept.or_else(shipped).unwrap_or_default())
-            }
+            TuningSource::Auto => Ok(Tuning::known(gpu, first)),
         }
     }
 

@@ -47,7 +47,7 @@ fn dots(report: &Report) -> Vec<Dot> {
 fn decades(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     let least = values.clone().fold(f64::INFINITY, f64::min);
     let most = values.fold(0.0, f64::max);
-    10f64.powf(least.log10().floor())..10f64.powf((most * 1.3).log10().ceil())
+    10f64.powf(least.log10().floor())..10f64.powf((most * 1.15).log10().ceil())
 }
 
 /// The roofline of the kernels in `report`, as SVG.
@@ -142,7 +142,7 @@ pub fn roofline(report: &Report) -> Result<String> {
         let memory = format!("memory {}B/s", prefixed(roofs.memory));
         area.draw(&Text::new(
             memory,
-            (172, SIZE.1 as i32 - 128),
+            (176, 72),
             font(TEXT * 0.9),
         ))
         .map_err(failed)

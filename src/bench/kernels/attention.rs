@@ -336,6 +336,16 @@ impl Problem for Attend {
         all
     }
 
+    fn chosen(&self, bed: &Bed, run: &Run) -> Result<Option<String>> {
+        match run.kernel {
+            Kernel::Mode(mode @ Mode { direct: false }) if self.d == 64 => {
+                let variant = bed.context(mode).choose_attention(&self.call(run.a))?;
+                Ok(Some(variant.to_string()))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn place(&self, bed: &Bed, run: &Run, fill: Fill) -> Result<Placed> {
         let numbers = self.numbers();
         let (mode, storage) = (run.mode(), run.a);

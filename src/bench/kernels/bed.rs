@@ -4,7 +4,9 @@
 use super::Numbers;
 use crate::gpu::{Gpu, PipelineKey};
 use crate::kernel::product::Storages;
-use crate::kernel::{Context, Dispatch, Mode, Program, Storage, Tensor, View, permutations};
+use crate::kernel::{
+    Context, Dispatch, Mode, Program, Storage, Tensor, Tuning, View, permutations,
+};
 use crate::{Error, Result};
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
@@ -81,6 +83,16 @@ impl Bed {
             ran: Mutex::default(),
             noise: OnceLock::new(),
         })
+    }
+
+    /// The same with what was measured on the adapter, as a model is run.
+    #[must_use]
+    pub fn with_tuning(self, tuning: Tuning) -> Self {
+        let [tiled, direct] = self.contexts;
+        Self {
+            contexts: [tiled.with_tuning(tuning), direct],
+            ..self
+        }
     }
 
     /// With all kernels of a mode, whatever the adapter suggests.

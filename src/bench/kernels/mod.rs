@@ -40,6 +40,14 @@ pub trait Problem: fmt::Debug + Send + Sync {
     /// Every kernel and every storage that could serve it on this adapter.
     fn runs(&self, bed: &Bed) -> Vec<Run>;
 
+    /// The variant that a mode's kernels choose here, where there are several.
+    ///
+    /// # Errors
+    /// What goes wrong on the device while variants are tested.
+    fn chosen(&self, _bed: &Bed, _run: &Run) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Operands on the device, and what to do with them. Each call has its own buffers.
     ///
     /// # Errors

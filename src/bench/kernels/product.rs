@@ -630,6 +630,14 @@ impl Problem for Layer {
         runs(bed, bed.storage_sets(), |storages| self.call(storages))
     }
 
+    fn chosen(&self, bed: &Bed, run: &Run) -> Result<Option<String>> {
+        let Kernel::Mode(mode @ Mode { direct: false }) = run.kernel else {
+            return Ok(None);
+        };
+        let variant = bed.context(mode).choose(&self.call(run.storages()))?;
+        Ok(Some(variant.to_string()))
+    }
+
     fn place(&self, bed: &Bed, run: &Run, fill: Fill) -> Result<Placed> {
         let uploaded = self.filled(Ground { bed, fill }, run.storages())?;
         let dispatches = uploaded.dispatches(bed, run)?;

@@ -214,6 +214,7 @@ pub fn plans<'a>(bed: &'a Bed, cases: &'a [Case], selection: &Selection) -> Resu
                     bytes: some(work.bytes),
                 },
                 figures: BTreeMap::new(),
+                note: problem.chosen(bed, &run)?,
                 prepare: Box::new(move || Ok(Box::new(prepare(bed, problem, &run, check)?))),
             });
         }

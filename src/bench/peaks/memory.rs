@@ -124,6 +124,7 @@ fn upload(gpu: &Arc<Gpu>) -> Plan<'_> {
             bytes: Some(UPLOAD as f64),
         },
         figures: Default::default(),
+        note: None,
         prepare: Box::new(|| {
             Ok(Box::new(Upload {
                 gpu: gpu.clone(),

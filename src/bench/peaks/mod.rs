@@ -116,6 +116,7 @@ fn row(
         subject,
         work,
         figures: Default::default(),
+        note: None,
         prepare: Box::new(|| {
             let (programs, calls) = make()?;
             Ok(Box::new(Programs::new(gpu, programs, calls)?))

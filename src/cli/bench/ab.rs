@@ -9,6 +9,7 @@ use calotype::bench::ab;
 use calotype::bench::compare::Comparison;
 use calotype::bench::kernels::{Bed, Case, timing};
 use calotype::bench::measure::{Manner, Plan};
+use calotype::kernel::Tuning;
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -74,7 +75,8 @@ impl Arm {
         })?;
         let args = side.kernels;
         let cases = args.selection().cases()?;
-        let bed = Bed::new(&args.open()?)?;
+        let gpu = args.open()?;
+        let bed = Bed::new(&gpu)?.with_tuning(Tuning::known(&gpu, None));
         Ok(Self { args, bed, cases })
     }
 

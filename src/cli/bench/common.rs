@@ -2,6 +2,7 @@
 
 use crate::cli::output;
 use anyhow::Result;
+use calotype::Error;
 use calotype::bench::chart::{roofline, step};
 use calotype::bench::measure::{Manner, REPETITIONS};
 use calotype::bench::report::{DeviceFacts, Format, Program, Report, Row, SCHEMA, SystemFacts};
@@ -31,13 +32,33 @@ impl SampleArgs {
     }
 }
 
-/// Where the report goes.
+/// How the report is printed, and where it goes.
 #[derive(clap::Args, Clone)]
 pub struct OutputArgs {
     /// How the report is printed: a Markdown table, or with every sample
-    #[arg(long, value_name = "FORMAT", default_value = "md", value_parser = ["md", "csv", "json", "jsonl"])]
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "md", value_parser = FORMATS)]
     format: String,
 
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
+/// As [`OutputArgs`] where `-o` names ops.
+#[derive(clap::Args, Clone)]
+pub struct LongOutputArgs {
+    /// How the report is printed: a Markdown table, or with every sample
+    #[arg(long, value_name = "FORMAT", default_value = "md", value_parser = FORMATS)]
+    format: String,
+
+    #[command(flatten)]
+    pub files: FileArgs,
+}
+
+const FORMATS: [&str; 4] = ["md", "csv", "json", "jsonl"];
+
+/// Files that a report is written to.
+#[derive(clap::Args, Clone)]
+pub struct FileArgs {
     /// Write the report as JSON to this file as well, for `calotype bench compare`
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -58,13 +79,34 @@ pub enum Chart {
 }
 
 impl OutputArgs {
+    /// Prints and writes `report`.
+    pub fn finish(&self, report: &Report, chart: Chart) -> Result<()> {
+        self.files.finish(report, &self.format, chart)
+    }
+}
+
+impl LongOutputArgs {
+    /// Prints and writes `report`.
+    pub fn finish(&self, report: &Report, chart: Chart) -> Result<()> {
+        self.files.finish(report, &self.format, chart)
+    }
+}
+
+impl FileArgs {
     /// Whether a picture is wanted.
     pub fn draws(&self) -> bool {
         self.svg.is_some()
     }
 
-    /// Prints and writes `report`.
-    pub fn finish(&self, report: &Report, chart: Chart) -> Result<()> {
+    /// Fails where a picture is wanted of what has none, and says what has.
+    pub fn refuse_chart(&self, allowed: &str) -> calotype::Result<()> {
+        match &self.svg {
+            Some(path) => Err(Error::invalid("svg", path.display(), allowed)),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&self, report: &Report, format: &str, chart: Chart) -> Result<()> {
         let json = report.print(Format::Json)?;
         if let Some(path) = &self.save {
             write_file(path, format!("{json}\n").as_bytes())?;
@@ -79,7 +121,7 @@ impl OutputArgs {
         if self.submit {
             return output::line(&submission(report, &json)?);
         }
-        let format: Format = self.format.parse().map_err(anyhow::Error::msg)?;
+        let format: Format = format.parse().map_err(anyhow::Error::msg)?;
         output::line(&report.print(format)?)
     }
 }

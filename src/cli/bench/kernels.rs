@@ -1,6 +1,6 @@
 //! `calotype bench kernels`.
 
-use super::common::{self, Chart, OutputArgs, SampleArgs};
+use super::common::{self, Chart, LongOutputArgs, SampleArgs};
 use crate::cli::device::AdapterArgs;
 use crate::cli::{interrupt, output};
 use anyhow::{Context, Result};
@@ -11,6 +11,7 @@ use calotype::bench::peaks;
 use calotype::bench::report::table;
 use calotype::bench::roofs::Roofs;
 use calotype::gpu::{AdapterChoice, Gpu};
+use calotype::kernel::Tuning;
 use calotype::shaders::SHADERS;
 use calotype::{Error, error::Remedies};
 use std::collections::{BTreeMap, HashMap};
@@ -79,7 +80,7 @@ pub struct Args {
     pub samples: SampleArgs,
 
     #[command(flatten)]
-    output: OutputArgs,
+    output: LongOutputArgs,
 }
 
 impl Args {
@@ -149,12 +150,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let date = common::now();
     let cases = selection.cases()?;
     let gpu = args.open()?;
-    let bed = Bed::new(&gpu)?;
+    let bed = Bed::new(&gpu)?.with_tuning(Tuning::known(&gpu, None));
     let plans = plans(&bed, &cases, &selection)?;
     let counts = plans.iter().any(|plan| plan.work.operations.is_some());
-    if args.output.draws() && (args.no_peaks || !counts) {
+    if args.no_peaks || !counts {
         let allowed = "a roofline needs the peaks, and a kernel with arithmetic such as -o product";
-        return Err(Error::invalid("svg", "the roofline", allowed).into());
+        args.output.files.refuse_chart(allowed)?;
     }
     let manner = args.samples.manner();
     let mut rows = match args.no_peaks {

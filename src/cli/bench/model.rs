@@ -101,7 +101,7 @@ pub fn run(args: &Args) -> Result<()> {
                 .map(|n| usize::from(*n))
                 .filter(|n| *n > 0)
                 .collect(),
-            profile: args.profile || args.output.draws(),
+            profile: args.profile || args.output.files.draws(),
         };
         let manner = args.samples.manner();
         let new = model::run(

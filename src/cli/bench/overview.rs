@@ -99,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
         sizes: vec![[side; 2]],
         batches: vec![1],
         steps: steps.into_iter().collect(),
-        profile: args.output.draws(),
+        profile: args.output.files.draws(),
     };
     let new = model::run(
         &mut pipeline,

@@ -20,6 +20,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let allowed = "peaks alone make no chart; `calotype bench kernels` draws the roofline";
+    args.output.files.refuse_chart(allowed)?;
     let cancel = interrupt::install();
     let date = common::now();
     let gpu = args.adapter.open()?;

@@ -136,6 +136,8 @@ impl Service {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let allowed = "the service has no chart; `calotype bench model` draws a step";
+    args.output.files.refuse_chart(allowed)?;
     let cancel = interrupt::install();
     let date = common::now();
     checked_model(&args.model)?;

@@ -163,8 +163,11 @@ impl Context {
         Ok(told)
     }
 
-    /// The one that makes `call`.
-    pub(super) fn choose_attention(&self, call: &Call) -> Result<Variant> {
+    /// The one that makes `call`: the one that was measured to be fastest, or the first.
+    ///
+    /// # Errors
+    /// What goes wrong on the device while variants are tested.
+    pub fn choose_attention(&self, call: &Call) -> Result<Variant> {
         let candidates = self.attention_candidates(call);
         let tuned = self.measured_attention(call);
         let tuned = tuned.filter(|v| candidates.contains(v));

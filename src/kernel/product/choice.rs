@@ -11,8 +11,12 @@ use crate::kernel::{Context, Storage};
 const NARROW: usize = 2;
 
 impl Context {
-    /// The variant that makes `call`.
-    pub(super) fn choose(&self, call: &Call) -> Result<Variant> {
+    /// The variant that makes `call`: the one that was measured to be fastest, or by its
+    /// shape.
+    ///
+    /// # Errors
+    /// What goes wrong on the device while variants are tested.
+    pub fn choose(&self, call: &Call) -> Result<Variant> {
         if self.mode.direct {
             return Ok(match call.n8 <= NARROW && call.m >= 64 {
                 true => Variant::DirectNarrow,

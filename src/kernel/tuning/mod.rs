@@ -97,6 +97,16 @@ impl Tuning {
         })
     }
 
+    /// What was measured on this adapter before, or ships with the program; else empty.
+    pub fn known(gpu: &Gpu, first: Option<Family>) -> Self {
+        let kept = Self::path(gpu, first).and_then(|path| Self::open(&path).ok());
+        let shipped = || match first {
+            None => Self::shipped(gpu),
+            Some(_) => None,
+        };
+        kept.or_else(shipped).unwrap_or_default()
+    }
+
     /// Where the table of this device, driver and version is kept; one of its own for
     /// each family of kernels to begin with.
     pub fn path(gpu: &Gpu, first: Option<Family>) -> Option<PathBuf> {
