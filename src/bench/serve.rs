@@ -101,7 +101,10 @@ impl Load {
                 .proxy(None)
                 .build()
                 .into();
-            while start.elapsed() < self.time && !cancelled() {
+            // One picture at the least, however short the time.
+            let mut asked = false;
+            while !asked || (start.elapsed() < self.time && !cancelled()) {
+                asked = true;
                 let number = seed.fetch_add(1, Ordering::Relaxed);
                 match self.ask(&agent, number) {
                     Ok(Some(answer)) => {

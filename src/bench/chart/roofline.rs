@@ -140,12 +140,8 @@ pub fn roofline(report: &Report) -> Result<String> {
             .draw()
             .map_err(failed)?;
         let memory = format!("memory {}B/s", prefixed(roofs.memory));
-        area.draw(&Text::new(
-            memory,
-            (176, 72),
-            font(TEXT * 0.9),
-        ))
-        .map_err(failed)
+        area.draw(&Text::new(memory, (176, 72), font(TEXT * 0.9)))
+            .map_err(failed)
     })
 }
 

@@ -94,6 +94,10 @@ impl Service {
             .args(["--max-steps", &steps, "--max-pixels", &pixels])
             .args(args.adapter.words())
             .stdout(Stdio::piped());
+        // A line a request would be in the way of what is measured.
+        if std::env::var_os("CALOTYPE_LOG").is_none() {
+            command.env("CALOTYPE_LOG", "off,calotype=warn");
+        }
         let mut child = command.spawn().context("the service does not start")?;
         let stdout = child.stdout.take();
         let mut line = String::new();
@@ -154,7 +158,7 @@ pub fn run(args: &Args) -> Result<()> {
         steps: args.steps.into(),
     };
     // Pipelines and buffers of this size.
-    load(1, Duration::from_nanos(1)).run(&cancelled)?;
+    load(1, Duration::ZERO).run(&cancelled)?;
     let mut rows: Vec<Row> = Vec::new();
     for clients in &args.clients {
         let time = Duration::from_secs(args.seconds.into());
