@@ -2,7 +2,9 @@
 // multiply-adds of F x F matrices each a turn, operands of type T, sums of type S.
 //
 // x [16384] T (read); y [16384] S (read and written); p.turns. Workgroups of LANES,
-// whose subgroups take different operands; sums begin with what y held.
+// whose subgroups take different operands; sums begin with what y held. Operands do not
+// change, which matrix units do not notice; a CPU that emulates them (Mesa 26's lavapipe)
+// multiplies them once and only adds: 250 GOP/s were seen where f32 makes 80.
 #import peak_params
 
 @group(0) @binding(0) var<storage, read> x: array<${T}>;
