@@ -55,7 +55,8 @@ fn cells(markdown: &str) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for event in Parser::new_ext(markdown, Options::ENABLE_TABLES) {
         match event {
-            Event::Start(Tag::TableRow) => rows.push(Vec::new()),
+            Event::Start(Tag::TableRow | Tag::TableHead) => rows.push(Vec::new()),
+            Event::End(TagEnd::TableHead) => drop(rows.pop()),
             Event::Start(Tag::TableCell) => rows.last_mut().into_iter().for_each(|row| {
                 row.push(String::new());
             }),
@@ -64,7 +65,6 @@ fn cells(markdown: &str) -> Vec<Vec<String>> {
                     cell.push_str(&text);
                 }
             }
-            Event::End(TagEnd::Table) => {}
             _ => {}
         }
     }
