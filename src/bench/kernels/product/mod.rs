@@ -1,19 +1,23 @@
 //! Linear layers and convolutions with every epilogue.
 
+mod both;
+mod parts;
+mod upload;
+
+pub use both::Both;
+pub use parts::Parts;
+pub use upload::{Uploaded, packed};
+
 use super::bed::Ground;
 use super::{
-    Bed, Checked, EVEN, Fill, Kernel, Numbers, Placed, Problem, Random, Run, Work, compare, margin,
+    Bed, Checked, Fill, Kernel, Numbers, Placed, Problem, Random, Run, Work, compare, margin,
 };
 use crate::Result;
 use crate::kernel::product::{
-    Call, Columns, Conv, Epilogue, Layout, Product, Scale, Storages, TwinEpilogue, UNIT, Variant,
-    Weight, WeightStorage, dispatches, dispatches_by, twin_conv, twin_epilogue, twin_linear,
+    Call, Columns, Conv, Epilogue, Layout, Scale, Storages, TwinEpilogue, UNIT, Variant,
+    Weight, WeightStorage, twin_conv, twin_epilogue, twin_linear,
 };
-use crate::kernel::{Activation, Dispatch, Mode, Storage, Tensor};
-use half::f16;
-use std::ops::Range;
-use std::sync::Arc;
-use wgpu::WriteOnly;
+use crate::kernel::{Mode, Storage, Tensor};
 
 /// Multiplications up to which a twin computes the whole result; of more, a sample.
 const WHOLE: usize = 1 << 24;
@@ -23,87 +27,6 @@ const SAMPLE: [usize; 2] = [48, 48];
 
 /// Tokens of a prompt, which are as many whatever the picture.
 pub(super) const PROMPT: usize = 77;
-
-/// An epilogue by its parts.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Parts {
-    pub scale: Option<f32>,
-    pub bias: bool,
-    pub channel: bool,
-    pub geglu: bool,
-    pub activation: Activation,
-    pub residual: bool,
-}
-
-impl Parts {
-    pub const BIAS: Self = Self {
-        scale: None,
-        bias: true,
-        channel: false,
-        geglu: false,
-        activation: Activation::None,
-        residual: false,
-    };
-
-    pub const GEGLU: Self = Self {
-        geglu: true,
-        ..Self::BIAS
-    };
-
-    /// Every part alone, and the combinations that the models use.
-    pub fn all() -> Vec<Self> {
-        let none = Self::default();
-        let bias = Self::BIAS;
-        let scale = Some(0.37);
-        let activated = |activation, parts| Self {
-            activation,
-            ..parts
-        };
-        vec![
-            none,
-            bias,
-            Self { scale, ..none },
-            Self {
-                channel: true,
-                ..none
-            },
-            Self {
-                residual: true,
-                ..none
-            },
-            Self {
-                geglu: true,
-                ..none
-            },
-            activated(Activation::Silu, none),
-            activated(Activation::Gelu, bias),
-            activated(Activation::QuickGelu, bias),
-            activated(Activation::Relu, bias),
-            activated(Activation::SoftClamp, none),
-            Self::GEGLU,
-            Self {
-                scale: Some(-1.5),
-                ..Self::GEGLU
-            },
-            Self {
-                channel: true,
-                ..bias
-            },
-            Self {
-                residual: true,
-                ..bias
-            },
-            Self {
-                scale,
-                bias: true,
-                channel: true,
-                geglu: false,
-                activation: Activation::Silu,
-                residual: true,
-            },
-        ]
-    }
-}
 
 /// A linear layer (`conv` is `None`) or a convolution.
 #[derive(Debug, Clone, Copy)]
@@ -473,95 +396,6 @@ pub(super) fn written(bed: &Bed, values: &[f32], columns: usize) -> Result<()> {
     }
 }
 
-struct Margins {
-    a: super::Margin,
-    out: super::Margin,
-    residual: super::Margin,
-}
-
-/// The columns of weights `[n, k, taps]`, rounded as they are read.
-struct Source<'a>(&'a Numbers, Layout);
-
-impl Source<'_> {
-    fn at(&self, column: usize, i: usize) -> f32 {
-        let Layout { taps, k, .. } = self.1;
-        self.0.at(column * k * taps + i)
-    }
-}
-
-impl Columns<f32> for Source<'_> {
-    fn read(&self, column: usize, first: usize, to: &mut [f32]) {
-        let values = to.iter_mut().enumerate();
-        values.for_each(|(i, to)| *to = self.at(column, first + i));
-    }
-}
-
-impl Columns<f16> for Source<'_> {
-    fn read(&self, column: usize, first: usize, to: &mut [f16]) {
-        let values = to.iter_mut().enumerate();
-        values.for_each(|(i, to)| *to = f16::from_f32(self.at(column, first + i)));
-    }
-}
-
-/// Weights `[n, k, taps]` as the kernels read them.
-///
-/// # Errors
-/// Out of memory.
-pub fn packed(bed: &Bed, storage: WeightStorage, layout: Layout, w: &Numbers) -> Result<Weight> {
-    let mut bytes = vec![0u8; layout.bytes(storage) as usize];
-    let to = WriteOnly::from_mut(&mut bytes[..]);
-    let source = Source(w, layout);
-    match storage {
-        WeightStorage::F32 => layout.pack_panels::<f32>(0..layout.panels(), &source, to),
-        WeightStorage::F16 => layout.pack_panels::<f16>(0..layout.panels(), &source, to),
-    }
-    Ok(Weight::packed(bed.view(&bytes)?, storage, layout))
-}
-
-/// A layer on a device.
-#[derive(Clone)]
-pub struct Uploaded {
-    pub a: Tensor,
-    pub weight: Weight,
-    pub out: Tensor,
-    pub conv: Option<Conv>,
-    pub epilogue: Epilogue,
-}
-
-impl Uploaded {
-    /// Runs it (over `rows`, where given) and says how many dispatches it took.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub fn run(&self, bed: &Bed, mode: Mode, rows: Option<Range<usize>>) -> Result<usize> {
-        let all = dispatches(bed.context(mode), &self.product(rows))?;
-        let count = all.len();
-        bed.run(all)?;
-        Ok(count)
-    }
-
-    pub fn product(&self, rows: Option<Range<usize>>) -> Product<'_> {
-        Product {
-            a: &self.a,
-            weight: &self.weight,
-            out: &self.out,
-            conv: self.conv,
-            blocks: None,
-            epilogue: self.epilogue.clone(),
-            rows,
-        }
-    }
-
-    /// The dispatches of a kernel.
-    fn dispatches(&self, bed: &Bed, run: &Run) -> Result<Vec<Dispatch>> {
-        let context = bed.context(run.mode());
-        match run.kernel {
-            Kernel::Product(variant) => dispatches_by(context, &self.product(None), variant),
-            _ => dispatches(context, &self.product(None)),
-        }
-    }
-}
-
 /// The runs of a product: as each mode chooses, and every kernel of the adapter that
 /// serves `call`.
 pub(super) fn runs(
@@ -658,86 +492,8 @@ impl Problem for Layer {
     }
 }
 
-/// A product of activations by activations: `x [m, k]` by `w [k, n]`, whose columns are
-/// rows of a tensor.
-#[derive(Debug, Clone, Copy)]
-pub struct Both {
-    pub m: usize,
-    /// A multiple of 8, as is `k`.
-    pub n: usize,
-    pub k: usize,
-    pub seed: u64,
-}
-
-impl Both {
-    fn numbers(&self) -> [Numbers; 2] {
-        let mut random = Random::new(self.seed);
-        [self.m * self.k, self.n * self.k].map(|count| random.numbers(count))
-    }
-
-    fn twin(&self, storage: Storage) -> Vec<f32> {
-        let [x, columns] = self.numbers().map(|numbers| numbers.rounded(storage));
-        let Self { m, n, k, .. } = *self;
-        let w = (0..k).flat_map(|i| (0..n).map(move |j| j * k + i));
-        let w: Vec<f32> = w.map(|at| columns.at(at)).collect();
-        twin_linear(&x.all(), &w, [m, k, n])
-    }
-}
-
-impl Problem for Both {
-    fn op(&self) -> &'static str {
-        "linear"
-    }
-
-    fn shape(&self) -> String {
-        format!("{}x{}->{} of activations", self.m, self.k, self.n)
-    }
-
-    fn work(&self, run: &Run) -> Work {
-        let Self { m, n, k, .. } = *self;
-        Work {
-            flops: (2 * m * n * k) as u64,
-            bytes: ((m * k + k * n + m * n) * run.a.bytes()) as u64,
-        }
-    }
-
-    fn runs(&self, bed: &Bed) -> Vec<Run> {
-        let sets = bed.storages().into_iter().map(|storage| {
-            let weights = match storage {
-                Storage::F32 => WeightStorage::F32,
-                Storage::F16 => WeightStorage::F16,
-            };
-            (storage, weights).into()
-        });
-        // What is measured of products are weights; these take what is chosen.
-        sets.flat_map(|storages| {
-            [true, false].map(|direct| Run::product(Kernel::Mode(Mode { direct }), storages))
-        })
-        .collect()
-    }
-
-    fn place(&self, bed: &Bed, run: &Run, fill: Fill) -> Result<Placed> {
-        let Self { m, n, k, seed } = *self;
-        let (ground, turn, storage) = (Ground { bed, fill }, seed as usize, run.a);
-        let [x, columns] = self.numbers();
-        let right = ground.tensor(storage, [1, n, 1, k], &columns, EVEN)?;
-        let uploaded = Uploaded {
-            a: ground.tensor(storage, [1, m, 1, k], &x, margin(turn))?,
-            weight: Weight::of(&right)?,
-            out: ground.blank(storage, [1, m, 1, n], margin(turn + 1))?,
-            conv: None,
-            epilogue: Epilogue::default(),
-        };
-        let dispatches = uploaded.dispatches(bed, run)?;
-        let (both, out) = (*self, uploaded.out);
-        Ok(Placed::new(self, run, dispatches, move |bed| {
-            let name = format!("{both:?} {storage:?}");
-            let twin: Arc<Vec<f32>> = bed.twin(name, || both.twin(storage));
-            compare(bed, storage, &bed.read(&out)?, &twin)
-        }))
-    }
-
-    fn shrunk(&self, _: usize) -> Box<dyn Problem> {
-        Box::new(*self)
-    }
+struct Margins {
+    a: super::Margin,
+    out: super::Margin,
+    residual: super::Margin,
 }
