@@ -117,7 +117,7 @@ fn main() -> Result<()> {
     }
     let gpu = open()?;
     println!("{}, {}\n", gpu.info().name, gpu.info().driver_info);
-    let bed = Bed::new(&gpu)?;
+    let bed = Bed::tuned(&gpu)?;
     let manner = Manner {
         repetitions: LEAST,
         by_processor: false,

@@ -72,7 +72,7 @@ impl Manner {
 /// What goes wrong on the device; [`Error::Cancelled`].
 pub fn measure(plan: &Plan<'_>, manner: Manner, cancelled: &dyn Fn() -> bool) -> Result<Row> {
     let mut timed = (plan.prepare)()?;
-    timed.sample()?;
+    let warm_up = timed.sample()?;
     let mut samples = Vec::new();
     for _ in 0..manner.repetitions {
         if cancelled() {
@@ -80,7 +80,8 @@ pub fn measure(plan: &Plan<'_>, manner: Manner, cancelled: &dyn Fn() -> bool) ->
         }
         samples.push(manner.of(timed.sample()?));
     }
-    let timed_by = match manner.by_processor {
+    // Not every system tells a process's time.
+    let timed_by = match manner.by_processor && warm_up.processor.is_some() {
         true => TimedBy::Processor,
         false => timed.timed_by(),
     };

@@ -37,7 +37,7 @@ impl Roofs {
     }
 
     /// Operations a second that operands stored as `storage` allow.
-    fn arithmetic(&self, storage: Option<&str>) -> f64 {
+    pub fn arithmetic(&self, storage: Option<&str>) -> f64 {
         match storage {
             Some(text) if text.starts_with("f32") && self.f32 > 0.0 => self.f32,
             _ => self.any,

@@ -1,7 +1,7 @@
 //! A checkpoint's UNet ready to be timed, whole or kernel by kernel, and the arithmetic of
 //! the other stages.
 
-use super::{LoadOptions, Observer, Pipeline};
+use super::{Observer, Pipeline};
 use crate::checkpoint::Part;
 use crate::gpu::{Gpu, Timestamps, processor_seconds};
 use crate::graph::{Executor, Graph, Runner};
@@ -93,25 +93,17 @@ impl Pipeline {
         2 * self.unet_graph(size, batch).multiply_adds()
     }
 
-    /// What it was loaded with.
-    pub fn options(&self) -> &LoadOptions {
-        &self.options
-    }
-
     /// Operations of encoding one prompt by all text encoders, a multiply-add counting as
     /// two.
     pub fn text_operations(&self) -> u64 {
         let checkpoint = &self.base.checkpoint;
-        let encoders = [
-            (checkpoint.text_encoder.as_ref(), &checkpoint.tokenizer),
-            (
-                Some(&checkpoint.text_encoder_2),
-                &Some(checkpoint.tokenizer_2.clone()),
-            ),
-        ];
-        let graphs = encoders.into_iter().filter_map(|(config, tokenizer)| {
-            let tokens = tokenizer.as_ref()?.max_length();
-            Some(clip::graph(config?, tokens, 0).optimise())
+        let first = checkpoint.text_encoder.as_ref();
+        let first = first.zip(checkpoint.tokenizer.as_ref());
+        let second = (&checkpoint.text_encoder_2, &checkpoint.tokenizer_2);
+        let graphs = first.into_iter().chain([second]);
+        let graphs = graphs.map(|(config, tokenizer)| {
+            let tokens = tokenizer.max_length();
+            clip::graph(config, tokens, 0).optimise()
         });
         graphs.map(|graph| 2 * graph.multiply_adds()).sum()
     }

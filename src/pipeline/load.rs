@@ -170,6 +170,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// What it was loaded with.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
     /// The device that it draws on.
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu

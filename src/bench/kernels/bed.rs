@@ -85,14 +85,17 @@ impl Bed {
         })
     }
 
-    /// The same with what was measured on the adapter, as a model is run.
-    #[must_use]
-    pub fn with_tuning(self, tuning: Tuning) -> Self {
-        let [tiled, direct] = self.contexts;
-        Self {
-            contexts: [tiled.with_tuning(tuning), direct],
-            ..self
-        }
+    /// With what was measured on the adapter, as a model is run.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn tuned(gpu: &Arc<Gpu>) -> Result<Self> {
+        let bed = Self::new(gpu)?;
+        let [tiled, direct] = bed.contexts;
+        Ok(Self {
+            contexts: [tiled.with_tuning(Tuning::known(gpu, None)), direct],
+            ..bed
+        })
     }
 
     /// With all kernels of a mode, whatever the adapter suggests.

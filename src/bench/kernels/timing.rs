@@ -105,10 +105,7 @@ impl Selection {
     fn runs(&self, bed: &Bed, problem: &dyn Problem) -> Vec<Run> {
         let own = Kernel::Mode(Mode::of(bed.gpu.capabilities()));
         let runs = problem.runs(bed);
-        let modes = runs
-            .iter()
-            .filter(|run| matches!(run.kernel, Kernel::Mode(_)));
-        let has_modes = modes.count() > 0;
+        let has_modes = runs.iter().any(is_mode);
         let chosen = |run: &Run| match self.variant.as_deref() {
             None => run.kernel == own || !has_modes,
             // A mode stands for one of the others there.
@@ -118,20 +115,20 @@ impl Selection {
         let stored = |run: &Run| {
             let storage = run.storage();
             let part = self.storage.as_deref();
-            part.is_none_or(|part| storage.contains(part)) && !self.is_spare(run)
+            part.is_none_or(|part| storage.contains(part)) && !is_spare(run)
         };
         runs.into_iter()
             .filter(|run| chosen(run) && stored(run))
             .collect()
     }
+}
 
-    /// Storages that no model has: activations of f16 beside weights of f32, f16 sums of
-    /// f32 operands.
-    fn is_spare(&self, run: &Run) -> bool {
-        let narrows = run.a == Storage::F32 && run.out == Storage::F16;
-        let mixes = run.a == Storage::F16 && run.weights == Some(WeightStorage::F32);
-        run.weights.is_some() && (narrows || mixes)
-    }
+/// Storages that no model has: activations of f16 beside weights of f32, f16 sums of f32
+/// operands.
+fn is_spare(run: &Run) -> bool {
+    let narrows = run.a == Storage::F32 && run.out == Storage::F16;
+    let mixes = run.a == Storage::F16 && run.weights == Some(WeightStorage::F32);
+    run.weights.is_some() && (narrows || mixes)
 }
 
 fn is_mode(run: &Run) -> bool {

@@ -1,10 +1,10 @@
 //! Multiply-adds, dot products of int8, cooperative matrices and reads of shared memory.
 
-use super::{STREAM, Way, dispatch, fastest, key, row};
+use super::{STREAM, Way, dispatch, key, row};
 use crate::bench::measure::Manner;
 use crate::bench::report::{Row, Subject, Suite, Work};
 use crate::gpu::{Gpu, PipelineKey};
-use crate::kernel::{Program, Storage, View, noise, subgroup_size};
+use crate::kernel::{Clock, Program, Storage, View, noise, subgroup_size};
 use crate::{Error, Result};
 use std::sync::Arc;
 use wgpu::wgt::{CooperativeMatrixProperties, CooperativeScalarType};
@@ -194,6 +194,47 @@ fn matrix(
         work: of(one * STEPS * f64::from(chains * subgroups)),
         name: name(chains, lanes),
     }
+}
+
+/// Seconds that a sample of a peak should take: many times what a launch does.
+fn span(gpu: &Gpu) -> f64 {
+    if gpu.capabilities().is_cpu {
+        0.02
+    } else {
+        3e-3
+    }
+}
+
+/// The fastest of `ways` and as many turns as make it last; `None` where there are no ways.
+fn fastest(
+    gpu: &Arc<Gpu>,
+    ways: Vec<Way>,
+    views: &[View],
+    groups: usize,
+) -> Result<Option<(Way, u32)>> {
+    let mut clock = Clock::new(gpu)?;
+    let mut best: Option<(f64, Way, u32)> = None;
+    for way in ways {
+        let mut turns = 4;
+        let seconds = loop {
+            // SAFETY: the shaders of arithmetic take every index modulo what the views hold.
+            let one = unsafe { dispatch(&way.key, views, groups, turns) };
+            let program = Program::new(gpu, vec![one])?;
+            clock.warm(&program)?;
+            clock.pass(&[&program], 1)?;
+            let seconds = clock.pass(&[&program], 1)?.seconds;
+            if seconds >= span(gpu) || turns >= 1 << 20 {
+                break seconds;
+            }
+            turns *= ((1.2 * span(gpu) / seconds.max(1e-7)) as u32).clamp(2, 64);
+        };
+        let per_turn = way.work.operations.or(way.work.bytes).unwrap_or_default();
+        let rate = per_turn * f64::from(turns) * groups as f64 / seconds;
+        if best.as_ref().is_none_or(|(before, ..)| rate > *before) {
+            best = Some((rate, way, turns));
+        }
+    }
+    Ok(best.map(|(_, way, turns)| (way, turns)))
 }
 
 pub(super) fn permutations() -> Vec<PipelineKey> {

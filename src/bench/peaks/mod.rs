@@ -8,7 +8,7 @@ mod memory;
 use super::measure::{Manner, Plan, Programs, measure};
 use super::report::{Row, Subject, Work};
 use crate::gpu::{Access, Gpu, PipelineKey, host_shareable};
-use crate::kernel::{Clock, Dispatch, Program, View};
+use crate::kernel::{Dispatch, Program, View};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -59,48 +59,6 @@ unsafe fn dispatch(key: &PipelineKey, views: &[View], groups: usize, turns: u32)
     let grid = crate::kernel::fold(groups);
     // SAFETY: the caller's.
     unsafe { Dispatch::unchecked(key.clone(), views.to_vec(), params, grid) }
-}
-
-/// Seconds that a sample of a peak should take: many times what a launch does.
-fn span(gpu: &Gpu) -> f64 {
-    if gpu.capabilities().is_cpu {
-        0.02
-    } else {
-        3e-3
-    }
-}
-
-/// The fastest of `ways`, each with as many turns as make it last; `None` where there are
-/// no ways. `work` is what it does in all.
-fn fastest(
-    gpu: &Arc<Gpu>,
-    ways: Vec<Way>,
-    views: &[View],
-    groups: usize,
-) -> Result<Option<(Way, u32)>> {
-    let mut clock = Clock::new(gpu)?;
-    let mut best: Option<(f64, Way, u32)> = None;
-    for way in ways {
-        let mut turns = 4;
-        let seconds = loop {
-            // SAFETY: the shaders of arithmetic take every index modulo what the views hold.
-            let one = unsafe { dispatch(&way.key, views, groups, turns) };
-            let program = Program::new(gpu, vec![one])?;
-            clock.warm(&program)?;
-            clock.pass(&[&program], 1)?;
-            let seconds = clock.pass(&[&program], 1)?.seconds;
-            if seconds >= span(gpu) || turns >= 1 << 20 {
-                break seconds;
-            }
-            turns *= ((1.2 * span(gpu) / seconds.max(1e-7)) as u32).clamp(2, 64);
-        };
-        let per_turn = way.work.operations.or(way.work.bytes).unwrap_or_default();
-        let rate = per_turn * f64::from(turns) * groups as f64 / seconds;
-        if best.as_ref().is_none_or(|(before, ..)| rate > *before) {
-            best = Some((rate, way, turns));
-        }
-    }
-    Ok(best.map(|(_, way, turns)| (way, turns)))
 }
 
 /// The row of a plan whose programs are made by `make`.

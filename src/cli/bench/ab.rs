@@ -9,7 +9,6 @@ use calotype::bench::ab;
 use calotype::bench::compare::Comparison;
 use calotype::bench::kernels::{Bed, Case, timing};
 use calotype::bench::measure::{Manner, Plan};
-use calotype::kernel::Tuning;
 use clap::Parser;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -76,7 +75,7 @@ impl Arm {
         let args = side.kernels;
         let cases = args.selection().cases()?;
         let gpu = args.open()?;
-        let bed = Bed::new(&gpu)?.with_tuning(Tuning::known(&gpu, None));
+        let bed = Bed::tuned(&gpu)?;
         Ok(Self { args, bed, cases })
     }
 

@@ -11,7 +11,6 @@ use calotype::bench::peaks;
 use calotype::bench::report::table;
 use calotype::bench::roofs::Roofs;
 use calotype::gpu::{AdapterChoice, Gpu};
-use calotype::kernel::Tuning;
 use calotype::shaders::SHADERS;
 use calotype::{Error, error::Remedies};
 use std::collections::{BTreeMap, HashMap};
@@ -150,7 +149,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let date = common::now();
     let cases = selection.cases()?;
     let gpu = args.open()?;
-    let bed = Bed::new(&gpu)?.with_tuning(Tuning::known(&gpu, None));
+    let bed = Bed::tuned(&gpu)?;
     let plans = plans(&bed, &cases, &selection)?;
     let counts = plans.iter().any(|plan| plan.work.operations.is_some());
     if args.no_peaks || !counts {

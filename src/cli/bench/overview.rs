@@ -68,12 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut rows = peaks::run(&gpu, manner, &cancelled, &mut common::told)?;
     let roofs = Roofs::of(rows.iter());
     let roofs = roofs.ok_or_else(|| Error::internal("bench", "no peaks"))?;
-    let rate = SHARE
-        * if pipeline.storage_name() == "f16" {
-            roofs.any
-        } else {
-            roofs.f32
-        };
+    let rate = SHARE * roofs.arithmetic(Some(&pipeline.storage_name()));
     let left = f64::from(args.seconds) - start.elapsed().as_secs_f64();
     let native = pipeline.native_size();
     let whole = native.0.max(native.1);

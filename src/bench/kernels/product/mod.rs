@@ -14,8 +14,8 @@ use super::{
 };
 use crate::Result;
 use crate::kernel::product::{
-    Call, Columns, Conv, Epilogue, Layout, Scale, Storages, TwinEpilogue, UNIT, Variant,
-    Weight, WeightStorage, twin_conv, twin_epilogue, twin_linear,
+    Call, Conv, Epilogue, Layout, Scale, Storages, TwinEpilogue, UNIT, Variant, Weight,
+    WeightStorage, twin_conv, twin_epilogue, twin_linear,
 };
 use crate::kernel::{Mode, Storage, Tensor};
 
