@@ -18,6 +18,7 @@ shaders!(
     "attention_coop",
     "attention_params",
     "bounded",
+    "expand",
     "first_not_finite",
     "group_norm_apply",
     "group_norm_finish",

@@ -5,7 +5,7 @@ use super::measure::{Manner, Plan, Timed, measure};
 use super::report::{Row, Subject, Suite, TimedBy, Work};
 use super::statistics::median;
 use crate::kernel::Sample;
-use crate::pipeline::{Forward, Observer, Pipeline, RawRequest, Request};
+use crate::pipeline::{Forward, KernelTime, Observer, Pipeline, RawRequest, Request};
 use crate::text::Styles;
 use crate::{Error, Result};
 use std::cell::RefCell;
@@ -39,7 +39,7 @@ pub struct Wanted {
 
 /// A guided forward of the UNet as something to time.
 struct Step<'a> {
-    forward: Forward,
+    forward: Forward<'a>,
     cancelled: &'a dyn Fn() -> bool,
     bytes: u64,
 }
@@ -128,30 +128,27 @@ fn op(label: &str) -> &str {
     }
 }
 
-/// The kernels of one forward, each with the time of all its dispatches.
+/// The kernels of one forward or decoding, each with the time of all its dispatches.
 fn profile(
     pipeline: &Pipeline,
-    size: [usize; 2],
-    batch: usize,
+    (suite, size, batch): (Suite, [usize; 2], usize),
     manner: Manner,
-    observer: &Observer<'_>,
+    times: &dyn Fn() -> Result<Vec<KernelTime>>,
 ) -> Result<Vec<Row>> {
-    let cancelled = || observer.cancel.is_cancelled();
-    let forward = pipeline.forward(size, 2 * batch, observer)?;
-    forward.profile(&cancelled)?;
+    times()?;
     let mut samples: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut last = Vec::new();
     for _ in 0..manner.repetitions {
-        last = forward.profile(&cancelled)?;
+        last = times()?;
         for kernel in &last {
             let of = samples.entry(kernel.kernel.clone()).or_default();
             of.push(kernel.seconds);
         }
     }
     let total: f64 = samples.values().map(|of| median(of)).sum();
-    let row = |kernel: crate::pipeline::KernelTime| {
+    let row = |kernel: KernelTime| {
         let mut subject = subject(pipeline, &kernel.kernel, size);
-        subject.suite = Suite::Step;
+        subject.suite = suite;
         subject.op = Some(op(&kernel.kernel).into());
         subject.batch = Some(batch);
         let samples = samples.remove(&kernel.kernel)?;
@@ -263,7 +260,17 @@ pub fn run(
             let operations = made[0].work.operations.unwrap_or_default();
             told(&made[0]);
             if wanted.profile {
-                made.extend(profile(pipeline, size, batch, manner, observer)?);
+                let forward = pipeline.forward(size, 2 * batch, observer)?;
+                let times = || forward.profile(&cancelled);
+                made.extend(profile(
+                    pipeline,
+                    (Suite::Step, size, batch),
+                    manner,
+                    &times,
+                )?);
+                drop(forward);
+                let times = pipeline.decoder_profile(size, &cancelled)?;
+                made.extend(profile(pipeline, (Suite::Decode, size, 1), manner, &times)?);
             }
             for steps in &wanted.steps {
                 let new = pictures(pipeline, size, batch, *steps, operations, observer)?;

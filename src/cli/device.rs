@@ -2,7 +2,7 @@
 
 use calotype::gpu::{AdapterChoice, Gpu};
 use calotype::kernel::product::Family;
-use calotype::pipeline::{Dtype, LoadOptions, TuningSource};
+use calotype::pipeline::{Dtype, LoadOptions, MemoryLimit, TuningSource, WeightFormat};
 use std::sync::Arc;
 
 /// A family of kernels by its name; `tiled` is the scalar ones.
@@ -24,6 +24,16 @@ pub struct DeviceArgs {
     /// Precision of the activations; auto follows --dtype, f32 on CPU adapters
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
     activations: String,
+
+    /// How the UNet's weights are kept on the device: f16 (as --dtype says), or in blocks
+    /// of 8 or 4 bits; auto takes q8 where the others do not fit
+    #[arg(long, default_value = "auto", value_parser = ["auto", "f16", "q8", "q4"], ignore_case = true)]
+    weights: String,
+
+    /// Memory of the device that may be used, such as 4G; weights that do not fit are
+    /// streamed in every step. auto is what a GPU has
+    #[arg(long, value_name = "SIZE", default_value = "auto")]
+    max_memory: String,
 
     #[command(flatten)]
     engine: EngineArgs,
@@ -97,6 +107,8 @@ impl DeviceArgs {
         Ok(LoadOptions {
             dtype: self.dtype.parse::<Dtype>()?,
             activations: self.activations.parse::<Dtype>()?,
+            weights: self.weights.parse::<WeightFormat>()?,
+            max_memory: self.max_memory.parse::<MemoryLimit>()?,
             ..self.engine.load_options(model)?
         })
     }

@@ -90,6 +90,8 @@ fields! {
     Backend = "backend",
     Batch = "batch",
     LowMemory = "low_memory",
+    Weights = "weights",
+    MaxMemory = "max_memory",
     VaeTiling = "vae_tiling",
     // A part of a checkpoint whose graph is printed.
     Graph = "graph",
@@ -112,6 +114,8 @@ impl Field {
                 | Backend
                 | Batch
                 | LowMemory
+                | Weights
+                | MaxMemory
                 | VaeTiling
                 | LoraDir
                 | LoraAllowUnmatched

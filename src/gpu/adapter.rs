@@ -24,6 +24,8 @@ pub struct Capabilities {
     /// A CPU that plays a GPU (lavapipe, SwiftShader, WARP).
     pub is_cpu: bool,
     pub is_discrete: bool,
+    /// Bytes of the largest memory of its own, where the backend tells.
+    pub memory: Option<u64>,
     pub shader_f16: bool,
     pub subgroup: bool,
     pub timestamps: bool,
@@ -72,6 +74,7 @@ impl Capabilities {
             features,
             is_cpu: info.device_type == DeviceType::Cpu,
             is_discrete: info.device_type == DeviceType::DiscreteGpu,
+            memory: memory(adapter),
             shader_f16: features.contains(Features::SHADER_F16),
             subgroup: features.contains(Features::SUBGROUP),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
@@ -94,6 +97,28 @@ impl Capabilities {
             subgroup_size: [info.subgroup_min_size, info.subgroup_max_size],
         }
     }
+}
+
+/// Bytes of the largest heap of device memory, on Vulkan.
+#[cfg(not(any(target_vendor = "apple", target_family = "wasm")))]
+fn memory(adapter: &wgpu::Adapter) -> Option<u64> {
+    use wgpu::hal::api::Vulkan;
+    /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`.
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the adapter is only asked what it is; nothing of it is kept or destroyed.
+    let properties = unsafe {
+        let adapter = adapter.as_hal::<Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(adapter.raw_physical_device())
+    };
+    let heaps = properties.memory_heaps_as_slice().iter();
+    let own = heaps.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0);
+    own.map(|heap| heap.size).max()
+}
+
+#[cfg(any(target_vendor = "apple", target_family = "wasm"))]
+fn memory(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 fn backends(choice: &AdapterChoice) -> Result<Backends> {

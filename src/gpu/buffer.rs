@@ -98,6 +98,20 @@ impl Gpu {
                 [Remedy::SmallerPicture, Remedy::HALF_PRECISION],
             ));
         }
+        let short = |what: &str| Error::OutOfMemory {
+            adapter: self.info.name.clone(),
+            what: what.into(),
+            bytes: size,
+            remedy: [
+                Remedy::SmallerPicture,
+                Remedy::HALF_PRECISION,
+                Remedy::OTHER_ADAPTER,
+            ]
+            .into(),
+        };
+        if self.counters.is_short_of(size) {
+            return Err(short(label));
+        }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
@@ -106,17 +120,7 @@ impl Gpu {
             mapped_at_creation,
         });
         if pollster::block_on(scope.pop()).is_some() {
-            return Err(Error::OutOfMemory {
-                adapter: self.info.name.clone(),
-                what: label.into(),
-                bytes: size,
-                remedy: [
-                    Remedy::SmallerPicture,
-                    Remedy::HALF_PRECISION,
-                    Remedy::OTHER_ADAPTER,
-                ]
-                .into(),
-            });
+            return Err(short(label));
         }
         Ok(raw)
     }

@@ -33,9 +33,28 @@ pub struct Counters {
     pub pipelines_created: AtomicU64,
     pub device_bytes: AtomicU64,
     pub peak_device_bytes: AtomicU64,
+    /// Bytes beyond which memory is short; 0 for what the driver has.
+    most: AtomicU64,
 }
 
+/// For tests of what happens when memory runs out: bytes beyond which it is short.
+const DEVICE_BYTES: &str = "CALOTYPE_DEVICE_BYTES";
+
 impl Counters {
+    /// From now on memory is short beyond `bytes`, if given.
+    pub fn limit(&self, bytes: Option<u64>) {
+        let device = std::env::var(DEVICE_BYTES).ok();
+        let device = device.and_then(|text| text.parse().ok());
+        let least = bytes.into_iter().chain(device).min();
+        self.most.store(least.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Whether there is no room for so many bytes more.
+    fn is_short_of(&self, bytes: u64) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        most > 0 && self.device_bytes.load(Ordering::Relaxed) + bytes > most
+    }
+
     fn allocate(&self, bytes: u64) {
         self.buffers_created.fetch_add(1, Ordering::Relaxed);
         let now = self.device_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;

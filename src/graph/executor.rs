@@ -7,17 +7,34 @@ use crate::gpu::{Buffer, Gpu};
 use crate::kernel::attention::Attention;
 use crate::kernel::narrow::Narrow;
 use crate::kernel::norm::{self, GroupNorm, layer_norm};
-use crate::kernel::product::{self, Epilogue, Scale, Weight};
+use crate::kernel::product::{self, Epilogue, Scale, Weight, WeightBlocks};
 use crate::kernel::{Activation, Context, Dispatch, Program, Tensor, View, map, sinusoid};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// Weights of a product on the device.
+#[derive(Clone)]
+pub struct Placed {
+    /// As [`product::Layout`] packs them.
+    pub weight: Weight,
+    /// What `weight` is expanded from before each product, where it is not there already:
+    /// products share the memory.
+    pub blocks: Option<WeightBlocks>,
+    pub bias: Option<View>,
+    /// The piece of a stream that brings them (see [`Stream`]); `None` where they stay.
+    pub piece: Option<usize>,
+}
+
 /// Where a graph's weights come from, on the device.
 pub trait Weights {
-    /// Packed weights and the bias (see [`product::Layout`]), whose values may follow
-    /// with [`Self::fill`].
-    fn product(&self, product: &Product) -> Result<(Weight, Option<View>)>;
+    /// Hears of a graph before its products are asked for.
+    ///
+    /// # Errors
+    /// Out of memory.
+    fn prepare(&self, graph: &Graph) -> Result<()>;
+    /// A product's weights, whose values may follow with [`Self::fill`].
+    fn product(&self, product: &Product) -> Result<Placed>;
     /// gamma and beta, f32, padded to vec4s.
     fn norm(&self, norm: &Norm) -> Result<[View; 2]>;
     /// Brings the values of all products that were asked for, to be there for what is
@@ -85,7 +102,7 @@ impl Executor {
         weights: &dyn Weights,
         sources: &HashMap<String, View>,
     ) -> Result<Self> {
-        Self::with_norms(context, activations, graph, weights, sources, None)
+        Self::with_norms(context, activations, graph, weights, sources, None, None)
     }
 
     /// [`Self::new`] beside `host`, whose memory it uses as far as nothing in it outlives
@@ -105,7 +122,8 @@ impl Executor {
         Self::build(context, activations, graph, weights, &sources, None, found)
     }
 
-    /// [`Self::new`], with group norms that other graphs share.
+    /// [`Self::new`], with group norms that other graphs share; beside `host`, if there is
+    /// one, as [`Self::beside`].
     pub fn with_norms(
         context: &Context,
         activations: impl Into<Activations>,
@@ -113,8 +131,12 @@ impl Executor {
         weights: &dyn Weights,
         sources: &HashMap<String, View>,
         norms: Option<SharedNorms<'_>>,
+        host: Option<&Executor>,
     ) -> Result<Self> {
-        let found = Found::default();
+        let found = Found {
+            spare: host.map_or(&[], |host| &host.spare),
+            input: None,
+        };
         Self::build(context, activations, graph, weights, sources, norms, found)
     }
 
@@ -128,6 +150,7 @@ impl Executor {
         found: Found<'_>,
     ) -> Result<Self> {
         graph.check()?;
+        weights.prepare(graph)?;
         let gpu = &context.gpu;
         let storages = activations.into().of(graph);
         let plan = Plan::new(graph, context.mode, &storages);
@@ -153,17 +176,25 @@ impl Executor {
                 taken.iter().map(view).collect()
             })
             .collect::<Result<_>>()?;
-        let lower = |range: std::ops::Range<usize>| -> Result<Vec<Dispatch>> {
-            let mut dispatches = Vec::new();
+        let lower = |range: std::ops::Range<usize>| -> Result<Lowered> {
+            let mut lowered = Lowered::default();
             for x in &plan.order[range] {
-                dispatches.extend(lowering.node(*x)?);
+                let (dispatches, piece) = lowering.node(*x)?;
+                if let Some(piece) = piece {
+                    lowered.pieces.push((lowered.dispatches.len(), piece));
+                }
+                lowered.dispatches.extend(dispatches);
             }
-            Ok(dispatches)
+            Ok(lowered)
         };
         let once = lower(0..plan.once)?;
         let step = lower(plan.once..plan.order.len())?;
-        compile_while(gpu, [&once, &step], || weights.fill())?;
-        let (once, step) = (Program::new(gpu, once)?, Program::new(gpu, step)?);
+        compile_while(gpu, [&once.dispatches, &step.dispatches], || weights.fill())?;
+        let program = |lowered: Lowered| {
+            let program = Program::new(gpu, lowered.dispatches)?;
+            Ok::<_, Error>(program.with_pieces(lowered.pieces))
+        };
+        let (once, step) = (program(once)?, program(step)?);
         let inputs = graph
             .nodes
             .iter()
@@ -245,6 +276,13 @@ impl Executor {
             .copied()
             .collect())
     }
+}
+
+/// Dispatches, and the pieces of a stream that must be there from one of them on.
+#[derive(Default)]
+struct Lowered {
+    dispatches: Vec<Dispatch>,
+    pieces: Vec<(usize, usize)>,
 }
 
 /// Compiles the pipelines of all dispatches while `work` goes on.
@@ -355,13 +393,21 @@ impl Lowering<'_> {
         &self.tensors[x.0]
     }
 
-    fn node(&self, x: Value) -> Result<Vec<Dispatch>> {
+    /// The dispatches of a node, and the piece of a stream that they need.
+    fn node(&self, x: Value) -> Result<(Vec<Dispatch>, Option<usize>)> {
+        match self.graph.node(x).op {
+            Op::Product { .. } => self.product(x),
+            _ => Ok((self.without_weights(x)?, None)),
+        }
+    }
+
+    fn without_weights(&self, x: Value) -> Result<Vec<Dispatch>> {
         let node = self.graph.node(x);
         let (gpu, mode) = (&self.context.gpu, self.context.mode);
         let out = self.tensor(x);
         let input = |i: usize| self.tensor(node.inputs[i]);
         match &node.op {
-            Op::Input { .. } | Op::Columns { .. } | Op::Reshape => Ok(vec![]),
+            Op::Input { .. } | Op::Columns { .. } | Op::Reshape | Op::Product { .. } => Ok(vec![]),
             Op::Sinusoid { source, sinusoid } => {
                 let values = self.sources.get(source).ok_or_else(|| {
                     Error::internal("graph", format!("no buffer {source} to read"))
@@ -370,7 +416,6 @@ impl Lowering<'_> {
                 let dispatch = sinusoid::dispatch(values, out, *sinusoid, count)?;
                 Ok(vec![dispatch])
             }
-            Op::Product { .. } => self.product(x),
             Op::GroupNorm {
                 norm,
                 groups,
@@ -441,7 +486,7 @@ impl Lowering<'_> {
         map::dispatches(self.context, x, activation, b, y)
     }
 
-    fn product(&self, x: Value) -> Result<Vec<Dispatch>> {
+    fn product(&self, x: Value) -> Result<(Vec<Dispatch>, Option<usize>)> {
         let node = self.graph.node(x);
         let Op::Product {
             product,
@@ -451,11 +496,19 @@ impl Lowering<'_> {
             residual,
         } = &node.op
         else {
-            return Ok(vec![]);
+            return Ok((vec![], None));
         };
-        let (weight, bias) = self.weights.product(product)?;
+        let Placed {
+            weight,
+            blocks,
+            bias,
+            piece,
+        } = self.weights.product(product)?;
         let mut extras = node.inputs[1..].iter().map(|x| self.tensor(*x).clone());
-        let mut dispatches = Vec::new();
+        let mut dispatches = match &blocks {
+            Some(blocks) => product::expand(self.context, blocks, &weight)?,
+            None => Vec::new(),
+        };
         let mut a = self.tensor(node.inputs[0]).clone();
         let (mut bias, mut scale) = (bias, None);
         if self.storages.narrows(self.graph, x) {
@@ -487,6 +540,6 @@ impl Lowering<'_> {
             rows: None,
         };
         dispatches.extend(product::dispatches(self.context, &product)?);
-        Ok(dispatches)
+        Ok((dispatches, piece))
     }
 }

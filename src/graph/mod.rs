@@ -13,10 +13,10 @@ mod print;
 mod runner;
 mod storage;
 
-pub use executor::{Executor, SharedNorms, Weights};
+pub use executor::{Executor, Placed, SharedNorms, Weights};
 pub use params::{Kernel, Norm, Product};
 pub use print::Totals;
-pub use runner::Runner;
+pub use runner::{Runner, Stream};
 pub use storage::Activations;
 
 use crate::kernel::product::{self as products, Conv, Storages, WeightStorage};

@@ -5,6 +5,7 @@ use crate::gpu::{Gpu, Timestamps};
 use crate::kernel::Program;
 use crate::{Error, Result};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,21 @@ const IN_FLIGHT: usize = 2;
 /// Operations that a dispatch costs at the least, so that many small ones count.
 const LEAST: u64 = 1 << 20;
 
+/// What is brought to the device while a program runs: pieces that take turns in the same
+/// memory.
+pub trait Stream {
+    /// Brings a piece, for what is submitted from now on. What was submitted before still
+    /// finds what was there then.
+    ///
+    /// # Errors
+    /// What goes wrong on reading or on the device.
+    fn bring(&self, piece: usize) -> Result<()>;
+}
+
 /// Runs programs one after another.
-pub struct Runner {
+pub struct Runner<'a> {
     gpu: Arc<Gpu>,
+    stream: Option<Rc<dyn Stream + 'a>>,
     timestamps: Option<Timestamps>,
     /// A pass had no timestamps left, so their sum says nothing.
     untimed: bool,
@@ -28,7 +41,7 @@ pub struct Runner {
     busy: f64,
 }
 
-impl Runner {
+impl<'a> Runner<'a> {
     /// `timed` asks for [`Self::busy_seconds`], where the adapter has timestamps.
     pub fn new(gpu: &Arc<Gpu>, timed: bool) -> Result<Self> {
         let timestamps = if timed {
@@ -39,6 +52,7 @@ impl Runner {
         let cpu = gpu.capabilities().is_cpu;
         Ok(Self {
             gpu: gpu.clone(),
+            stream: None,
             timestamps,
             untimed: false,
             budget: if cpu { 1 << 30 } else { 1 << 36 },
@@ -46,6 +60,12 @@ impl Runner {
             last_done: Instant::now(),
             busy: 0.0,
         })
+    }
+
+    /// With the stream that programs take their pieces from.
+    pub fn with_stream(self, stream: Rc<dyn Stream + 'a>) -> Self {
+        let stream = Some(stream);
+        Self { stream, ..self }
     }
 
     /// Runs `programs` in their order after `before` (copies). Returns once all
@@ -67,6 +87,15 @@ impl Runner {
         for (which, program) in programs.iter().enumerate() {
             let mut start = 0;
             for i in 0..program.len() {
+                if program.pieces_at(i).next().is_some() {
+                    // What still reads the memory goes first.
+                    pending.push((which, start..i));
+                    start = i;
+                    let full = std::mem::replace(&mut encoder, self.encoder());
+                    self.submit(full, programs, &std::mem::take(&mut pending), cost)?;
+                    cost = 0;
+                    self.bring(program.pieces_at(i))?;
+                }
                 cost += program.flops(i).max(LEAST);
                 if cost >= self.budget {
                     pending.push((which, start..i + 1));
@@ -88,6 +117,12 @@ impl Runner {
             return Err(Error::Cancelled);
         }
         Ok(())
+    }
+
+    fn bring(&self, mut pieces: impl Iterator<Item = usize>) -> Result<()> {
+        let none = || Error::internal("a stream", "weights that nobody brings");
+        let stream = self.stream.as_ref().ok_or_else(none)?;
+        pieces.try_for_each(|piece| stream.bring(piece))
     }
 
     /// Waits for everything that was submitted.

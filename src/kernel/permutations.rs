@@ -5,7 +5,7 @@ use super::{
     subgroup,
 };
 use crate::gpu::PipelineKey;
-use product::{Storages, Variant};
+use product::{BlockFormat, Storages, Variant};
 
 /// All shader permutations, for tests of their validity.
 pub fn permutations() -> Vec<PipelineKey> {
@@ -19,6 +19,9 @@ pub fn permutations() -> Vec<PipelineKey> {
     for direct in [false, true] {
         let mode = Mode { direct };
         all.push(norm::finish_key(mode));
+        for format in [BlockFormat::Q8, BlockFormat::Q4] {
+            all.push(product::expand_key(mode, format));
+        }
         all.push(narrow::largest_key(mode));
         all.push(narrow::factor_key(mode));
         all.push(narrow::narrow_key(mode));

@@ -128,6 +128,8 @@ struct Step {
 /// Dispatches that are ready to be recorded.
 pub struct Program {
     steps: Vec<Step>,
+    /// Of a stream: from which dispatch on which piece must be there, in order.
+    pieces: Vec<(usize, usize)>,
     /// Keeps the parameters and every bound buffer alive.
     _buffers: Vec<Arc<Buffer>>,
 }
@@ -166,8 +168,28 @@ impl Program {
         gpu.check()?;
         Ok(Self {
             steps,
+            pieces: Vec::new(),
             _buffers: buffers,
         })
+    }
+
+    /// With pieces of a stream, each of which must be there from a dispatch on.
+    pub fn with_pieces(self, pieces: Vec<(usize, usize)>) -> Self {
+        Self { pieces, ..self }
+    }
+
+    /// The pieces of a stream that must be there from dispatch `i` on.
+    pub fn pieces_at(&self, i: usize) -> impl Iterator<Item = usize> {
+        let first = self.pieces.partition_point(|(at, _)| *at < i);
+        let pieces = self.pieces[first..].iter();
+        pieces
+            .take_while(move |(at, _)| *at == i)
+            .map(|(_, piece)| *piece)
+    }
+
+    /// Whether something must be streamed while it runs.
+    pub fn is_streamed(&self) -> bool {
+        !self.pieces.is_empty()
     }
 
     pub fn len(&self) -> usize {

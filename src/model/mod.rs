@@ -12,4 +12,4 @@ pub mod vae;
 mod weights;
 
 pub use describe::{GRAPHS, describe};
-pub use weights::{DeviceWeights, Loaded, tensors};
+pub use weights::{DeviceWeights, Keeping, Loaded, Streamed, WeightSizes, tensors};

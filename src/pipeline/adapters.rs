@@ -29,6 +29,7 @@ impl Pipeline {
             let allow = self.options.lora_allow_unmatched;
             let report = self.base.checkpoint.set_loras(&uses, allow)?;
             self.base.unet = Loaded::default();
+            self.base.texts = Default::default();
             self.merged = Merged {
                 loras: loras.to_vec(),
                 warnings: report.warnings(),

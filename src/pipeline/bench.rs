@@ -8,9 +8,10 @@ use crate::graph::{Executor, Graph, Runner};
 use crate::kernel::product::WeightStorage;
 use crate::kernel::{Program, Sample, Storage};
 use crate::model::unet;
-use crate::model::{DeviceWeights, autoencoder, clip};
+use crate::model::{DeviceWeights, Streamed, autoencoder, clip};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,10 +19,10 @@ use std::time::Instant;
 const PAIRS: usize = 1024;
 
 /// A UNet forward on random numbers.
-pub struct Forward {
+pub struct Forward<'a> {
     gpu: Arc<Gpu>,
     unet: Executor,
-    runner: Runner,
+    runner: Runner<'a>,
 }
 
 /// All dispatches of one kernel permutation in a forward.
@@ -47,12 +48,12 @@ impl Pipeline {
         size: [usize; 2],
         batch: usize,
         observer: &Observer<'_>,
-    ) -> Result<Forward> {
+    ) -> Result<Forward<'_>> {
         let gpu = &self.gpu;
         let checkpoint = &self.base.checkpoint;
         let graph = self.unet_graph(size, batch);
         let source = checkpoint.source(Part::UNet);
-        let weights = DeviceWeights::new(gpu, source, self.precision.weights, &self.base.unet);
+        let weights = DeviceWeights::new(gpu, source, self.unet_keeping(false), &self.base.unet);
         let storage = self.precision.activations;
         let cancelled = || observer.cancel.is_cancelled();
         self.tune_for(&graph, storage, &cancelled)?;
@@ -65,7 +66,8 @@ impl Pipeline {
                 unet.write(gpu, name, &values)?;
             }
         }
-        let mut runner = Runner::new(gpu, true)?;
+        let stream = Rc::new(Streamed::new(gpu, source, &self.base.unet));
+        let mut runner = Runner::new(gpu, true)?.with_stream(stream);
         runner.run(|_| {}, &[unet.once()], &cancelled)?;
         runner.finish()?;
         runner.busy_seconds()?;
@@ -74,6 +76,22 @@ impl Pipeline {
             unet,
             runner,
         })
+    }
+
+    /// A decoder of pictures of `size`, ready to be timed kernel by kernel.
+    ///
+    /// # Errors
+    /// What goes wrong on the device.
+    pub fn decoder_profile(
+        &self,
+        [width, height]: [usize; 2],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<impl Fn() -> Result<Vec<KernelTime>>> {
+        let scale = self.base.checkpoint.vae_scale();
+        let decoder = self
+            .vae(self.options.vae_tiling)
+            .decoder([height / scale, width / scale])?;
+        Ok(move || profile(&self.gpu, decoder.program(), cancelled))
     }
 
     fn unet_graph(&self, [width, height]: [usize; 2], batch: usize) -> Graph {
@@ -135,7 +153,7 @@ impl Pipeline {
     }
 }
 
-impl Forward {
+impl Forward<'_> {
     /// One forward.
     ///
     /// # Errors
@@ -180,45 +198,48 @@ impl Forward {
     /// # Errors
     /// What goes wrong on the device; [`Error::Cancelled`].
     pub fn profile(&self, cancelled: &dyn Fn() -> bool) -> Result<Vec<KernelTime>> {
-        let gpu = &self.gpu;
-        let Some(mut timestamps) = Timestamps::new(gpu, PAIRS as u32)? else {
-            return Ok(Vec::new());
-        };
-        let program = self.program();
-        let mut by_kernel: BTreeMap<String, KernelTime> = BTreeMap::new();
-        for first in (0..program.len()).step_by(PAIRS) {
-            let last = (first + PAIRS).min(program.len());
-            timestamps.reset();
-            let mut encoder = gpu.device().create_command_encoder(&Default::default());
-            for i in first..last {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: None,
-                    timestamp_writes: timestamps.next(),
-                });
-                program.record(&mut pass, i..i + 1);
-            }
-            gpu.queue().submit([encoder.finish()]);
-            gpu.wait()?;
-            if cancelled() {
-                return Err(Error::Cancelled);
-            }
-            for (i, seconds) in (first..last).zip(timestamps.seconds(gpu)?) {
-                let kernel = program.label(i);
-                let row = by_kernel.entry(kernel.clone()).or_insert(KernelTime {
-                    kernel,
-                    dispatches: 0,
-                    seconds: 0.0,
-                    operations: 0,
-                    bytes: 0,
-                });
-                row.dispatches += 1;
-                row.seconds += seconds;
-                row.operations += program.flops(i);
-                row.bytes += program.bytes(i);
-            }
-        }
-        let mut rows: Vec<KernelTime> = by_kernel.into_values().collect();
-        rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        Ok(rows)
+        profile(&self.gpu, self.program(), cancelled)
     }
+}
+
+/// See [`Forward::profile`].
+fn profile(gpu: &Gpu, program: &Program, cancelled: &dyn Fn() -> bool) -> Result<Vec<KernelTime>> {
+    let Some(mut timestamps) = Timestamps::new(gpu, PAIRS as u32)? else {
+        return Ok(Vec::new());
+    };
+    let mut by_kernel: BTreeMap<String, KernelTime> = BTreeMap::new();
+    for first in (0..program.len()).step_by(PAIRS) {
+        let last = (first + PAIRS).min(program.len());
+        timestamps.reset();
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        for i in first..last {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: timestamps.next(),
+            });
+            program.record(&mut pass, i..i + 1);
+        }
+        gpu.queue().submit([encoder.finish()]);
+        gpu.wait()?;
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        for (i, seconds) in (first..last).zip(timestamps.seconds(gpu)?) {
+            let kernel = program.label(i);
+            let row = by_kernel.entry(kernel.clone()).or_insert(KernelTime {
+                kernel,
+                dispatches: 0,
+                seconds: 0.0,
+                operations: 0,
+                bytes: 0,
+            });
+            row.dispatches += 1;
+            row.seconds += seconds;
+            row.operations += program.flops(i);
+            row.bytes += program.bytes(i);
+        }
+    }
+    let mut rows: Vec<KernelTime> = by_kernel.into_values().collect();
+    rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    Ok(rows)
 }

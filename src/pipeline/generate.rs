@@ -17,9 +17,34 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Pipeline {
-    /// Carries out a request.
+    /// Carries out a request, within the memory that there is (see [`Self::memory_plan`]).
+    /// Where the device has less than it was thought to have, once more with a plan that
+    /// needs less.
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
         self.check(request)?;
+        let mut shortages = Vec::new();
+        loop {
+            let plan = self.memory_plan(request)?;
+            if let (false, Some(limit)) = (plan.fits, plan.limit) {
+                return Err(self.too_little(&plan, limit));
+            }
+            self.adopt(plan);
+            match self.attempt(request, observer) {
+                Err(e) if e.is_out_of_memory() && self.gives_up_more(request)? => {
+                    let said = format!("{e}: trying with less memory\n{}", self.plan);
+                    tracing::warn!("{said}");
+                    shortages.push(format!("{e}: drawn with less memory"));
+                }
+                made => {
+                    let mut made = made?;
+                    made.warnings.extend(shortages);
+                    return Ok(made);
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
         let mut warnings = self.merge(&request.loras)?;
         warnings.extend(condition::warnings(request));
         if request.image.is_none() && request.negative_micro.is_half_said() {
@@ -124,6 +149,8 @@ impl Pipeline {
                 .counters()
                 .peak_device_bytes
                 .load(Ordering::Relaxed),
+            unet_device_bytes: self.base.unet.bytes(),
+            plan: self.plan.clone(),
             stats,
             warnings,
             names: names_of(&solver, &solver.config(&self.base.checkpoint.scheduler)?),
@@ -179,7 +206,7 @@ impl Pipeline {
         seconds: &mut Seconds,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Vec<f32>>> {
-        let vae = self.vae(self.options.vae_tiling);
+        let vae = self.planned_vae();
         let shape = self.latent_shape(request);
         let decoder = vae.decoder([shape.h, shape.w])?;
         seconds.load += watch.lap();

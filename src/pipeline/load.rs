@@ -3,7 +3,10 @@
 use super::adapters::Merged;
 use super::preview::Previews;
 use super::vae::Vae;
-use super::{Context, Dtype, Event, Observer, Preset, RawRequest, Request, TuningSource};
+use super::{
+    Context, Dtype, Event, MemoryLimit, MemoryPlan, Observer, Preset, RawRequest, Request,
+    TuningSource, WeightFormat,
+};
 use crate::checkpoint::{Checkpoint, Part, open_vae};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::Family;
@@ -52,6 +55,10 @@ pub struct LoadOptions {
     /// One picture at a time, two UNet calls a guided step instead of one of twice
     /// the batch, and one UNet on the device at a time.
     pub low_memory: bool,
+    /// How the UNet's weights are kept on the device.
+    pub weights: WeightFormat,
+    /// How much of the device's memory may be used.
+    pub max_memory: MemoryLimit,
     pub vae_tiling: Tiling,
     /// A VAE in place of the model's own: a file or folder, TAESD too.
     pub vae: Option<String>,
@@ -99,6 +106,8 @@ impl Precision {
 pub(super) struct Model {
     pub checkpoint: Checkpoint,
     pub unet: Loaded,
+    /// Of the text encoders, where they stay.
+    pub texts: [Loaded; 2],
 }
 
 impl Model {
@@ -111,6 +120,7 @@ impl Model {
         Ok(Self {
             checkpoint,
             unet: Loaded::default(),
+            texts: Default::default(),
         })
     }
 }
@@ -166,6 +176,10 @@ pub struct Pipeline {
     pub(super) previews: Previews,
     pub(super) merged: Merged,
     pub(super) vae: Loaded,
+    /// How the memory is used at the moment.
+    pub(super) plan: MemoryPlan,
+    /// Bytes that were too many, once the device ran out of memory.
+    pub(super) short_of: Option<u64>,
     pub(super) load_seconds: f64,
 }
 
@@ -212,6 +226,8 @@ impl Pipeline {
             previews,
             merged: Merged::default(),
             vae: Loaded::default(),
+            plan: MemoryPlan::of_format(options.weights),
+            short_of: None,
             load_seconds: start.elapsed().as_secs_f64(),
         })
     }

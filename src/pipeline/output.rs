@@ -1,6 +1,6 @@
 //! Who watches a run, and what it returns.
 
-use super::{Cancel, Event, Trace};
+use super::{Cancel, Event, MemoryPlan, Trace};
 use crate::picture::Picture;
 use crate::schedule::automatic1111::Names;
 use serde::Serialize;
@@ -40,6 +40,8 @@ pub struct LoopStats {
     pub loop_pipelines_created: u64,
     /// Of all UNet calls, for all pictures, without what only a new text asks for.
     pub unet_multiply_adds: u64,
+    /// Bytes of weights that UNet calls brought from the checkpoint to the device.
+    pub streamed_bytes: u64,
 }
 
 /// The result of a run.
@@ -59,6 +61,10 @@ pub struct Output {
     /// The precision of the activations, `f32` or `f16`.
     pub activations: String,
     pub peak_device_bytes: u64,
+    /// Of the base's UNet on the device, what products share included.
+    pub unet_device_bytes: u64,
+    /// How the memory was used.
+    pub plan: MemoryPlan,
     pub stats: LoopStats,
     pub warnings: Vec<String>,
     /// What AUTOMATIC1111's program calls the scheduler and the schedule of the base.

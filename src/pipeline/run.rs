@@ -13,11 +13,7 @@ use crate::kernel::finite;
 use crate::model::unet;
 use std::time::Instant;
 
-/// Pictures that a batch holds at the most where nobody says, and bytes of
-/// activations beyond which it is made smaller: drivers say too late, or with a
-/// crawl, that there are too many.
-const MOST_PICTURES: usize = 4;
-const BATCH_BYTES: u64 = 2 << 30;
+use super::memory::BATCH_BYTES;
 
 const NO_PREVIEW: &str =
     "no previews: the VAE that they are made with gives numbers that are not finite";
@@ -182,7 +178,7 @@ impl<'a> Run<'a> {
         let (pipeline, request) = (self.pipeline, self.request);
         let other = stage.other.map(|model| &model.unet);
         let mut held = other.is_some();
-        if let (true, Some(other)) = (pipeline.options.low_memory, other) {
+        if let (true, Some(other)) = (pipeline.plan.one_unet, other) {
             other.clear();
         }
         let denoiser = loop {
@@ -250,15 +246,9 @@ struct Batch {
 
 impl Batch {
     fn new(pipeline: &Pipeline, samples: usize) -> Self {
-        let low_memory = pipeline.options.low_memory;
-        let most = match pipeline.options.batch {
-            Some(most) => most,
-            None if low_memory => 1,
-            None => MOST_PICTURES,
-        };
         Self {
-            pictures: most.clamp(1, samples.max(1)),
-            batched: !low_memory,
+            pictures: pipeline.plan.pictures.clamp(1, samples.max(1)),
+            batched: pipeline.plan.batched,
         }
     }
 

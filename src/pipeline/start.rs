@@ -29,7 +29,7 @@ pub(super) fn depart(
     let beside = pipeline.base.checkpoint.unet.in_channels > shape.c;
     let mut encode = |planes: &Option<Vec<f32>>| match planes {
         Some(planes) => {
-            let vae = pipeline.vae(pipeline.options.vae_tiling);
+            let vae = pipeline.planned_vae();
             let size = [request.height, request.width];
             vae.encode_or_widen(planes, size, observer.cancel, warnings)
                 .map(Some)

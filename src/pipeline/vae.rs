@@ -22,9 +22,9 @@ use std::sync::Arc;
 /// Activations beyond which a CPU adapter, whose memory is the machine's, works
 /// on tiles.
 const WHOLE_BYTES: u64 = 6 << 30;
-/// Side of a tile and overlap of neighbours, in latents.
+/// Side of a tile, in latents, where memory does not ask for less; neighbours overlap by
+/// a quarter.
 const TILE: usize = 96;
-const OVERLAP: usize = 24;
 /// Longest side of the small copy that the tiles' group norms are measured on, in
 /// latents.
 const PILOT: usize = 64;
@@ -38,6 +38,8 @@ pub struct Vae<'a> {
     source: &'a dyn TensorSource,
     loaded: &'a Loaded,
     tiling: Tiling,
+    /// Side of a tile, in latents.
+    tile: usize,
 }
 
 impl<'a> Vae<'a> {
@@ -74,6 +76,16 @@ impl<'a> Vae<'a> {
             source,
             loaded,
             tiling,
+            tile: TILE,
+        }
+    }
+
+    /// The same on tiles of `side` latents.
+    pub(super) fn on_tiles(self, side: usize) -> Self {
+        Self {
+            tiling: Tiling::Always,
+            tile: side,
+            ..self
         }
     }
 
@@ -91,7 +103,13 @@ impl<'a> Vae<'a> {
     }
 
     /// The graph of `kind` for an input of `side`, ready to run.
-    fn pass(&self, kind: &Kind, side: [usize; 2], norms: Option<SharedNorms<'_>>) -> Result<Pass> {
+    fn pass(
+        &self,
+        kind: &Kind,
+        side: [usize; 2],
+        norms: Option<SharedNorms<'_>>,
+        host: Option<&Executor>,
+    ) -> Result<Pass> {
         let pipeline = self.pipeline;
         let (gpu, mode) = (&pipeline.gpu, pipeline.context.mode);
         let weights = pipeline.precision.weights;
@@ -106,6 +124,7 @@ impl<'a> Vae<'a> {
             &weights,
             &none,
             norms,
+            host,
         )
         .map_err(|e| self.suspect(kind).blamed(e))?;
         let planes = |t: &Tensor| {
@@ -130,6 +149,33 @@ impl<'a> Vae<'a> {
             from,
             to,
         })
+    }
+
+    /// Bytes of activations for latents of `[h, w]`, decoded and, if `encodes`, encoded:
+    /// on tiles where it always works on them.
+    pub(super) fn planned_bytes(&self, size: [usize; 2], encodes: bool) -> u64 {
+        let mode = self.pipeline.context.mode;
+        let bytes = |graph: Graph, values: usize| {
+            let planned = graph.optimise().planned_bytes(mode, self.activations).0;
+            // Planes of what comes and goes.
+            planned + 4 * values as u64
+        };
+        let of = |[h, w]: [usize; 2]| {
+            let config = self.config;
+            let scale = config.scale();
+            let values =
+                h * w * (config.latent_channels() + scale * scale * config.picture_channels());
+            let decoder = bytes(autoencoder::decoder(config, [h, w]), values);
+            let encoder = match encodes && config.has_encoder() {
+                true => bytes(autoencoder::encoder(config, [h * scale, w * scale]), values),
+                false => 0,
+            };
+            decoder.max(encoder)
+        };
+        match self.tiling {
+            Tiling::Always => of(size.map(|side| side.min(self.tile))),
+            Tiling::Auto | Tiling::Never => of(size),
+        }
     }
 
     /// What of decoding latents of `[h, w]` whole is measured.
@@ -279,7 +325,7 @@ impl<'a> Vae<'a> {
             let allowed = "must be at least 1 by 1";
             return Err(Error::invalid(kind.input, format!("{size:?}"), allowed));
         }
-        let tile = TILE * kind.down;
+        let tile = self.tile * kind.down;
         let tiled = [size[0].min(tile), size[1].min(tile)];
         let fits = || {
             let capabilities = self.pipeline.gpu.capabilities();
@@ -294,7 +340,7 @@ impl<'a> Vae<'a> {
             Tiling::Auto => tiled == size || fits(),
         };
         if whole || tiled == size {
-            match self.pass(&kind, size, None) {
+            match self.pass(&kind, size, None, None) {
                 Err(e) if self.tiling == Tiling::Auto && e.is_out_of_memory() => {
                     tracing::warn!("{e}: trying tiles");
                 }
@@ -307,13 +353,13 @@ impl<'a> Vae<'a> {
     /// Tiles that are normed alike: a small copy of the whole says how. TAESD has no
     /// norms, so that its tiles need none.
     fn tiles(&self, kind: Kind, size: [usize; 2], side: [usize; 2]) -> Result<Coder> {
-        let most = PILOT * kind.down;
+        let most = PILOT.min(self.tile) * kind.down;
         let longest = size[0].max(size[1]).max(most);
         let small = size.map(|x| (x * most / longest / kind.down).max(1) * kind.down);
         let graph = (kind.graph)(self.config, small);
         let factors = SharedNorms::room(&self.pipeline.gpu, &graph)?;
         if factors.is_empty() {
-            let pass = self.pass(&kind, side, None)?;
+            let pass = self.pass(&kind, side, None, None)?;
             return Ok(self.finish(kind, size, side, pass, None));
         }
         let norms = |measure| {
@@ -322,11 +368,12 @@ impl<'a> Vae<'a> {
                 measure,
             })
         };
+        // The two never run at the same time.
+        let pass = self.pass(&kind, side, norms(false), None)?;
         let pilot = Pilot {
-            pass: self.pass(&kind, small, norms(true))?,
+            pass: self.pass(&kind, small, norms(true), Some(&pass.executor))?,
             size: small,
         };
-        let pass = self.pass(&kind, side, norms(false))?;
         Ok(self.finish(kind, size, side, pass, Some(pilot)))
     }
 
@@ -343,7 +390,7 @@ impl<'a> Vae<'a> {
             config: self.config.clone(),
             pass,
             pilot,
-            overlap: OVERLAP * kind.down,
+            overlap: self.tile / 4 * kind.down,
             kind,
             size,
             side,
@@ -417,6 +464,11 @@ pub struct Coder {
 }
 
 impl Coder {
+    /// What is run for the picture or for a tile.
+    pub(super) fn program(&self) -> &Program {
+        self.pass.executor.step()
+    }
+
     /// Decodes latents `[c, h, w]` as the UNet leaves them to a picture
     /// `[3, 8 h, 8 w]` in -1..1.
     pub fn decode(&self, latents: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {

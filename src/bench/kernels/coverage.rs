@@ -8,9 +8,10 @@ use crate::kernel::{Mode, Storage, attention, permutations, product};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The ops of all cases.
-pub const OPS: [&str; 19] = [
+pub const OPS: [&str; 20] = [
     "attention",
     "conv",
+    "expand",
     "group_norm",
     "guidance",
     "latent_input",

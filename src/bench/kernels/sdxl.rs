@@ -3,12 +3,12 @@
 use super::attention::{Attend, Transpose};
 use super::latent::{Latent, Op, Watch};
 use super::norm::{Groups, LayerNorm, Softmax};
-use super::product::{Layer, Parts};
+use super::product::{Expand, Layer, Parts};
 use super::rows::{Added, Embed, Map, Narrow, Planes};
 use super::{Case, Problem};
 use crate::kernel::Activation;
 use crate::kernel::norm::Mask;
-use crate::kernel::product::Conv;
+use crate::kernel::product::{BlockFormat, Conv, Layout};
 use crate::kernel::sinusoid::Sinusoid;
 
 /// Of margins that matrices serve, and pictures that lose no line.
@@ -49,6 +49,7 @@ pub(super) fn cases() -> Vec<Case> {
     linear_layers(&mut all);
     attentions(&mut all);
     norms(&mut all);
+    expansions(&mut all);
     vae(&mut all);
     others(&mut all);
     all
@@ -221,6 +222,25 @@ fn vae(all: &mut Vec<Case>) {
             product: false,
             seed: SEED,
         });
+    }
+}
+
+/// The largest of the UNet's weights, and those of most of its layers.
+fn expansions(all: &mut Vec<Case>) {
+    for [taps, k, n] in [[1, 1280, 1280], [1, 1280, 10240], [9, 1280, 1280]] {
+        for format in [BlockFormat::Q8, BlockFormat::Q4] {
+            let layout = Layout {
+                taps,
+                k,
+                n,
+                geglu: false,
+            };
+            Named(all, "unet weights").add(Expand {
+                layout,
+                format,
+                seed: SEED,
+            });
+        }
     }
 }
 

@@ -88,6 +88,7 @@ fn columns(suite: Suite) -> (&'static str, &'static [Column]) {
         Suite::Kernels => ("kernel", KERNELS),
         Suite::Model => ("stage", MODEL),
         Suite::Step => ("kernel of a UNet forward", STEP),
+        Suite::Decode => ("kernel of a VAE decode", STEP),
         Suite::Serve => ("service", SERVE),
     }
 }
@@ -99,6 +100,7 @@ pub(super) fn print(report: &Report) -> String {
         Suite::Kernels,
         Suite::Model,
         Suite::Step,
+        Suite::Decode,
         Suite::Serve,
     ];
     let mut parts = vec![format!(

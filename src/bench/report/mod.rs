@@ -51,6 +51,8 @@ pub enum Suite {
     Model,
     /// The kernels of one UNet forward: where its time goes.
     Step,
+    /// Those of decoding a picture, whole or of its largest tile.
+    Decode,
     /// Pictures from the HTTP service.
     Serve,
 }

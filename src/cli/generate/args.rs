@@ -296,6 +296,10 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
+    /// Say how the device's memory would be used, and draw nothing
+    #[arg(long)]
+    pub plan: bool,
+
     /// Print one JSON object about the run instead of the files' names
     #[arg(long)]
     pub json: bool,

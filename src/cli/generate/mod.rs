@@ -16,8 +16,8 @@ use anyhow::Result;
 use calotype::picture::{self, Destination, Format, Mask, Picture};
 use calotype::pipeline::request::DRAWN_SEED;
 use calotype::pipeline::{
-    Cancel, Context, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Request, Settings,
-    Trace,
+    Cancel, Context, Event, LoadOptions, MemoryPlan, Observer, Output, Pipeline, RawRequest,
+    Request, Settings, Trace,
 };
 use calotype::text::Styles;
 use like::Like;
@@ -59,8 +59,20 @@ fn carry_out(args: &Args) -> Result<()> {
         destination: &destination,
         seed: first.seed,
     };
-    let (request, output) = draw(&job, &previews, &mut progress, &cancel, trace.as_mut())?;
+    let made = draw(
+        args,
+        &job,
+        &previews,
+        &mut progress,
+        &cancel,
+        trace.as_mut(),
+    )?;
     progress.finish();
+    let (request, output) = match made {
+        Drawn::Pictures(made) => *made,
+        Drawn::Plan(plan) if args.output.json => return output::json(&plan),
+        Drawn::Plan(plan) => return output::line(plan.to_string().trim_end()),
+    };
     output.warnings.iter().for_each(|text| progress.warn(text));
 
     let settings = Settings::new(&job.options, &request, &output)
@@ -148,13 +160,20 @@ impl Previews<'_> {
     }
 }
 
+/// What became of a request.
+enum Drawn {
+    Pictures(Box<(Request, Output)>),
+    Plan(MemoryPlan),
+}
+
 fn draw(
+    args: &Args,
     job: &Job,
     previews: &Previews<'_>,
     progress: &mut Progress,
     cancel: &Cancel,
     trace: Option<&mut Trace>,
-) -> Result<(Request, Output)> {
+) -> Result<Drawn> {
     let mut observer = Observer {
         events: &mut |event| match event {
             Event::Preview { picture, .. } => {
@@ -179,8 +198,11 @@ fn draw(
         // Before the work, not after it.
         picture::grid_size(request.samples, request.width, request.height)?;
     }
+    if args.output.plan {
+        return Ok(Drawn::Plan(pipeline.memory_plan(&request)?));
+    }
     let output = pipeline.generate(&request, &mut observer)?;
-    Ok((request, output))
+    Ok(Drawn::Pictures(Box::new((request, output))))
 }
 
 fn write(

@@ -1,6 +1,6 @@
 //! What `generate --json` prints.
 
-use calotype::pipeline::{LoopStats, Output, Seconds, Settings};
+use calotype::pipeline::{LoopStats, MemoryPlan, Output, Seconds, Settings};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -16,6 +16,8 @@ pub struct Report<'a> {
     dtype: &'a str,
     activations: &'a str,
     peak_device_bytes: u64,
+    unet_device_bytes: u64,
+    memory: &'a MemoryPlan,
     #[serde(flatten)]
     stats: LoopStats,
     warnings: &'a [String],
@@ -47,6 +49,8 @@ impl<'a> Report<'a> {
             dtype: &output.dtype,
             activations: &output.activations,
             peak_device_bytes: output.peak_device_bytes,
+            unet_device_bytes: output.unet_device_bytes,
+            memory: &output.plan,
             stats: output.stats,
             warnings: &output.warnings,
             settings: settings.all(),

@@ -114,7 +114,7 @@ impl Layout {
 
     /// The column of `[n, k, taps]` that the packed column `j` holds; `None` for
     /// padding.
-    fn source(self, j: usize) -> Option<usize> {
+    pub(super) fn source(self, j: usize) -> Option<usize> {
         if !self.geglu {
             return (j < self.n).then_some(j);
         }

@@ -6,6 +6,7 @@ use crate::Result;
 use std::ops::Range;
 
 mod bands;
+mod blocks;
 mod choice;
 mod dispatch;
 mod layout;
@@ -14,6 +15,8 @@ mod selftest;
 mod twin;
 mod variant;
 
+pub(crate) use blocks::expand_key;
+pub use blocks::{BLOCK, BlockFormat, Blocks as WeightBlocks, expand, twin_expand};
 pub use dispatch::EPILOGUE_FLAGS;
 pub use layout::{Columns, Layout, PANEL, UNIT};
 pub use measure::Shape;

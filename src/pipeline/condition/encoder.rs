@@ -2,14 +2,15 @@
 
 use crate::Result;
 use crate::checkpoint::{Checkpoint, ClipConfig, Part};
-use crate::graph::{Executor, Runner};
+use crate::graph::{Activations, Executor, Runner};
 use crate::kernel::finite::Mark;
 use crate::kernel::{Program, Storage};
-use crate::model::{DeviceWeights, Loaded, clip};
+use crate::model::{DeviceWeights, Loaded, Streamed, clip};
 use crate::pipeline::finite::Suspect;
 use crate::pipeline::{Cancel, Pipeline};
 use crate::text::{Chunk, Tokenizer, Weighting, weigh};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// An encoder with what it needs.
 pub(super) type Kind<'a> = (Part, &'a ClipConfig, &'a Tokenizer);
@@ -64,6 +65,15 @@ impl Pair {
     }
 }
 
+/// How the activations of text encoders are stored: sums in f32 always, since some models
+/// have values in them that f16 does not hold.
+pub(in crate::pipeline) fn activations(pipeline: &Pipeline) -> Activations {
+    match pipeline.precision.activations {
+        Storage::F16 => Activations::Mixed,
+        Storage::F32 => Storage::F32.into(),
+    }
+}
+
 /// A text encoder on the device.
 pub(super) struct Encoder<'a> {
     pipeline: &'a Pipeline,
@@ -72,6 +82,8 @@ pub(super) struct Encoder<'a> {
     config: &'a ClipConfig,
     tokenizer: &'a Tokenizer,
     executor: Executor,
+    /// Of its weights, as far as they do not stay on the device.
+    stream: Rc<Streamed<'a>>,
     /// Looks at the outputs.
     watch: Program,
     mark: Mark,
@@ -85,7 +97,7 @@ impl<'a> Encoder<'a> {
         (part, config, tokenizer): Kind<'a>,
         skip: usize,
         suspect: Suspect,
-        loaded: &Loaded,
+        loaded: &'a Loaded,
         cancel: &Cancel,
     ) -> Result<Self> {
         let gpu = &pipeline.gpu;
@@ -93,11 +105,12 @@ impl<'a> Encoder<'a> {
         let graph = clip::graph(config, tokenizer.max_length(), skip).optimise();
         let check = || cancel.check();
         let weights =
-            DeviceWeights::new(gpu, source, pipeline.precision.weights, loaded).while_ok(&check);
-        // The encoders are a small share of the work, so they keep f32 throughout.
+            DeviceWeights::new(gpu, source, pipeline.text_keeping(), loaded).while_ok(&check);
+        let activations = activations(pipeline);
+        pipeline.tune_for(&graph, activations, &|| cancel.is_cancelled())?;
         let executor = Executor::new(
             &pipeline.context,
-            Storage::F32,
+            activations,
             &graph,
             &weights,
             &HashMap::new(),
@@ -120,6 +133,7 @@ impl<'a> Encoder<'a> {
             config,
             tokenizer,
             executor,
+            stream: Rc::new(Streamed::new(gpu, source, loaded)),
         })
     }
 
@@ -153,7 +167,7 @@ impl<'a> Encoder<'a> {
         let embedded = clip::embed(self.config, source, ids);
         let embedded = embedded.map_err(|e| self.suspect.blamed(e))?;
         self.executor.write(gpu, "embeddings", &embedded)?;
-        let mut runner = Runner::new(gpu, false)?;
+        let mut runner = Runner::new(gpu, false)?.with_stream(self.stream.clone());
         let cancelled = || cancel.is_cancelled();
         self.mark.clear(gpu)?;
         runner.run(|_| {}, &[self.executor.step(), &self.watch], &cancelled)?;

@@ -13,6 +13,7 @@ use crate::error::Field;
 use crate::model::Loaded;
 use crate::text::Chunk;
 use crate::{Error, Result};
+pub(super) use encoder::activations;
 use encoder::{Encoded, Encoder, Kind, Pair};
 use std::cell::RefCell;
 pub use texts::Cue;
@@ -67,8 +68,8 @@ pub(super) struct Conditionings {
     pub warnings: Vec<String>,
 }
 
-/// Encodes the prompts of `request` for the models of its route. The text encoders
-/// leave the device before this returns, so that the UNet has its memory.
+/// Encodes the prompts of `request` for the models of its route. Where the plan says so,
+/// the text encoders leave the device before this returns, so that the UNet has its memory.
 pub(super) fn encode(
     pipeline: &Pipeline,
     request: &Request,
@@ -252,7 +253,11 @@ impl Work<'_> {
         let suffix = ["", "_2"][which];
         let part = format!("{prefix}text encoder{}", ["", " 2"][which]).replace('.', " ");
         (observer.events)(Event::Loading { part });
-        let loaded = Loaded::default();
+        let own = Loaded::default();
+        let loaded = self
+            .pipeline
+            .texts_on_device(reading.checkpoint, kind.0)
+            .unwrap_or(&own);
         let suspect = Suspect::text_encoder(reading.checkpoint, kind.0, self.request);
         let run =
             |texts: &[[Vec<Chunk>; 2]], skip: usize, name: &str, observer: &mut Observer<'_>| {
@@ -266,7 +271,7 @@ impl Work<'_> {
                 let (pipeline, checkpoint) = (self.pipeline, reading.checkpoint);
                 let cancel = observer.cancel;
                 let encoder =
-                    Encoder::new(pipeline, checkpoint, kind, skip, suspect, &loaded, cancel)?;
+                    Encoder::new(pipeline, checkpoint, kind, skip, suspect, loaded, cancel)?;
                 let mode = self.request.prompt_weighting;
                 texts
                     .map(|chunks| encoder.encode(chunks, mode, observer.cancel))
@@ -279,7 +284,7 @@ impl Work<'_> {
             true => run(&reading.negative, 0, "negative_input_ids", observer)?,
             false => Vec::new(),
         };
-        let wide = wide_weights(suspect.stage, &loaded);
+        let wide = wide_weights(suspect.stage, loaded);
         self.warnings.borrow_mut().extend(wide);
         Ok(Pair { positive, negative })
     }

@@ -23,14 +23,15 @@ use crate::graph::Runner;
 use crate::kernel::finite::{self, Mark};
 use crate::kernel::latent::StepValues;
 use crate::kernel::{Program, View};
-use crate::model::DeviceWeights;
 use crate::model::unet::CONTEXT;
+use crate::model::{DeviceWeights, Streamed};
 use crate::schedule::{NoiseGenerator, Step};
 use calls::{Call, Manner, Side, manners, sides};
 use forms::Form;
 use numbers::{is_thresholded, step_values};
 use passes::{Maker, Pass, Passes};
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -110,6 +111,8 @@ pub(super) struct Denoiser<'a> {
     planes: Planes,
     marks: Marks,
     suspect: Suspect,
+    /// Of the UNet's weights, as far as they do not stay on the device.
+    stream: Rc<Streamed<'a>>,
     step: Arc<Buffer>,
     table: Arc<Buffer>,
     times: Times,
@@ -135,7 +138,7 @@ impl<'a> Denoiser<'a> {
     /// Plans the loop.
     pub fn new(
         pipeline: &'a Pipeline,
-        model: &Model,
+        model: &'a Model,
         setup: &Setup<'a>,
         cancel: &Cancel,
     ) -> Result<Self> {
@@ -151,8 +154,13 @@ impl<'a> Denoiser<'a> {
         let source = checkpoint.source(Part::UNet);
         let check = || cancel.check();
         let precision = pipeline.precision;
-        let weights =
-            DeviceWeights::new(gpu, source, precision.weights, &model.unet).while_ok(&check);
+        let weights = DeviceWeights::new(
+            gpu,
+            source,
+            pipeline.unet_keeping(checkpoint.is_refiner()),
+            &model.unet,
+        )
+        .while_ok(&check);
         let steps = &setup.leg.steps;
         let suspect = Suspect::unet(
             checkpoint,
@@ -206,6 +214,7 @@ impl<'a> Denoiser<'a> {
             put_back: tensors.put_back(gpu, mode)?,
             marks,
             suspect,
+            stream: Rc::new(Streamed::new(gpu, source, &model.unet)),
             planes: Planes::new(gpu, mode, &tensors)?,
             step: tensors.step.buffer.clone(),
             table,
@@ -232,7 +241,7 @@ impl<'a> Denoiser<'a> {
         progress: &mut dyn FnMut(&mut Observer<'_>, Progress<'_, 'a>) -> Result<()>,
     ) -> Result<usize> {
         let gpu = &self.pipeline.gpu;
-        let mut runner = Runner::new(gpu, true)?;
+        let mut runner = Runner::new(gpu, true)?.with_stream(self.stream.clone());
         let mut told = Told::default();
         if let (Some(manner), Some(cue)) = (self.manners.first(), self.conditioning.cues.first()) {
             let form = self.form(*manner);
@@ -258,6 +267,7 @@ impl<'a> Denoiser<'a> {
         type Own = Option<Box<dyn NoiseGenerator>>;
         let mut own_noise: Vec<Own> = samples.iter().map(|_| self.leg.own_noise()).collect();
         let (start, before) = (Instant::now(), created());
+        let streamed = self.stream.bytes();
         let mut done = 0;
         for k in 0..self.leg.steps.len() {
             if self.leg.steps[k].draws_noise {
@@ -297,6 +307,7 @@ impl<'a> Denoiser<'a> {
         tally.wall += start.elapsed().as_secs_f64();
         tally.buffers += buffers - before[0];
         tally.pipelines += pipelines - before[1];
+        tally.streamed += self.stream.bytes() - streamed;
         tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
         let ended = done < self.leg.steps.len();
         self.check_finite()?;
@@ -349,7 +360,7 @@ impl<'a> Denoiser<'a> {
     /// Tells the UNet a form's only call, unless it was told so last.
     fn tell<'t>(
         &'t self,
-        runner: &mut Runner,
+        runner: &mut Runner<'_>,
         form: &Form,
         call: &Call,
         cue: &'t Cue,
@@ -369,7 +380,13 @@ impl<'a> Denoiser<'a> {
     /// Writes a call's texts to the UNet's inputs, for what is submitted from now on,
     /// and runs what follows from them alone: the keys and values of every
     /// cross-attention. In SDXL that is about 0.4 % of a step's work.
-    fn condition(&self, runner: &mut Runner, pass: &Pass, call: &Call, cue: &Cue) -> Result<()> {
+    fn condition(
+        &self,
+        runner: &mut Runner<'_>,
+        pass: &Pass,
+        call: &Call,
+        cue: &Cue,
+    ) -> Result<()> {
         if pass.unet.input(CONTEXT).is_none() {
             return Ok(());
         }
@@ -391,7 +408,7 @@ impl<'a> Denoiser<'a> {
 
     /// Has the time embedding of step `k` worked out, with that of as many other steps
     /// as there is room for.
-    fn bring_times(&self, runner: &mut Runner, k: usize, told: &mut Told<'_>) -> Result<()> {
+    fn bring_times(&self, runner: &mut Runner<'_>, k: usize, told: &mut Told<'_>) -> Result<()> {
         let steps = self.times.beside(k);
         if told.times.as_ref() == Some(&steps) {
             return Ok(());
@@ -413,7 +430,7 @@ impl<'a> Denoiser<'a> {
     /// its UNet calls.
     fn step<'t>(
         &'t self,
-        runner: &mut Runner,
+        runner: &mut Runner<'_>,
         k: usize,
         told: &mut Told<'t>,
         observer: &Observer<'_>,
@@ -480,7 +497,7 @@ impl<'a> Denoiser<'a> {
 /// A loop after some of its steps.
 pub(super) struct Progress<'d, 'a> {
     denoiser: &'d Denoiser<'a>,
-    runner: &'d mut Runner,
+    runner: &'d mut Runner<'a>,
     /// Steps done, 1 at the least.
     pub done: usize,
 }

@@ -40,6 +40,7 @@ pub(in crate::pipeline) struct Tally {
     pub(super) buffers: u64,
     pub(super) pipelines: u64,
     pub(super) multiply_adds: u64,
+    pub(super) streamed: u64,
 }
 
 impl Default for Tally {
@@ -50,6 +51,7 @@ impl Default for Tally {
             buffers: 0,
             pipelines: 0,
             multiply_adds: 0,
+            streamed: 0,
         }
     }
 }
@@ -64,6 +66,7 @@ impl Tally {
             loop_buffers_created: self.buffers,
             loop_pipelines_created: self.pipelines,
             unet_multiply_adds: self.multiply_adds,
+            streamed_bytes: self.streamed,
         }
     }
 }

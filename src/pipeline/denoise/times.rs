@@ -95,7 +95,7 @@ impl Times {
 
     /// Works out the table for [`Self::beside`] some step, whose `moments` these are, for
     /// what is submitted from now on.
-    pub fn bring(&self, gpu: &Gpu, runner: &mut Runner, moments: &[Moment<'_>]) -> Result<()> {
+    pub fn bring(&self, gpu: &Gpu, runner: &mut Runner<'_>, moments: &[Moment<'_>]) -> Result<()> {
         // Where fewer steps are left, the last fills up what nobody reads.
         let rows = self.room * self.predictions;
         let all = || (0..rows).filter_map(|i| moments.get(i).or(moments.last()));

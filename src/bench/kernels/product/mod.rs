@@ -1,9 +1,11 @@
 //! Linear layers and convolutions with every epilogue.
 
+mod blocks;
 mod both;
 mod parts;
 mod upload;
 
+pub use blocks::Expand;
 pub use both::Both;
 pub use parts::Parts;
 pub use upload::{Uploaded, packed};

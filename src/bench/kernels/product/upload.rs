@@ -11,7 +11,7 @@ use std::ops::Range;
 use wgpu::WriteOnly;
 
 /// The columns of weights `[n, k, taps]`, rounded as they are read.
-struct Source<'a>(&'a Numbers, Layout);
+pub(super) struct Source<'a>(pub &'a Numbers, pub Layout);
 
 impl Source<'_> {
     fn at(&self, column: usize, i: usize) -> f32 {

@@ -1,9 +1,9 @@
 //! Linear layers, convolutions, and products of activations.
 
 use super::{CONVOLUTIONS, SAME, add};
-use crate::bench::kernels::product::{Both, Layer, Parts};
+use crate::bench::kernels::product::{Both, Expand, Layer, Parts};
 use crate::bench::kernels::{Case, Random};
-use crate::kernel::product::Conv;
+use crate::kernel::product::{BlockFormat, Conv, Layout};
 
 pub(super) fn products(all: &mut Vec<Case>) {
     add(all, "sweep linear", linear_layers());
@@ -14,6 +14,35 @@ pub(super) fn products(all: &mut Vec<Case>) {
     add(all, "sweep product of activations", both());
     add(all, "sweep variants", variants());
     add(all, "sweep cut along k", cut());
+    add(all, "sweep blocks", expansions());
+}
+
+/// Weights in blocks: rows and columns of every remainder.
+fn expansions() -> Vec<Expand> {
+    let mut random = Random::new(7);
+    let fixed = [
+        [1, 1, 1],
+        [9, 4, 320],
+        [1, 32, 64],
+        [1, 40, 65],
+        [9, 31, 63],
+    ];
+    let drawn = (0..28).map(|i| {
+        let taps = if i % 3 == 0 { 9 } else { 1 };
+        [taps, random.size(1, 200), random.size(1, 200)]
+    });
+    let shapes = fixed.into_iter().chain(drawn).enumerate();
+    shapes
+        .map(|(i, [taps, k, n])| {
+            let geglu = i % 4 == 1;
+            let n = if geglu { 2 * n } else { n };
+            Expand {
+                layout: Layout { taps, k, n, geglu },
+                format: [BlockFormat::Q8, BlockFormat::Q4][i % 2],
+                seed: i as u64,
+            }
+        })
+        .collect()
 }
 
 fn linear_layers() -> Vec<Layer> {

@@ -1,17 +1,25 @@
 //! Weights on the device: read from the checkpoint tensor by tensor, and packed into
 //! the layout of the product kernel where the device copies from.
 
+mod loaded;
+mod packed;
+mod stream;
+
+pub use loaded::Loaded;
+pub use stream::Streamed;
+
 use crate::checkpoint::{DType, Extent, TensorSource, TensorView};
 use crate::gpu::{Gpu, Uploads};
-use crate::graph::{Graph, Norm, Product, Weights};
+use crate::graph::{Graph, Norm, Placed, Product, Weights};
 use crate::kernel::View;
-use crate::kernel::product::{Columns, Weight, WeightStorage};
+use crate::kernel::product::{BLOCK, BlockFormat, Layout, Weight, WeightBlocks, WeightStorage};
 use crate::{Error, Result};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
+use loaded::{PIECE, Shares, lock};
+use packed::Packed;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 /// Names and shapes of every tensor that `graph` reads.
 pub fn tensors(graph: &Graph) -> Vec<(String, Vec<usize>)> {
@@ -25,6 +33,66 @@ pub fn tensors(graph: &Graph) -> Vec<(String, Vec<usize>)> {
 /// Bytes that a disk is asked for ahead of their reading.
 const AHEAD: u64 = 256 << 20;
 
+/// Values below which a product's weights stay as they are: blocks would save nothing.
+const SMALL: usize = 1 << 14;
+
+/// Columns of a product by which the error of its blocks is judged.
+const SAMPLE: usize = 64;
+
+/// How weights are kept on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// Of what is in no blocks.
+    pub storage: WeightStorage,
+    /// Between products; they are expanded before each.
+    pub blocks: Option<BlockFormat>,
+    /// Bytes of weights that stay on the device; the others are streamed, in every step.
+    /// `None`: all stay.
+    pub resident: Option<u64>,
+}
+
+impl From<WeightStorage> for Keeping {
+    fn from(storage: WeightStorage) -> Self {
+        Self {
+            storage,
+            blocks: None,
+            resident: None,
+        }
+    }
+}
+
+/// What a product's weights are, on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain(WeightStorage),
+    Blocks(BlockFormat),
+}
+
+impl Form {
+    fn bytes(self, layout: Layout) -> u64 {
+        match self {
+            Form::Plain(storage) => layout.bytes(storage),
+            Form::Blocks(format) => layout.block_bytes(format),
+        }
+    }
+
+    fn panel_bytes(self, layout: Layout) -> u64 {
+        match self {
+            Form::Plain(storage) => layout.panel_bytes(storage),
+            Form::Blocks(format) => layout.block_panel_bytes(format),
+        }
+    }
+}
+
+/// The largest error of blocks, `||q - w|| / ||w||`, at which a product is kept in them.
+/// Normally distributed weights have 0.005 (q8) and 0.08 (q4).
+fn tolerated(format: BlockFormat) -> f64 {
+    match format {
+        BlockFormat::Q8 => 0.02,
+        BlockFormat::Q4 => 0.15,
+    }
+}
+
 /// The weights of one part on one device. Graphs of different sizes share them.
 ///
 /// Where a checkpoint says how precise a tensor is, its place on the device is known
@@ -33,14 +101,11 @@ const AHEAD: u64 = 256 << 20;
 pub struct DeviceWeights<'a> {
     gpu: &'a Gpu,
     source: &'a dyn TensorSource,
-    storage: WeightStorage,
+    keeping: Keeping,
     loaded: &'a Loaded,
     check: &'a dyn Fn() -> Result<()>,
     work: RefCell<Work>,
 }
-
-/// Weights and bias of a product.
-type Placed = (Weight, Option<View>);
 
 /// What has a place on the device already, but not all of its values.
 #[derive(Default)]
@@ -49,6 +114,8 @@ struct Work {
     /// Those whose values were not read, in the order in which they were asked for.
     waiting: Vec<Product>,
     uploads: Uploads,
+    /// What becomes of the loaded one's once all is there.
+    shares: Option<Shares>,
 }
 
 /// The tensors of a product.
@@ -60,26 +127,100 @@ struct Tensors<'a> {
     wide: Vec<(String, f32)>,
 }
 
-/// What has been uploaded.
-#[derive(Default)]
-pub struct Loaded {
-    products: Mutex<HashMap<Product, Placed>>,
-    norms: Mutex<HashMap<String, [View; 2]>>,
-    /// Tensors that stayed f32 since f16 would not hold them, and how far they reach.
-    wide: Mutex<BTreeMap<String, f32>>,
+/// A tensor, all of whose values are finite.
+fn read<'a>(
+    source: &'a dyn TensorSource,
+    name: &str,
+    shape: &[usize],
+) -> Result<(TensorView<'a>, Extent)> {
+    let view = source.read(name, shape)?;
+    let extent = view.extent();
+    match extent.not_finite {
+        0 => Ok((view, extent)),
+        _ => Err(Error::not_finite_tensor(name)),
+    }
 }
 
-impl Loaded {
-    /// Lets go of everything: the memory is free once no graph holds it.
-    pub fn clear(&self) {
-        lock(&self.products).clear();
-        lock(&self.norms).clear();
+impl<'a> Tensors<'a> {
+    fn read(source: &'a dyn TensorSource, product: &Product) -> Result<Self> {
+        let mut tensors = Tensors {
+            parts: Vec::new(),
+            bias: Vec::new(),
+            wide: Vec::new(),
+        };
+        for (name, shape) in product.tensors() {
+            let (view, extent) = read(source, &name, &shape)?;
+            match shape[..] {
+                [n] => tensors.bias.extend(view.values(0..n)),
+                _ => {
+                    tensors.parts.push(view);
+                    if extent.exceeds_f16() {
+                        tensors.wide.push((name, extent.largest));
+                    }
+                }
+            }
+        }
+        Ok(tensors)
     }
 
-    /// Tensors that stayed f32, though f16 was asked for, since they hold values
-    /// beyond its range; and their largest magnitudes. All that ever were loaded.
-    pub fn wide(&self) -> BTreeMap<String, f32> {
-        lock(&self.wide).clone()
+    fn columns(&self, layout: Layout) -> Packed<'_> {
+        Packed::new(&self.parts, layout.k * layout.taps)
+    }
+
+    /// How they are kept where `asked` is asked for.
+    fn form(&self, asked: Keeping, layout: Layout) -> Form {
+        let all_f16 = self.parts.iter().all(|view| view.dtype == DType::F16);
+        if let (Some(format), true) = (asked.blocks, self.wide.is_empty())
+            && fits_blocks(layout)
+            && layout.block_error(format, &self.columns(layout), SAMPLE) <= tolerated(format)
+        {
+            return Form::Blocks(format);
+        }
+        Form::Plain(match self.wide.is_empty() {
+            _ if all_f16 => WeightStorage::F16,
+            true => asked.storage,
+            // f16 would make infinity of them.
+            false => WeightStorage::F32,
+        })
+    }
+}
+
+/// Whether a layout has enough values for blocks to save anything.
+fn fits_blocks(layout: Layout) -> bool {
+    layout.k >= BLOCK && layout.n * layout.k * layout.taps >= SMALL
+}
+
+/// Packs a product's values to `view`.
+fn pack_weight(
+    gpu: &Gpu,
+    uploads: &mut Uploads,
+    (layout, form): (Layout, Form),
+    columns: &Packed<'_>,
+    view: &View,
+) -> Result<()> {
+    let bytes = form.panel_bytes(layout);
+    let panels = layout.panels();
+    let at_a_time = (Uploads::AT_A_TIME / bytes).max(1) as usize;
+    for first in (0..panels).step_by(at_a_time) {
+        let some = first..(first + at_a_time).min(panels);
+        let (offset, size) = (some.start as u64 * bytes, some.len() as u64 * bytes);
+        let offset = view.offset + offset;
+        uploads.write(gpu, &view.buffer, offset, size, |to| match form {
+            Form::Plain(WeightStorage::F32) => layout.pack_panels::<f32>(some, columns, to),
+            Form::Plain(WeightStorage::F16) => layout.pack_panels::<f16>(some, columns, to),
+            Form::Blocks(format) => layout.pack_blocks(format, some, columns, to),
+        })?;
+    }
+    Ok(())
+}
+
+impl Placed {
+    /// Where the values are packed to, and how.
+    fn packed(&self) -> (&View, Form) {
+        match &self.blocks {
+            Some(blocks) => (&blocks.view, Form::Blocks(blocks.format)),
+            None => (&self.weight.view, Form::Plain(self.weight.storage)),
+        }
     }
 }
 
@@ -87,13 +228,13 @@ impl<'a> DeviceWeights<'a> {
     pub fn new(
         gpu: &'a Gpu,
         source: &'a dyn TensorSource,
-        storage: WeightStorage,
+        keeping: impl Into<Keeping>,
         loaded: &'a Loaded,
     ) -> Self {
         Self {
             gpu,
             source,
-            storage,
+            keeping: keeping.into(),
             loaded,
             check: &|| Ok(()),
             work: RefCell::default(),
@@ -118,89 +259,77 @@ impl<'a> DeviceWeights<'a> {
         self.upload(name, bytemuck::cast_slice(&values))
     }
 
-    /// A tensor, all of whose values are finite.
-    fn read(&self, name: &str, shape: &[usize]) -> Result<(TensorView<'_>, Extent)> {
-        let view = self.source.read(name, shape)?;
-        let extent = view.extent();
-        match extent.not_finite {
-            0 => Ok((view, extent)),
-            _ => Err(Error::not_finite_tensor(name)),
+    /// How a product's weights will be kept, where that takes no look at their values.
+    fn known_form(&self, product: &Product) -> Option<Form> {
+        if self.keeping.blocks.is_some() && fits_blocks(product.layout()) {
+            return None;
         }
-    }
-
-    fn read_product(&self, product: &Product) -> Result<Tensors<'_>> {
-        let mut tensors = Tensors {
-            parts: Vec::new(),
-            bias: Vec::new(),
-            wide: Vec::new(),
-        };
-        for (name, shape) in product.tensors() {
-            let (view, extent) = self.read(&name, &shape)?;
-            match shape[..] {
-                [n] => tensors.bias.extend(view.values(0..n)),
-                _ => {
-                    tensors.parts.push(view);
-                    if self.storage == WeightStorage::F16 && extent.exceeds_f16() {
-                        tensors.wide.push((name, extent.largest));
-                    }
-                }
-            }
-        }
-        Ok(tensors)
-    }
-
-    /// How a product's weights will be stored, where that takes no look at their values.
-    fn known_storage(&self, product: &Product) -> Option<WeightStorage> {
         let dtype = |(name, _): &(String, usize)| self.source.dtype(&format!("{name}.weight"));
         let dtypes: Option<Vec<DType>> = product.parts.iter().map(dtype).collect();
         let all_f16 = dtypes?.iter().all(|dtype| *dtype == DType::F16);
-        match self.storage {
+        match self.keeping.storage {
             // Values that are f16 in the file lose nothing by staying f16.
-            _ if all_f16 => Some(WeightStorage::F16),
-            WeightStorage::F32 => Some(WeightStorage::F32),
+            _ if all_f16 => Some(Form::Plain(WeightStorage::F16)),
+            WeightStorage::F32 => Some(Form::Plain(WeightStorage::F32)),
             WeightStorage::F16 => None,
         }
     }
 
-    /// Room for a product.
-    fn place(&self, product: &Product, storage: WeightStorage) -> Result<Placed> {
+    /// Room for a product: of its own, or in a piece of the stream.
+    fn place(&self, shares: &mut Shares, product: &Product, form: Form) -> Result<Placed> {
         let layout = product.layout();
         let label = &product.parts[0].0;
         let room = |bytes| -> Result<View> {
             let buffer = Arc::new(self.gpu.buffer(label, bytes)?);
             Ok(View::whole(&buffer))
         };
-        let weight = Weight::packed(room(layout.bytes(storage))?, storage, layout);
+        let bytes = form.bytes(layout);
+        let (view, piece) = match shares.piece(bytes, self.keeping.resident) {
+            Some((view, piece)) => (view, Some(piece)),
+            None => (room(bytes)?, None),
+        };
         let bias = match product.bias {
             true => Some(room(layout.bias_places() as u64 * 4)?),
             false => None,
         };
-        Ok((weight, bias))
+        let placed = match form {
+            Form::Plain(storage) => Placed {
+                weight: Weight::packed(view, storage, layout),
+                blocks: None,
+                bias,
+                piece,
+            },
+            Form::Blocks(format) => Placed {
+                weight: Weight::packed(shares.plane(layout)?, WeightStorage::F16, layout),
+                blocks: Some(WeightBlocks {
+                    format,
+                    layout,
+                    view,
+                }),
+                bias,
+                piece,
+            },
+        };
+        if let Some(piece) = piece {
+            shares.join(piece, product, &placed);
+        }
+        Ok(placed)
     }
 
-    /// Packs a product's values where it was placed.
+    /// Packs a product's values where it was placed; of what is streamed, the bias alone.
     fn pack(
         &self,
         uploads: &mut Uploads,
         product: &Product,
         tensors: &Tensors<'_>,
-        (weight, bias): &Placed,
+        placed: &Placed,
     ) -> Result<()> {
         let (gpu, layout) = (self.gpu, product.layout());
-        let columns = Packed::new(&tensors.parts, layout.k * layout.taps);
-        let bytes = layout.panel_bytes(weight.storage);
-        let panels = layout.panels();
-        let at_a_time = (Uploads::AT_A_TIME / bytes).max(1) as usize;
-        for first in (0..panels).step_by(at_a_time) {
-            let some = first..(first + at_a_time).min(panels);
-            let (offset, size) = (some.start as u64 * bytes, some.len() as u64 * bytes);
-            let buffer = &weight.view.buffer;
-            uploads.write(gpu, buffer, offset, size, |to| match weight.storage {
-                WeightStorage::F32 => layout.pack_panels::<f32>(some, &columns, to),
-                WeightStorage::F16 => layout.pack_panels::<f16>(some, &columns, to),
-            })?;
+        if placed.piece.is_none() {
+            let (view, form) = placed.packed();
+            pack_weight(gpu, uploads, (layout, form), &tensors.columns(layout), view)?;
         }
-        if let Some(bias) = bias {
+        if let Some(bias) = &placed.bias {
             let values = layout.pack_bias(&tensors.bias);
             let values = bytemuck::cast_slice::<_, u8>(&values);
             let size = values.len() as u64;
@@ -211,21 +340,28 @@ impl<'a> DeviceWeights<'a> {
         Ok(())
     }
 
-    /// Reads a product whose precision depends on its values.
-    fn read_now(&self, uploads: &mut Uploads, product: &Product) -> Result<Placed> {
-        let tensors = self.read_product(product)?;
-        let storage = tensors.storage(self.storage);
-        let placed = self.place(product, storage)?;
+    /// Reads a product whose form depends on its values.
+    fn read_now(
+        &self,
+        uploads: &mut Uploads,
+        shares: &mut Shares,
+        product: &Product,
+    ) -> Result<Placed> {
+        let tensors = Tensors::read(self.source, product)?;
+        let form = tensors.form(self.keeping, product.layout());
+        let placed = self.place(shares, product, form)?;
         self.pack(uploads, product, &tensors, &placed)?;
-        lock(&self.loaded.wide).extend(tensors.wide);
+        if self.keeping.storage == WeightStorage::F16 || self.keeping.blocks.is_some() {
+            lock(&self.loaded.wide).extend(tensors.wide);
+        }
         Ok(placed)
     }
 
     /// Reads a product that was placed without a look at its values.
     fn fill_one(&self, uploads: &mut Uploads, product: &Product, placed: &Placed) -> Result<()> {
-        let tensors = self.read_product(product)?;
-        let storage = placed.0.storage;
-        if storage == WeightStorage::F16 && tensors.storage(storage) != storage {
+        let tensors = Tensors::read(self.source, product)?;
+        let all_f16 = tensors.parts.iter().all(|view| view.dtype == DType::F16);
+        if placed.weight.storage == WeightStorage::F16 && !all_f16 {
             let name = &product.parts[0].0;
             return Err(Error::internal(name, "a tensor of another precision"));
         }
@@ -240,20 +376,71 @@ impl<'a> DeviceWeights<'a> {
     }
 }
 
-impl Tensors<'_> {
-    /// How they are stored where `asked` is asked for.
-    fn storage(&self, asked: WeightStorage) -> WeightStorage {
-        let all_f16 = self.parts.iter().all(|view| view.dtype == DType::F16);
-        match self.wide.is_empty() {
-            _ if all_f16 => WeightStorage::F16,
-            true => asked,
-            // f16 would make infinity of them.
-            false => WeightStorage::F32,
-        }
+/// Bytes of weights on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WeightSizes {
+    /// Of all products.
+    pub weights: u64,
+    /// Of a piece, if they are streamed.
+    pub largest: u64,
+    /// Biases and norms, which always stay.
+    pub others: u64,
+    /// What blocks are expanded to.
+    pub plane: u64,
+}
+
+impl std::iter::Sum for WeightSizes {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self {
+            weights: a.weights + b.weights,
+            largest: a.largest.max(b.largest),
+            others: a.others + b.others,
+            plane: a.plane.max(b.plane),
+        })
+    }
+}
+
+impl DeviceWeights<'_> {
+    /// What the weights of `graph` take, without a look at their values.
+    pub fn sizes(&self, graph: &Graph) -> WeightSizes {
+        let products: HashSet<&Product> = graph.products().collect();
+        let products = products.into_iter().map(|product| {
+            let layout = product.layout();
+            let blocks = self.keeping.blocks.filter(|_| fits_blocks(layout));
+            let form = match blocks {
+                Some(format) => Form::Blocks(format),
+                None => self
+                    .known_form(product)
+                    .unwrap_or(Form::Plain(self.keeping.storage)),
+            };
+            let bias = if product.bias {
+                layout.bias_places()
+            } else {
+                0
+            };
+            WeightSizes {
+                weights: form.bytes(layout),
+                largest: form.bytes(layout).max(PIECE),
+                others: 4 * bias as u64,
+                plane: blocks.map_or(0, |_| layout.bytes(WeightStorage::F16)),
+            }
+        });
+        let norms = graph.norms().map(|norm| WeightSizes {
+            others: 2 * 4 * norm.channels.next_multiple_of(4) as u64,
+            ..Default::default()
+        });
+        products.chain(norms).sum()
     }
 }
 
 impl Weights for DeviceWeights<'_> {
+    fn prepare(&self, graph: &Graph) -> Result<()> {
+        let known = lock(&self.loaded.products);
+        let fresh = graph.products().filter(|p| !known.contains_key(*p));
+        let layouts: Vec<Layout> = fresh.map(Product::layout).collect();
+        lock(&self.loaded.shares).prepare(self.gpu, self.keeping, &layouts)
+    }
+
     fn product(&self, product: &Product) -> Result<Placed> {
         if let Some(found) = lock(&self.loaded.products).get(product) {
             return Ok(found.clone());
@@ -263,17 +450,19 @@ impl Weights for DeviceWeights<'_> {
             placed,
             waiting,
             uploads,
+            shares,
         } = &mut *work;
         if let Some(found) = placed.get(product) {
             return Ok(found.clone());
         }
         (self.check)()?;
-        let made = match self.known_storage(product) {
-            Some(storage) => {
+        let shares = shares.get_or_insert_with(|| lock(&self.loaded.shares).clone());
+        let made = match self.known_form(product) {
+            Some(form) => {
                 waiting.push(product.clone());
-                self.place(product, storage)?
+                self.place(shares, product, form)?
             }
-            None => self.read_now(uploads, product)?,
+            None => self.read_now(uploads, shares, product)?,
         };
         placed.insert(product.clone(), made.clone());
         Ok(made)
@@ -285,6 +474,7 @@ impl Weights for DeviceWeights<'_> {
             placed,
             waiting,
             mut uploads,
+            shares,
         } = self.work.take();
         let mut next = waiting.iter();
         let mut ahead = VecDeque::new();
@@ -302,6 +492,9 @@ impl Weights for DeviceWeights<'_> {
         }
         uploads.flush(self.gpu)?;
         lock(&self.loaded.products).extend(placed);
+        if let Some(shares) = shares {
+            *lock(&self.loaded.shares) = shares;
+        }
         Ok(())
     }
 
@@ -311,7 +504,7 @@ impl Weights for DeviceWeights<'_> {
         }
         let load = |end: &str| {
             let name = format!("{}.{end}", norm.name);
-            let (values, _) = self.read(&name, &[norm.channels])?;
+            let (values, _) = read(self.source, &name, &[norm.channels])?;
             self.vector(&name, values.values(0..norm.channels), 4)
         };
         let made = [load("weight")?, load("bias")?];
@@ -320,62 +513,11 @@ impl Weights for DeviceWeights<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// The columns of tensors side by side, each `[k, taps]`, as they lie in the file.
-struct Packed<'a> {
-    columns: Vec<(DType, &'a [u8])>,
-}
-
-impl<'a> Packed<'a> {
-    /// Columns of `values` values.
-    fn new(parts: &'a [TensorView<'_>], values: usize) -> Self {
-        let columns = parts.iter().flat_map(|view| {
-            let columns = view.data.chunks_exact(values * view.dtype.size());
-            columns.map(|column| (view.dtype, column))
-        });
-        Self {
-            columns: columns.collect(),
-        }
-    }
-
-    /// The bytes of `count` values of a column from `first` on.
-    fn bytes(&self, column: usize, first: usize, count: usize) -> (DType, &'a [u8]) {
-        let (dtype, bytes) = self.columns[column];
-        let size = dtype.size();
-        (dtype, &bytes[first * size..(first + count) * size])
-    }
-}
-
-impl Columns<f32> for Packed<'_> {
-    fn read(&self, column: usize, first: usize, to: &mut [f32]) {
-        let (dtype, bytes) = self.bytes(column, first, to.len());
-        dtype.widen(bytes, to);
-    }
-}
-
-impl Columns<f16> for Packed<'_> {
-    fn read(&self, column: usize, first: usize, to: &mut [f16]) {
-        const RUN: usize = 128;
-        let (dtype, bytes) = self.bytes(column, first, to.len());
-        if dtype == DType::F16 {
-            return bytemuck::cast_slice_mut(to).copy_from_slice(bytes);
-        }
-        let mut wide = [0.0; RUN];
-        for (bytes, to) in bytes.chunks(RUN * dtype.size()).zip(to.chunks_mut(RUN)) {
-            let wide = &mut wide[..to.len()];
-            dtype.widen(bytes, wide);
-            to.convert_from_f32_slice(wide);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::graph::Kernel;
+    use crate::kernel::product::Columns as _;
     use half::bf16;
 
     /// The f32 values of a file's tensor, and its bytes in a precision.
