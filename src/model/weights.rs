@@ -151,12 +151,18 @@ impl<'a> DeviceWeights<'a> {
 
     /// How a product's weights will be stored, where that takes no look at their values.
     fn known_storage(&self, product: &Product) -> Option<WeightStorage> {
-        let dtype = |(name, _): &(String, usize)| self.source.dtype(&format!("{name}.weight"));
-        let dtypes: Option<Vec<DType>> = product.parts.iter().map(dtype).collect();
-        let all_f16 = dtypes?.iter().all(|dtype| *dtype == DType::F16);
+        let names = || {
+            product
+                .parts
+                .iter()
+                .map(|(name, _)| format!("{name}.weight"))
+        };
+        if !names().all(|name| self.source.dtype(&name).is_some()) {
+            return None;
+        }
         match self.storage {
             // Values that are f16 in the file lose nothing by staying f16.
-            _ if all_f16 => Some(WeightStorage::F16),
+            _ if names().all(|name| self.source.fits_f16(&name)) => Some(WeightStorage::F16),
             WeightStorage::F32 => Some(WeightStorage::F32),
             WeightStorage::F16 => None,
         }
@@ -243,7 +249,7 @@ impl<'a> DeviceWeights<'a> {
 impl Tensors<'_> {
     /// How they are stored where `asked` is asked for.
     fn storage(&self, asked: WeightStorage) -> WeightStorage {
-        let all_f16 = self.parts.iter().all(|view| view.dtype == DType::F16);
+        let all_f16 = self.parts.iter().all(TensorView::fits_f16);
         match self.wide.is_empty() {
             _ if all_f16 => WeightStorage::F16,
             true => asked,
@@ -326,47 +332,43 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// The columns of tensors side by side, each `[k, taps]`, as they lie in the file.
 struct Packed<'a> {
-    columns: Vec<(DType, &'a [u8])>,
+    /// The tensor of each column, and the first of its values.
+    columns: Vec<(&'a TensorView<'a>, usize)>,
 }
 
 impl<'a> Packed<'a> {
     /// Columns of `values` values.
     fn new(parts: &'a [TensorView<'_>], values: usize) -> Self {
         let columns = parts.iter().flat_map(|view| {
-            let columns = view.data.chunks_exact(values * view.dtype.size());
-            columns.map(|column| (view.dtype, column))
+            let columns = view.count() / values.max(1);
+            (0..columns).map(move |column| (view, column * values))
         });
         Self {
             columns: columns.collect(),
         }
     }
-
-    /// The bytes of `count` values of a column from `first` on.
-    fn bytes(&self, column: usize, first: usize, count: usize) -> (DType, &'a [u8]) {
-        let (dtype, bytes) = self.columns[column];
-        let size = dtype.size();
-        (dtype, &bytes[first * size..(first + count) * size])
-    }
 }
 
 impl Columns<f32> for Packed<'_> {
     fn read(&self, column: usize, first: usize, to: &mut [f32]) {
-        let (dtype, bytes) = self.bytes(column, first, to.len());
-        dtype.widen(bytes, to);
+        let (view, start) = self.columns[column];
+        view.read(start + first, to);
     }
 }
 
 impl Columns<f16> for Packed<'_> {
     fn read(&self, column: usize, first: usize, to: &mut [f16]) {
-        const RUN: usize = 128;
-        let (dtype, bytes) = self.bytes(column, first, to.len());
-        if dtype == DType::F16 {
+        const RUN: usize = 256;
+        let (view, start) = self.columns[column];
+        let first = start + first;
+        if view.dtype == DType::F16 {
+            let bytes = &view.data[2 * first..2 * (first + to.len())];
             return bytemuck::cast_slice_mut(to).copy_from_slice(bytes);
         }
         let mut wide = [0.0; RUN];
-        for (bytes, to) in bytes.chunks(RUN * dtype.size()).zip(to.chunks_mut(RUN)) {
+        for (i, to) in to.chunks_mut(RUN).enumerate() {
             let wide = &mut wide[..to.len()];
-            dtype.widen(bytes, wide);
+            view.read(first + i * RUN, wide);
             to.convert_from_f32_slice(wide);
         }
     }
@@ -395,6 +397,14 @@ mod tests {
                 let bytes = brains.iter().flat_map(|x| x.to_le_bytes()).collect();
                 (brains.iter().map(|x| x.to_f32()).collect(), bytes)
             }
+            // Any bytes are blocks; here with scales that stay small.
+            blocks => {
+                let bytes = blocks.bytes(count).unwrap();
+                let bytes: Vec<u8> = (0..bytes).map(|i| ((i * 37 + seed) % 0x3b) as u8).collect();
+                let mut values = vec![0.0; count];
+                blocks.widen(&bytes, &mut values);
+                (values, bytes)
+            }
         }
     }
 
@@ -412,11 +422,7 @@ mod tests {
 
         fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
             let (dtype, bytes) = &self.0[name];
-            Ok(TensorView {
-                dtype: *dtype,
-                shape: shape.to_vec(),
-                data: bytes.as_slice().into(),
-            })
+            Ok(TensorView::new(*dtype, shape, bytes.as_slice()))
         }
 
         fn dtype(&self, name: &str) -> Option<DType> {
@@ -447,6 +453,11 @@ mod tests {
         let mixed = vec![DType::F32, DType::F16, DType::BF16];
         products.push((Product::side_by_side(&qkv, [24, 10], true), mixed));
         products.push((conv(4000, 3), vec![DType::F16]));
+        // Blocks that reach over columns, as where a convolution was quantised flat.
+        for dtype in [DType::F8E4M3, DType::Q8_0, DType::Q5K] {
+            let product = Product::side_by_side(&q, [48, 192], false);
+            products.push((product, vec![dtype]));
+        }
         for (product, dtypes) in products {
             let layout = product.layout();
             let (mut tensors, mut values) = (HashMap::new(), Vec::new());
@@ -471,7 +482,7 @@ mod tests {
                 let weights = DeviceWeights::new(&gpu, &source, storage, &loaded);
                 let (weight, _) = weights.product(&product).unwrap();
                 weights.fill().unwrap();
-                let all_f16 = dtypes.iter().all(|dtype| *dtype == DType::F16);
+                let all_f16 = dtypes.iter().all(|dtype| dtype.fits_f16());
                 let storage = if all_f16 { WeightStorage::F16 } else { storage };
                 assert_eq!(weight.storage, storage, "{product:?} {dtypes:?}");
                 let bytes = gpu.download(&weight.view.buffer, 0, weight.view.size);
@@ -514,11 +525,8 @@ mod tests {
 
         fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
             let values = vec![f32::from(name.as_bytes()[0]); shape.iter().product()];
-            Ok(TensorView {
-                dtype: DType::F32,
-                shape: shape.to_vec(),
-                data: bytemuck::cast_slice(&values).to_vec().into(),
-            })
+            let bytes = bytemuck::cast_slice(&values).to_vec();
+            Ok(TensorView::new(DType::F32, shape, bytes))
         }
     }
 
