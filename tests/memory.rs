@@ -112,7 +112,10 @@ fn too_little_memory_is_an_error_that_says_how_much() {
     };
     let error = pipeline.generate(&request, &mut observer).unwrap_err();
     let error = error.to_string();
-    assert!(error.contains("512 MiB") && error.contains("picture"), "{error}");
+    assert!(
+        error.contains("512 MiB") && error.contains("picture"),
+        "{error}"
+    );
 }
 
 fn demo(options: LoadOptions) -> (Trace, calotype::pipeline::Output) {
@@ -144,10 +147,17 @@ fn the_plan_counts_all_there_is() {
                 ..Default::default()
             });
             let (peak, planned) = (output.peak_device_bytes, output.plan.peak());
-            println!("{weights} {low_memory}: {peak} of {planned}, UNet {}", output.unet_device_bytes);
+            println!(
+                "{weights} {low_memory}: {peak} of {planned}, UNet {}",
+                output.unet_device_bytes
+            );
             assert!(peak <= planned, "{peak} {}", output.plan);
             let unet = output.plan.unet.bytes;
-            assert!(output.unet_device_bytes <= unet + unet / 50, "{}", output.unet_device_bytes);
+            assert!(
+                output.unet_device_bytes <= unet + unet / 50,
+                "{}",
+                output.unet_device_bytes
+            );
         }
     }
 }
@@ -156,7 +166,10 @@ fn the_plan_counts_all_there_is() {
 fn pictures_from_weights_in_blocks_are_close_to_those_from_f16() {
     let (exact, _) = demo(LoadOptions::default());
     let get = |trace: &Trace, name: &str| trace.f32s(name).unwrap().1;
-    for (weights, step, decibels) in [(WeightFormat::Q8, 1e-2, 38.0), (WeightFormat::Q4, 0.1, 28.0)] {
+    for (weights, step, decibels) in [
+        (WeightFormat::Q8, 1e-2, 38.0),
+        (WeightFormat::Q4, 0.1, 28.0),
+    ] {
         let (trace, output) = demo(LoadOptions {
             weights,
             ..Default::default()
@@ -208,7 +221,9 @@ fn streamed_weights_change_nothing() {
                 }
             }
             let stream = Rc::new(Streamed::new(&gpu, source, &loaded));
-            let mut runner = Runner::new(&gpu, false).unwrap().with_stream(stream.clone());
+            let mut runner = Runner::new(&gpu, false)
+                .unwrap()
+                .with_stream(stream.clone());
             let mut made = Vec::new();
             for _ in 0..2 {
                 runner.run(|_| {}, &[unet.once()], &|| false).unwrap();
@@ -237,8 +252,22 @@ fn out_of_memory_takes_the_next_plan() {
     let run = |bytes: Option<u64>, out: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
         command.current_dir(folder.path()).args([
-            "generate", "a red circle", "--seed", "1", "--steps", "2", "--width", "512",
-            "--height", "512", "--samples", "2", "--json", "-q", "--out", out,
+            "generate",
+            "a red circle",
+            "--seed",
+            "1",
+            "--steps",
+            "2",
+            "--width",
+            "512",
+            "--height",
+            "512",
+            "--samples",
+            "2",
+            "--json",
+            "-q",
+            "--out",
+            out,
         ]);
         command.env_remove("CALOTYPE_DEVICE_BYTES");
         if let Some(bytes) = bytes {
@@ -253,6 +282,9 @@ fn out_of_memory_takes_the_next_plan() {
     let peak = whole["peak_device_bytes"].as_u64().unwrap();
     let short = run(Some(peak * 2 / 3), "short.png");
     let warnings = short["warnings"].to_string();
-    assert!(short["peak_device_bytes"].as_u64().unwrap() <= peak * 2 / 3, "{short}");
+    assert!(
+        short["peak_device_bytes"].as_u64().unwrap() <= peak * 2 / 3,
+        "{short}"
+    );
     println!("{warnings}");
 }

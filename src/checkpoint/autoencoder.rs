@@ -3,7 +3,7 @@
 use super::architecture;
 use super::config::Autoencoder;
 use super::fields::Fields;
-use super::file::SafeFile;
+use super::file::TensorFile;
 use super::tensor::TensorSource;
 use super::weights::Weights;
 use super::{Checkpoint, single};
@@ -74,7 +74,7 @@ fn open_folder(path: &Path) -> Result<VaeFile> {
 }
 
 fn open_file(path: &Path) -> Result<VaeFile> {
-    let file = SafeFile::open(path)?;
+    let file = TensorFile::open(path)?;
     let beside = path.with_file_name("config.json");
     let name = path.file_name().and_then(|name| name.to_str());
     if name.is_some_and(|name| name.starts_with(STEM)) && beside.is_file() {

@@ -5,6 +5,7 @@ mod autoencoder;
 mod builtin;
 pub mod config;
 mod demo;
+mod dtype;
 mod expected;
 mod fields;
 mod file;
@@ -19,9 +20,10 @@ mod weights;
 
 pub use autoencoder::{VaeFile, open_vae};
 pub use config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
+pub use dtype::{Block, DType};
 pub use inspect::Report;
 pub use lora::{LoraFile, LoraReport, LoraUse};
-pub use tensor::{DType, Extent, Part, TensorSource, TensorView};
+pub use tensor::{Extent, Part, TensorSource, TensorView};
 
 use crate::schedule;
 use crate::text::Tokenizer;
@@ -176,7 +178,7 @@ impl Checkpoint {
             let tensor = c.source(part).read(name, shape).ok()?;
             let n = tensor.data.len().min(ENDS);
             let (first, last) = (&tensor.data[..n], &tensor.data[tensor.data.len() - n..]);
-            Some((tensor.dtype, [first, last].concat()))
+            Some((tensor.dtype, tensor.scale, [first, last].concat()))
         };
         self.expected(part).iter().all(|(name, shape)| {
             let own = ends(self, name, shape);

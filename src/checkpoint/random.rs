@@ -5,7 +5,6 @@ use super::tensor::{DType, TensorSource, TensorView};
 use crate::Result;
 use half::f16;
 use rayon::prelude::*;
-use std::borrow::Cow;
 
 /// Values made by one thread at a time.
 const CHUNK: usize = 1 << 16;
@@ -28,11 +27,7 @@ impl TensorSource for Random {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
-        Ok(TensorView {
-            dtype: DType::F16,
-            shape: shape.to_vec(),
-            data: Cow::Owned(values(name, shape)),
-        })
+        Ok(TensorView::new(DType::F16, shape, values(name, shape)))
     }
 
     fn dtype(&self, _name: &str) -> Option<DType> {

@@ -1,49 +1,14 @@
 //! Where tensors come from.
 
+pub use super::dtype::DType;
 use crate::Result;
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// Values that one thread looks at by itself.
 const CHUNK: usize = 1 << 20;
-
-/// Precision of stored values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DType {
-    F32,
-    F16,
-    BF16,
-}
-
-impl DType {
-    /// Bytes of one value.
-    pub fn size(self) -> usize {
-        match self {
-            DType::F32 => 4,
-            DType::F16 | DType::BF16 => 2,
-        }
-    }
-
-    /// The name as people write it: `f32`, `f16`, `bf16`.
-    pub fn name(self) -> &'static str {
-        match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-        }
-    }
-
-    /// Little-endian values as f32; there are as many as `to` has.
-    pub fn widen(self, bytes: &[u8], to: &mut [f32]) {
-        match self {
-            DType::F32 => bytemuck::cast_slice_mut(to).copy_from_slice(bytes),
-            DType::F16 => widen::<f16>(bytes, to),
-            DType::BF16 => widen::<bf16>(bytes, to),
-        }
-    }
-}
 
 /// The parts of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,23 +34,84 @@ impl Part {
     }
 }
 
-/// One tensor: little-endian values, row-major, in the checkpoint's own shape
+/// One tensor: little-endian blocks of values, row-major, in the checkpoint's own shape
 /// (PyTorch's: linear `[out, in]`, convolution `[out, in, kh, kw]`).
 #[derive(Debug, Clone)]
 pub struct TensorView<'a> {
     pub dtype: DType,
     pub shape: Vec<usize>,
     pub data: Cow<'a, [u8]>,
+    /// What every value is multiplied by; 1 but for scaled fp8.
+    pub scale: f32,
 }
 
-impl TensorView<'_> {
+impl<'a> TensorView<'a> {
+    /// A tensor without a scale.
+    pub fn new(dtype: DType, shape: &[usize], data: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self {
+            dtype,
+            shape: shape.to_vec(),
+            data: data.into(),
+            scale: 1.0,
+        }
+    }
+
+    /// The same with its bytes copied.
+    pub fn into_owned(self) -> TensorView<'static> {
+        TensorView {
+            dtype: self.dtype,
+            shape: self.shape,
+            data: Cow::Owned(self.data.into_owned()),
+            scale: self.scale,
+        }
+    }
+
+    /// How many values there are in `data`.
+    pub fn count(&self) -> usize {
+        let block = self.dtype.block();
+        self.data.len() / block.bytes * block.values
+    }
+
     /// The values `range` (counted in values) as f32.
-    pub fn values(&self, range: std::ops::Range<usize>) -> Vec<f32> {
-        let size = self.dtype.size();
-        let bytes = &self.data[range.start * size..range.end * size];
+    pub fn values(&self, range: Range<usize>) -> Vec<f32> {
         let mut values = vec![0.0; range.len()];
-        self.dtype.widen(bytes, &mut values);
+        self.read(range.start, &mut values);
         values
+    }
+
+    /// The values from `first` on as f32, as many as `to` has.
+    pub fn read(&self, first: usize, to: &mut [f32]) {
+        let block = self.dtype.block();
+        let bytes = |from: usize, to: usize| &self.data[from * block.bytes..to * block.bytes];
+        // Blocks that are only partly asked for, at the ends, go through here.
+        let mut whole = [0.0; DType::LARGEST_BLOCK];
+        let mut partly = |number: usize, skip: usize, to: &mut [f32]| {
+            let whole = &mut whole[..block.values];
+            self.dtype.widen(bytes(number, number + 1), whole);
+            to.copy_from_slice(&whole[skip..skip + to.len()]);
+        };
+        let (mut number, skip) = (first / block.values, first % block.values);
+        let mut rest = &mut *to;
+        if skip > 0 {
+            let count = rest.len().min(block.values - skip);
+            let (head, tail) = rest.split_at_mut(count);
+            partly(number, skip, head);
+            (number, rest) = (number + 1, tail);
+        }
+        let blocks = rest.len() / block.values;
+        let (middle, tail) = rest.split_at_mut(blocks * block.values);
+        self.dtype.widen(bytes(number, number + blocks), middle);
+        if !tail.is_empty() {
+            partly(number + blocks, 0, tail);
+        }
+        if self.scale != 1.0 {
+            to.iter_mut().for_each(|value| *value *= self.scale);
+        }
+    }
+
+    /// Whether every value is an f16 exactly, by its type alone.
+    pub fn fits_f16(&self) -> bool {
+        self.dtype.fits_f16() && self.scale == 1.0
     }
 }
 
@@ -122,11 +148,30 @@ impl TensorView<'_> {
                 let (largest, not_finite) = reach(&self.data, bits32, f32::INFINITY.to_bits());
                 (f32::from_bits(largest), not_finite)
             }
+            _ => self.widened_reach(),
         };
         Extent {
-            largest,
+            largest: largest * self.scale.abs(),
             not_finite,
         }
+    }
+
+    /// The same by way of f32, for blocks.
+    fn widened_reach(&self) -> (f32, usize) {
+        const RUN: usize = 16 * DType::LARGEST_BLOCK;
+        let block = self.dtype.block();
+        let of_chunk = |bytes: &[u8]| {
+            let mut values = [0.0; RUN];
+            let values = &mut values[..bytes.len() / block.bytes * block.values];
+            self.dtype.widen(bytes, values);
+            let finite = values.iter().filter(|x| x.is_finite());
+            let count = values.len() - finite.clone().count();
+            (finite.fold(0f32, |top, x| top.max(x.abs())), count)
+        };
+        let chunks = self.data.par_chunks(RUN / block.values * block.bytes);
+        chunks
+            .map(of_chunk)
+            .reduce(Default::default, |a, b| (a.0.max(b.0), a.1 + b.1))
     }
 }
 
@@ -152,21 +197,6 @@ fn reach<T: Ord + Copy + Default + Send + Sync, const N: usize>(
     chunks.reduce(Default::default, |a, b| (a.0.max(b.0), a.1 + b.1))
 }
 
-/// 16-bit floats as f32, many at a time where the processor can.
-fn widen<T: bytemuck::Pod>(bytes: &[u8], to: &mut [f32])
-where
-    [T]: HalfFloatSliceExt,
-{
-    // Files have them at any byte.
-    const RUN: usize = 128;
-    let mut aligned = [T::zeroed(); RUN];
-    for (bytes, to) in bytes.chunks(RUN * size_of::<T>()).zip(to.chunks_mut(RUN)) {
-        let aligned = &mut aligned[..to.len()];
-        bytemuck::cast_slice_mut(aligned).copy_from_slice(bytes);
-        aligned.convert_to_f32_slice(to);
-    }
-}
-
 /// The named tensors of one part, under diffusers' state-dict names
 /// (`down_blocks.0.resnets.0.conv1.weight`), whatever the file calls them.
 pub trait TensorSource: Send + Sync {
@@ -187,6 +217,11 @@ pub trait TensorSource: Send + Sync {
     fn dtype(&self, _name: &str) -> Option<DType> {
         None
     }
+
+    /// Whether every value that `read` would give is an f16 exactly, by its type alone.
+    fn fits_f16(&self, name: &str) -> bool {
+        self.dtype(name).is_some_and(DType::fits_f16)
+    }
 }
 
 #[cfg(test)]
@@ -197,11 +232,7 @@ mod tests {
         // A byte into a longer piece of memory, as files have them.
         let bytes: &'static mut [u8] = vec![0; 1 + size_of_val(values)].leak();
         bytes[1..].copy_from_slice(bytemuck::cast_slice(values));
-        TensorView {
-            dtype,
-            shape: vec![values.len()],
-            data: Cow::Borrowed(&bytes[1..]),
-        }
+        TensorView::new(dtype, &[values.len()], &bytes[1..])
     }
 
     /// Finite values, then the same with others that are not, in every precision.
@@ -232,6 +263,40 @@ mod tests {
                     check(&values, want);
                 }
             }
+        }
+    }
+
+    /// Ranges that begin and end anywhere are those of the whole, in every precision,
+    /// and so is how far the values reach.
+    #[test]
+    fn any_range_of_values_can_be_read() {
+        for dtype in DType::ALL {
+            let block = dtype.block();
+            let count = 5 * DType::LARGEST_BLOCK;
+            let bytes: Vec<u8> = (0..dtype.bytes(count).unwrap())
+                .map(|i| (i * 37 % 0x3b) as u8)
+                .collect();
+            let view = TensorView {
+                scale: 0.5,
+                ..TensorView::new(dtype, &[count], bytes.as_slice())
+            };
+            let mut whole = vec![0.0; count];
+            dtype.widen(&bytes, &mut whole);
+            whole.iter_mut().for_each(|x| *x *= 0.5);
+            assert_eq!(view.count(), count);
+            let steps = [0, 1, block.values / 2, block.values, 2 * block.values + 1];
+            for from in steps {
+                for length in steps.into_iter().chain([count - from]) {
+                    let range = from..from + length;
+                    assert_eq!(view.values(range.clone()), whole[range], "{dtype:?} {from}");
+                }
+            }
+            let largest = whole.iter().fold(0f32, |top, x| top.max(x.abs()));
+            let want = Extent {
+                largest,
+                not_finite: 0,
+            };
+            assert_eq!(view.extent(), want, "{dtype:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The files of a diffusers folder, on disk or inside the program.
 
 use super::fields::Fields;
-use super::file::SafeFile;
+use super::file::TensorFile;
 use super::weights::{Weights, missing_part};
 use crate::text::{Tokenizer, TokenizerFiles};
 use crate::{Error, Result};
@@ -58,7 +58,7 @@ impl Tree {
                 let path = self.path(&below);
                 let bytes = self.bytes(&below);
                 let bytes = bytes.ok_or_else(|| missing_part(&self.path(folder), stem))?;
-                Ok(Weights::single(SafeFile::embedded(path, bytes)?))
+                Ok(Weights::single(TensorFile::embedded(path, bytes)?))
             }
         }
     }

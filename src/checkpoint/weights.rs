@@ -1,10 +1,9 @@
 //! The tensors of one part under diffusers' names, from one file or shards.
 
-use super::file::{Entry, SafeFile};
+use super::file::{Entry, TensorFile};
 use super::tensor::{DType, TensorSource, TensorView};
 use crate::{Error, Result, encoding};
 use serde_json::Value;
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -30,7 +29,7 @@ const OLD_ATTENTION: [(&str, [&str; 2]); 5] = [
 /// One part's weight files.
 #[derive(Debug)]
 pub(super) struct Weights {
-    files: Vec<SafeFile>,
+    files: Vec<TensorFile>,
     /// Which file holds a tensor, where an index says so.
     shards: HashMap<String, usize>,
 }
@@ -45,11 +44,11 @@ impl Weights {
         if path.extension().is_some_and(|e| e == "json") {
             return Self::sharded(path);
         }
-        Ok(Self::single(SafeFile::open(path)?))
+        Ok(Self::single(TensorFile::open(path)?))
     }
 
     /// Weights that are all in one file.
-    pub fn single(file: SafeFile) -> Self {
+    pub fn single(file: TensorFile) -> Self {
         Self {
             files: vec![file],
             shards: HashMap::new(),
@@ -59,7 +58,7 @@ impl Weights {
     /// Weights in several files, by their index.
     fn sharded(index: &Path) -> Result<Self> {
         let folder = index.parent().unwrap_or(Path::new("."));
-        let mut files: Vec<SafeFile> = Vec::new();
+        let mut files: Vec<TensorFile> = Vec::new();
         let mut opened: HashMap<PathBuf, usize> = HashMap::new();
         let mut shards = HashMap::new();
         for (tensor, name) in weight_map(index)? {
@@ -67,7 +66,7 @@ impl Weights {
             let at = match opened.get(&path) {
                 Some(at) => *at,
                 None => {
-                    files.push(SafeFile::open(&path)?);
+                    files.push(TensorFile::open(&path)?);
                     opened.insert(path.clone(), files.len() - 1);
                     files.len() - 1
                 }
@@ -96,14 +95,14 @@ impl Weights {
     }
 
     /// The tensor under `name` or its older name, and its file.
-    fn find(&self, name: &str) -> Option<(&SafeFile, Entry<'_>)> {
+    fn find(&self, name: &str) -> Option<(&TensorFile, Entry<'_>)> {
         self.find_exact(name).or_else(|| {
             let mut names = old_attention(name).into_iter();
             names.find_map(|old| self.find_exact(&old))
         })
     }
 
-    fn find_exact(&self, name: &str) -> Option<(&SafeFile, Entry<'_>)> {
+    fn find_exact(&self, name: &str) -> Option<(&TensorFile, Entry<'_>)> {
         let at = match self.shards.is_empty() {
             true => 0,
             false => *self.shards.get(name)?,
@@ -112,9 +111,9 @@ impl Weights {
         Some((file, file.entry(name)?))
     }
 
-    fn get(&self, name: &str, shape: &[usize]) -> Result<(DType, &[u8])> {
+    fn get(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
         let Some((file, entry)) = self.find(name) else {
-            let path = self.files.first().map_or(Path::new(""), SafeFile::path);
+            let path = self.files.first().map_or(Path::new(""), TensorFile::path);
             return Err(missing(path, name));
         };
         let same =
@@ -122,10 +121,9 @@ impl Weights {
         if !same {
             return Err(wrong_shape(file.path(), name, entry.shape, shape));
         }
-        let dtype = entry
-            .precision()
-            .ok_or_else(|| wrong_type(file.path(), name, &entry))?;
-        Ok((dtype, entry.data))
+        entry
+            .view(shape)
+            .ok_or_else(|| wrong_type(file.path(), name, &entry))
     }
 }
 
@@ -139,12 +137,7 @@ impl TensorSource for Weights {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
-        let (dtype, data) = self.get(name, shape)?;
-        Ok(TensorView {
-            dtype,
-            shape: shape.to_vec(),
-            data: Cow::Borrowed(data),
-        })
+        self.get(name, shape)
     }
 
     fn expect(&self, name: &str) {
@@ -155,6 +148,10 @@ impl TensorSource for Weights {
 
     fn dtype(&self, name: &str) -> Option<DType> {
         self.find(name)?.1.precision()
+    }
+
+    fn fits_f16(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|(_, entry)| entry.fits_f16())
     }
 }
 
@@ -241,8 +238,8 @@ pub(super) fn wrong_shape(path: &Path, name: &str, have: &[usize], want: &[usize
 
 pub(super) fn wrong_type(path: &Path, name: &str, entry: &Entry<'_>) -> Error {
     let problem = format!(
-        "its type is {:?}, allowed are F32, F16 and BF16",
-        entry.dtype
+        "its type is {}, allowed are F32, F16, BF16, fp8 and ggml's q4 to q8",
+        entry.stored
     );
     Error::tensor(path, name, problem, "convert the checkpoint to F16")
 }

@@ -2,8 +2,6 @@
 
 use crate::checkpoint::file::Entry;
 use crate::{Error, Result};
-use half::{bf16, f16};
-use safetensors::Dtype;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -88,16 +86,10 @@ fn wrong(path: &Path, problem: &str) -> Error {
 
 /// The value of a tensor that holds one number.
 pub(super) fn number(entry: &Entry<'_>) -> Option<f64> {
-    let data = entry.data;
-    Some(match entry.dtype {
-        Dtype::F64 => f64::from_le_bytes(data.try_into().ok()?),
-        Dtype::F32 => f32::from_le_bytes(data.try_into().ok()?).into(),
-        Dtype::F16 => f16::from_le_bytes(data.try_into().ok()?).into(),
-        Dtype::BF16 => bf16::from_le_bytes(data.try_into().ok()?).into(),
-        Dtype::I64 => i64::from_le_bytes(data.try_into().ok()?) as f64,
-        Dtype::I32 => i32::from_le_bytes(data.try_into().ok()?).into(),
-        _ => return None,
-    })
+    match entry.numbers(2)?[..] {
+        [number] => Some(number),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

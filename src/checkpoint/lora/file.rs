@@ -2,8 +2,7 @@
 
 use super::alphas::{self, Alphas};
 use super::keys::{self, Role};
-use crate::checkpoint::file::SafeFile;
-use crate::checkpoint::tensor::TensorView;
+use crate::checkpoint::file::TensorFile;
 use crate::{Error, Field, Remedy, Result};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,7 +18,7 @@ const USE_LORA: Remedy = Remedy::Give {
 /// A LoRA file, its header checked. Values are read when they are merged.
 #[derive(Debug)]
 pub struct LoraFile {
-    file: SafeFile,
+    file: TensorFile,
     name: String,
     modules: Vec<Module>,
     /// Names that are no adapter's.
@@ -49,7 +48,7 @@ impl LoraFile {
     /// of a kind that can be merged and with ranks that agree.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
         let path = path.as_ref();
-        let file = SafeFile::open(path).map_err(about_lora)?;
+        let file = TensorFile::open(path).map_err(about_lora)?;
         let name = path.file_stem().unwrap_or(path.as_os_str());
         let mut keys = file.names();
         keys.sort();
@@ -99,14 +98,9 @@ impl LoraFile {
     /// The values of one of the file's own tensors.
     pub(super) fn values(&self, key: &str) -> Result<Vec<f32>> {
         let entry = self.file.entry(key);
-        let pair = entry.and_then(|entry| Some((entry, entry.precision()?)));
-        let (entry, dtype) = pair.ok_or_else(|| self.wrong(key, "cannot be read"))?;
-        let view = TensorView {
-            dtype,
-            shape: Vec::new(),
-            data: Cow::Borrowed(entry.data),
-        };
-        Ok(view.values(0..entry.data.len() / dtype.size()))
+        let view = entry.and_then(|entry| entry.view(entry.shape));
+        let view = view.ok_or_else(|| self.wrong(key, "cannot be read"))?;
+        Ok(view.values(0..view.count()))
     }
 
     pub(super) fn wrong(&self, tensor: &str, problem: impl ToString) -> Error {
@@ -148,8 +142,8 @@ impl LoraFile {
             Some(entry) if entry.precision().is_some() => Ok(()),
             Some(entry) => {
                 let problem = format!(
-                    "its type is {:?}, allowed are F32, F16 and BF16",
-                    entry.dtype
+                    "its type is {}, allowed are F32, F16, BF16 and fp8",
+                    entry.stored
                 );
                 Err(Error::tensor(
                     self.path(),

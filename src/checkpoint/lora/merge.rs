@@ -28,7 +28,7 @@ pub(super) fn merge(
     const SIZE: usize = size_of::<f32>();
     let fits =
         |term: &Term| term.up.len() == rows * term.rank && term.down.len() == term.rank * columns;
-    if base.data.len() != rows * columns * base.dtype.size() || !terms.iter().all(fits) {
+    if base.count() != rows * columns || !terms.iter().all(fits) {
         return Err(ShapeError::from_kind(ErrorKind::IncompatibleShape));
     }
     let mut bytes = vec![0; rows * columns * SIZE];
@@ -85,11 +85,8 @@ mod tests {
             .into_iter()
             .map(f16::from_f32)
             .collect();
-        let view = TensorView {
-            dtype: DType::F16,
-            shape: vec![rows, columns],
-            data: bytemuck::cast_slice(&base).into(),
-        };
+        let bytes: &[u8] = bytemuck::cast_slice(&base);
+        let view = TensorView::new(DType::F16, &[rows, columns], bytes);
         let term = |rank: usize, scale: f32| Term {
             scale,
             rank,

@@ -5,7 +5,6 @@ use super::file::LoraFile;
 use super::merge::{Term, joined, merge};
 use crate::Result;
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -72,11 +71,7 @@ impl TensorSource for Merged {
         let columns = shape.iter().skip(1).product();
         let merged = merge(&base, [rows, columns], &terms)
             .map_err(|e| first.file.wrong(name, format!("cannot be merged ({e})")))?;
-        Ok(TensorView {
-            dtype: DType::F32,
-            shape: shape.to_vec(),
-            data: Cow::Owned(merged),
-        })
+        Ok(TensorView::new(DType::F32, shape, merged))
     }
 
     fn expect(&self, name: &str) {
@@ -88,5 +83,9 @@ impl TensorSource for Merged {
             true => Some(DType::F32),
             false => self.base.dtype(name),
         }
+    }
+
+    fn fits_f16(&self, name: &str) -> bool {
+        !self.deltas.contains_key(name) && self.base.fits_f16(name)
     }
 }

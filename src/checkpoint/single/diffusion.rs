@@ -14,12 +14,10 @@
 //! `modelspec.predict_key` count.
 
 use super::shapes::{Object, has};
-use crate::checkpoint::file::SafeFile;
+use crate::checkpoint::file::TensorFile;
 use crate::checkpoint::weights::missing;
 use crate::schedule::{Config, Prediction};
 use crate::{Error, Result};
-use half::{bf16, f16};
-use safetensors::Dtype;
 use serde_json::json;
 
 const MEAN: &str = "edm_mean";
@@ -33,7 +31,7 @@ const PLAYGROUND_SCALING: f64 = 0.5;
 
 /// The scheduler's configuration; `guided_inside` where the UNet is told the guidance
 /// scale, as consistency models are.
-pub(super) fn scheduler(file: &SafeFile, guided_inside: bool) -> Result<Config> {
+pub(super) fn scheduler(file: &TensorFile, guided_inside: bool) -> Result<Config> {
     if has(file, MEAN) || has(file, STD) {
         return Ok(Config::playground());
     }
@@ -52,7 +50,7 @@ pub(super) fn scheduler(file: &SafeFile, guided_inside: bool) -> Result<Config> 
     Ok(config)
 }
 
-fn cosxl(file: &SafeFile) -> Result<Config> {
+fn cosxl(file: &TensorFile) -> Result<Config> {
     let mut config = Config::cosxl();
     let level = |key: &str| match has(file, key) {
         false => Ok(None),
@@ -78,7 +76,7 @@ fn cosxl(file: &SafeFile) -> Result<Config> {
 
 /// Lays the mean and deviation of the latents over the VAE's configuration, where
 /// the file has them.
-pub(super) fn latents(file: &SafeFile, vae: &mut Object) -> Result<()> {
+pub(super) fn latents(file: &TensorFile, vae: &mut Object) -> Result<()> {
     if !has(file, MEAN) && !has(file, STD) {
         return Ok(());
     }
@@ -98,7 +96,7 @@ pub(super) fn latents(file: &SafeFile, vae: &mut Object) -> Result<()> {
 }
 
 /// What the header says that the model predicts.
-fn said(file: &SafeFile) -> Result<Option<Prediction>> {
+fn said(file: &TensorFile) -> Result<Option<Prediction>> {
     let mut found = None;
     for key in ["modelspec.prediction_type", "modelspec.predict_key"] {
         let Some(text) = file.metadata(key) else {
@@ -120,37 +118,20 @@ fn said(file: &SafeFile) -> Result<Option<Prediction>> {
 }
 
 /// A small tensor's numbers.
-fn numbers(file: &SafeFile, key: &str) -> Result<Vec<f64>> {
+fn numbers(file: &TensorFile, key: &str) -> Result<Vec<f64>> {
     let entry = file.entry(key).ok_or_else(|| missing(file.path(), key))?;
     /// More are no mark.
     const MOST: usize = 1024;
-    let all = |size: usize, value: fn(&[u8]) -> f64| {
-        let values = entry.data.chunks_exact(size).take(MOST);
-        Ok(values.map(value).collect())
-    };
-    // `chunks_exact` hands over whole values, so that the arrays' lengths fit.
-    match entry.dtype {
-        Dtype::F64 => all(8, |b| b.try_into().map_or(f64::NAN, f64::from_le_bytes)),
-        Dtype::F32 => all(4, |b| {
-            b.try_into()
-                .map_or(f64::NAN, |b| f32::from_le_bytes(b).into())
-        }),
-        Dtype::F16 => all(2, |b| {
-            b.try_into()
-                .map_or(f64::NAN, |b| f16::from_le_bytes(b).into())
-        }),
-        Dtype::BF16 => all(2, |b| {
-            b.try_into()
-                .map_or(f64::NAN, |b| bf16::from_le_bytes(b).into())
-        }),
-        other => {
-            let problem = format!("its type is {other:?}; must be F64, F32, F16 or BF16");
-            Err(wrong(file, key, &problem))
-        }
-    }
+    entry.numbers(MOST).ok_or_else(|| {
+        let problem = format!(
+            "its type is {}; must be F64, F32, F16 or BF16",
+            entry.stored
+        );
+        wrong(file, key, &problem)
+    })
 }
 
-fn wrong(file: &SafeFile, key: &str, problem: &str) -> Error {
+fn wrong(file: &TensorFile, key: &str, problem: &str) -> Error {
     Error::tensor(
         file.path(),
         key,

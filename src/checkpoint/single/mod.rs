@@ -11,7 +11,7 @@ mod vae;
 use super::architecture;
 use super::config::{Autoencoder, UNetConfig};
 use super::fields::Fields;
-use super::file::SafeFile;
+use super::file::TensorFile;
 use super::tensor::TensorSource;
 use super::{Checkpoint, Layout, Sources};
 use crate::schedule;
@@ -36,7 +36,7 @@ const OPEN_CLIP_REFINER: &str = "conditioner.embedders.0.model.";
 
 /// Reads the header and finds the architecture. Reads no values.
 pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
-    let file = Arc::new(SafeFile::open(path)?);
+    let file = Arc::new(TensorFile::open(path)?);
     let known = Known::read(&file)?;
     let base = is_base(&file)?;
     let open_clip = if base {
@@ -116,7 +116,7 @@ pub(super) fn unet_names(config: &UNetConfig) -> impl Fn(&str) -> Option<String>
 
 /// Whether this is a base checkpoint rather than a refiner; an error that says
 /// what the file is instead where it is neither.
-fn is_base(file: &SafeFile) -> Result<bool> {
+fn is_base(file: &TensorFile) -> Result<bool> {
     let has = |prefix: &str| {
         file.entry(&format!("{prefix}token_embedding.weight"))
             .is_some()
@@ -154,7 +154,7 @@ fn is_base(file: &SafeFile) -> Result<bool> {
 }
 
 /// What the file's marks say, and over it what a converter kept in the header.
-fn scheduler(file: &SafeFile, known: &Known, unet: &UNetConfig) -> Result<schedule::Config> {
+fn scheduler(file: &TensorFile, known: &Known, unet: &UNetConfig) -> Result<schedule::Config> {
     let config = diffusion::scheduler(file, unet.time_cond_proj_dim.is_some())?;
     let said = known.fields("scheduler", Map::new());
     config.overlaid(said.path(), &said.value())
@@ -166,7 +166,7 @@ struct Known {
 }
 
 impl Known {
-    fn read(file: &SafeFile) -> Result<Self> {
+    fn read(file: &TensorFile) -> Result<Self> {
         let text = file.metadata(CONFIG).unwrap_or("{}");
         let fields = Fields::parse(text, file.path())?;
         Ok(Self { fields })

@@ -2,7 +2,7 @@
 //! as the configuration objects that diffusers would write, so that one set of
 //! checks serves both layouts.
 
-use crate::checkpoint::file::SafeFile;
+use crate::checkpoint::file::TensorFile;
 use crate::checkpoint::weights::missing;
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -22,7 +22,7 @@ pub(super) const COND_PROJ: [&str; 2] = [
 pub(super) type Object = Map<String, Value>;
 
 /// Size of a tensor along one axis.
-pub(super) fn dim(file: &SafeFile, key: &str, axis: usize) -> Result<usize> {
+pub(super) fn dim(file: &TensorFile, key: &str, axis: usize) -> Result<usize> {
     let entry = file.entry(key).ok_or_else(|| missing(file.path(), key))?;
     let size = entry.shape.get(axis).copied().filter(|n| *n > 0);
     size.ok_or_else(|| {
@@ -31,12 +31,12 @@ pub(super) fn dim(file: &SafeFile, key: &str, axis: usize) -> Result<usize> {
     })
 }
 
-pub(super) fn has(file: &SafeFile, key: &str) -> bool {
+pub(super) fn has(file: &TensorFile, key: &str) -> bool {
     file.entry(key).is_some()
 }
 
 /// How many of `key(0)`, `key(1)`, ... there are in a row.
-pub(super) fn count(file: &SafeFile, key: impl Fn(usize) -> String) -> usize {
+pub(super) fn count(file: &TensorFile, key: impl Fn(usize) -> String) -> usize {
     (0..).take_while(|i| has(file, &key(*i))).count()
 }
 
@@ -57,7 +57,7 @@ struct Level {
 }
 
 /// `unet/config.json`; `numbers` of micro-conditioning follow the `pooled` vector.
-pub(super) fn unet(file: &SafeFile, pooled: usize, numbers: usize) -> Result<Object> {
+pub(super) fn unet(file: &TensorFile, pooled: usize, numbers: usize) -> Result<Object> {
     let key = |rest: &str| format!("{UNET}{rest}");
     let levels = unet_levels(file)?;
     let up = up_depths(file, &levels)?;
@@ -94,7 +94,7 @@ pub(super) fn unet(file: &SafeFile, pooled: usize, numbers: usize) -> Result<Obj
 }
 
 /// Walks the input blocks: residual blocks, closed at each level by a downsampler.
-fn unet_levels(file: &SafeFile) -> Result<Vec<Level>> {
+fn unet_levels(file: &TensorFile) -> Result<Vec<Level>> {
     let mut levels = Vec::new();
     let mut level = Level::default();
     for number in 1.. {
@@ -127,7 +127,7 @@ fn unet_levels(file: &SafeFile) -> Result<Vec<Level>> {
 }
 
 /// Transformer depth of each level on the way up, lowest resolution first.
-fn up_depths(file: &SafeFile, levels: &[Level]) -> Result<Vec<usize>> {
+fn up_depths(file: &TensorFile, levels: &[Level]) -> Result<Vec<usize>> {
     let mut number = 0;
     let mut depths = Vec::with_capacity(levels.len());
     for level in levels.iter().rev() {
@@ -146,7 +146,7 @@ fn up_depths(file: &SafeFile, levels: &[Level]) -> Result<Vec<usize>> {
 
 /// One depth a level for both ways; the last level's is the middle's too.
 fn common_depths(
-    file: &SafeFile,
+    file: &TensorFile,
     levels: &[Level],
     up: &[usize],
     middle: usize,
@@ -169,14 +169,14 @@ fn common_depths(
 }
 
 /// Transformer blocks below a block's name.
-fn depth(file: &SafeFile, block: &str) -> usize {
+fn depth(file: &TensorFile, block: &str) -> usize {
     count(file, |i| {
         format!("{UNET}{block}.transformer_blocks.{i}.attn1.to_q.weight")
     })
 }
 
 /// The attention of the middle, which every SDXL has.
-fn first_attention(file: &SafeFile) -> Result<String> {
+fn first_attention(file: &TensorFile) -> Result<String> {
     let attention = format!("{UNET}middle_block.1");
     let key = format!("{attention}.proj_in.weight");
     has(file, &key)
@@ -184,7 +184,7 @@ fn first_attention(file: &SafeFile) -> Result<String> {
         .ok_or_else(|| missing(file.path(), &key))
 }
 
-fn uneven(file: &SafeFile, key: &str) -> Error {
+fn uneven(file: &TensorFile, key: &str) -> Error {
     let problem = "its width or transformer depth differs from its neighbours'";
     Error::tensor(
         file.path(),
@@ -195,7 +195,7 @@ fn uneven(file: &SafeFile, key: &str) -> Error {
 }
 
 /// The first text encoder's `config.json`, under Hugging Face's names.
-pub(super) fn clip(file: &SafeFile, prefix: &str) -> Result<Object> {
+pub(super) fn clip(file: &TensorFile, prefix: &str) -> Result<Object> {
     let key = |rest: &str| format!("{prefix}text_model.{rest}");
     let layer = |i: usize, rest: &str| key(&format!("encoder.layers.{i}.{rest}"));
     text(
@@ -211,7 +211,7 @@ pub(super) fn clip(file: &SafeFile, prefix: &str) -> Result<Object> {
 }
 
 /// The second text encoder's `config.json`, under OpenCLIP's names.
-pub(super) fn open_clip(file: &SafeFile, prefix: &str) -> Result<Object> {
+pub(super) fn open_clip(file: &TensorFile, prefix: &str) -> Result<Object> {
     let key = |rest: &str| format!("{prefix}{rest}");
     let layer = |i: usize, rest: &str| key(&format!("transformer.resblocks.{i}.{rest}"));
     let mut config = text(
@@ -241,7 +241,7 @@ struct Tables {
     layers: usize,
 }
 
-fn text(file: &SafeFile, act: &str, tables: &Tables) -> Result<Object> {
+fn text(file: &TensorFile, act: &str, tables: &Tables) -> Result<Object> {
     let width = dim(file, &tables.tokens, 1)?;
     Ok(object(json!({
         "vocab_size": dim(file, &tables.tokens, 0)?,

@@ -3,16 +3,15 @@
 use super::names::{Change, Names, Original};
 use super::shapes::{COND_PROJ, UNET};
 use crate::Result;
-use crate::checkpoint::file::{Entry, SafeFile};
+use crate::checkpoint::file::{Entry, TensorFile};
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
 use crate::checkpoint::weights::{is_attention, missing, same_but_ones, wrong_shape, wrong_type};
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A part's tensors and the names they have in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Single {
-    pub file: Arc<SafeFile>,
+    pub file: Arc<TensorFile>,
     pub names: Names,
 }
 
@@ -35,7 +34,7 @@ impl Single {
     }
 
     /// The tensor, once its shape after the change is known to be `shape`.
-    fn get(&self, name: &str, shape: &[usize]) -> Result<(Change, DType, &[u8])> {
+    fn get(&self, name: &str, shape: &[usize]) -> Result<(Change, Entry<'_>)> {
         let path = self.file.path();
         let Some((original, entry)) = self.find(name) else {
             let original = self.names.original(name).map(|o| o.key);
@@ -47,9 +46,10 @@ impl Single {
         if !same {
             return Err(wrong_shape(path, &original.key, entry.shape, &stored));
         }
-        let dtype = entry.precision();
-        let dtype = dtype.ok_or_else(|| wrong_type(path, &original.key, &entry))?;
-        Ok((original.change, dtype, entry.data))
+        match entry.precision() {
+            Some(_) => Ok((original.change, entry)),
+            None => Err(wrong_type(path, &original.key, &entry)),
+        }
     }
 }
 
@@ -63,17 +63,16 @@ impl TensorSource for Single {
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
-        let (change, dtype, data) = self.get(name, shape)?;
-        let data = match change {
-            Change::None => Cow::Borrowed(data),
-            Change::Third(which) => Cow::Borrowed(third(data, which)),
-            Change::Transpose => Cow::Owned(transpose(data, shape, dtype.size())),
-        };
-        Ok(TensorView {
-            dtype,
-            shape: shape.to_vec(),
-            data,
-        })
+        let (change, mut entry) = self.get(name, shape)?;
+        if let Change::Third(which) = change {
+            entry.data = third(entry.data, which);
+        }
+        let view = entry.view(shape);
+        let view = view.ok_or_else(|| wrong_type(self.file.path(), name, &entry))?;
+        match change {
+            Change::Transpose => Ok(transposed(&view)),
+            _ => Ok(view),
+        }
     }
 
     fn expect(&self, name: &str) {
@@ -84,6 +83,10 @@ impl TensorSource for Single {
 
     fn dtype(&self, name: &str) -> Option<DType> {
         self.find(name)?.1.precision()
+    }
+
+    fn fits_f16(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|(_, entry)| entry.fits_f16())
     }
 }
 
@@ -109,17 +112,30 @@ fn third(data: &[u8], which: usize) -> &[u8] {
         .unwrap_or_default()
 }
 
-/// Rows and columns change places; `shape` is the result's, `size` one value's bytes.
-fn transpose(data: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
-    let &[rows, columns] = shape else {
-        return data.to_vec();
+/// Rows and columns change places; the shape is the result's already.
+fn transposed(view: &TensorView<'_>) -> TensorView<'static> {
+    let &[rows, columns] = view.shape.as_slice() else {
+        return view.clone().into_owned();
     };
-    let mut out = Vec::with_capacity(data.len());
+    let block = view.dtype.block();
+    if block.values > 1 {
+        // Blocks run along a row: they do not turn.
+        let stored = view.values(0..rows * columns);
+        let turned = (0..rows * columns).map(|i| stored[i % columns * rows + i / columns]);
+        let bytes: Vec<u8> = turned.flat_map(f32::to_le_bytes).collect();
+        return TensorView::new(DType::F32, &view.shape, bytes);
+    }
+    let mut out = Vec::with_capacity(view.data.len());
     for row in 0..rows {
         for column in 0..columns {
-            let at = (column * rows + row) * size;
-            out.extend_from_slice(data.get(at..at + size).unwrap_or_default());
+            let at = (column * rows + row) * block.bytes;
+            out.extend_from_slice(view.data.get(at..at + block.bytes).unwrap_or_default());
         }
     }
-    out
+    TensorView {
+        dtype: view.dtype,
+        shape: view.shape.clone(),
+        data: out.into(),
+        scale: view.scale,
+    }
 }

@@ -6,7 +6,7 @@ use super::source::Single;
 use super::vae::Opened;
 use super::{Known, architecture};
 use crate::checkpoint::config::{Autoencoder, TinyConfig};
-use crate::checkpoint::file::SafeFile;
+use crate::checkpoint::file::TensorFile;
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
 use crate::checkpoint::weights::missing;
 use crate::{Error, Field, Remedy, Result};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// One side of TAESD in a file: layer `N` of diffusers is `N + shift` below `prefix`.
 #[derive(Clone)]
 struct Side {
-    file: Arc<SafeFile>,
+    file: Arc<TensorFile>,
     prefix: &'static str,
     shift: usize,
 }
@@ -83,8 +83,8 @@ impl Side {
 /// TAESD under diffusers' names, or as its author publishes it: a file for each
 /// side, or both in one under two prefixes. The original decoder counts its clamp
 /// as a layer.
-pub(super) fn open(file: Arc<SafeFile>, known: &Known) -> Result<Opened> {
-    let side = |file: &Arc<SafeFile>, prefix, shift| Side {
+pub(super) fn open(file: Arc<TensorFile>, known: &Known) -> Result<Opened> {
+    let side = |file: &Arc<TensorFile>, prefix, shift| Side {
         file: file.clone(),
         prefix,
         shift,
@@ -117,13 +117,13 @@ pub(super) fn open(file: Arc<SafeFile>, known: &Known) -> Result<Opened> {
 
 /// The file of the encoder beside that of the decoder: `taesdxl_encoder` beside
 /// `taesdxl_decoder`.
-fn partner(decoder: &Path) -> Result<Option<SafeFile>> {
+fn partner(decoder: &Path) -> Result<Option<TensorFile>> {
     let name = decoder.file_name().and_then(|name| name.to_str());
     let path: Option<PathBuf> = name
         .filter(|name| name.contains("decoder"))
         .map(|name| decoder.with_file_name(name.replace("decoder", "encoder")))
         .filter(|path| path.is_file());
-    path.map(|path| SafeFile::open(&path)).transpose()
+    path.map(|path| TensorFile::open(&path)).transpose()
 }
 
 /// The configuration by the shapes.
@@ -193,10 +193,14 @@ impl TensorSource for Sides {
     fn dtype(&self, name: &str) -> Option<DType> {
         self.side(name).dtype(name)
     }
+
+    fn fits_f16(&self, name: &str) -> bool {
+        self.side(name).fits_f16(name)
+    }
 }
 
 /// What a file is that has no decoder.
-fn no_vae(file: &SafeFile, is_encoder: bool) -> Error {
+fn no_vae(file: &TensorFile, is_encoder: bool) -> Error {
     let names = file.names();
     let any = |starts: &[&str]| {
         names

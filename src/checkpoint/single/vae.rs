@@ -7,7 +7,7 @@ use super::source::Single;
 use super::{Known, architecture, taesd};
 use crate::Result;
 use crate::checkpoint::config::Autoencoder;
-use crate::checkpoint::file::SafeFile;
+use crate::checkpoint::file::TensorFile;
 use crate::checkpoint::tensor::TensorSource;
 use crate::checkpoint::weights::{Weights, missing};
 use serde_json::json;
@@ -20,7 +20,7 @@ pub(super) const PREFIX: &str = "first_stage_model.";
 pub(super) type Opened = (Autoencoder, Arc<dyn TensorSource>);
 
 /// Finds the layout and the architecture of the VAE in `file`. Reads no values.
-pub(in crate::checkpoint) fn open(file: SafeFile) -> Result<Opened> {
+pub(in crate::checkpoint) fn open(file: TensorFile) -> Result<Opened> {
     let known = Known::read(&file)?;
     if has(&file, "decoder.up_blocks.0.resnets.0.conv1.weight") {
         let fields = known.fields("vae", config(&file, "", true)?);
@@ -48,7 +48,7 @@ pub(in crate::checkpoint) fn open(file: SafeFile) -> Result<Opened> {
 
 /// `vae/config.json` of an `AutoencoderKL` below `prefix`, under diffusers' names
 /// or the original release's.
-pub(super) fn config(file: &SafeFile, prefix: &str, diffusers: bool) -> Result<Object> {
+pub(super) fn config(file: &TensorFile, prefix: &str, diffusers: bool) -> Result<Object> {
     let key = |rest: &str| format!("{prefix}{rest}");
     let block = |level: usize, i: usize| match diffusers {
         true => key(&format!(

@@ -8,7 +8,7 @@ mod stream;
 pub use loaded::Loaded;
 pub use stream::Streamed;
 
-use crate::checkpoint::{DType, Extent, TensorSource, TensorView};
+use crate::checkpoint::{Extent, TensorSource, TensorView};
 use crate::gpu::{Gpu, Uploads};
 use crate::graph::{Graph, Norm, Placed, Product, Weights};
 use crate::kernel::View;
@@ -169,7 +169,7 @@ impl<'a> Tensors<'a> {
 
     /// How they are kept where `asked` is asked for.
     fn form(&self, asked: Keeping, layout: Layout) -> Form {
-        let all_f16 = self.parts.iter().all(|view| view.dtype == DType::F16);
+        let all_f16 = self.parts.iter().all(TensorView::fits_f16);
         if let (Some(format), true) = (asked.blocks, self.wide.is_empty())
             && fits_blocks(layout)
             && layout.block_error(format, &self.columns(layout), SAMPLE) <= tolerated(format)
@@ -264,12 +264,18 @@ impl<'a> DeviceWeights<'a> {
         if self.keeping.blocks.is_some() && fits_blocks(product.layout()) {
             return None;
         }
-        let dtype = |(name, _): &(String, usize)| self.source.dtype(&format!("{name}.weight"));
-        let dtypes: Option<Vec<DType>> = product.parts.iter().map(dtype).collect();
-        let all_f16 = dtypes?.iter().all(|dtype| *dtype == DType::F16);
+        let names = || {
+            let names = product.parts.iter();
+            names.map(|(name, _)| format!("{name}.weight"))
+        };
+        if !names().all(|name| self.source.dtype(&name).is_some()) {
+            return None;
+        }
         match self.keeping.storage {
-            // Values that are f16 in the file lose nothing by staying f16.
-            _ if all_f16 => Some(Form::Plain(WeightStorage::F16)),
+            // Values that f16 holds lose nothing by being f16.
+            _ if names().all(|name| self.source.fits_f16(&name)) => {
+                Some(Form::Plain(WeightStorage::F16))
+            }
             WeightStorage::F32 => Some(Form::Plain(WeightStorage::F32)),
             WeightStorage::F16 => None,
         }
@@ -360,7 +366,7 @@ impl<'a> DeviceWeights<'a> {
     /// Reads a product that was placed without a look at its values.
     fn fill_one(&self, uploads: &mut Uploads, product: &Product, placed: &Placed) -> Result<()> {
         let tensors = Tensors::read(self.source, product)?;
-        let all_f16 = tensors.parts.iter().all(|view| view.dtype == DType::F16);
+        let all_f16 = tensors.parts.iter().all(TensorView::fits_f16);
         if placed.weight.storage == WeightStorage::F16 && !all_f16 {
             let name = &product.parts[0].0;
             return Err(Error::internal(name, "a tensor of another precision"));
@@ -516,6 +522,7 @@ impl Weights for DeviceWeights<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::DType;
     use crate::graph::Kernel;
     use crate::kernel::product::Columns as _;
     use half::bf16;
@@ -537,6 +544,14 @@ mod tests {
                 let bytes = brains.iter().flat_map(|x| x.to_le_bytes()).collect();
                 (brains.iter().map(|x| x.to_f32()).collect(), bytes)
             }
+            // Any bytes are blocks; here with scales that stay small.
+            blocks => {
+                let bytes = blocks.bytes(count).unwrap();
+                let bytes: Vec<u8> = (0..bytes).map(|i| ((i * 37 + seed) % 0x3b) as u8).collect();
+                let mut values = vec![0.0; count];
+                blocks.widen(&bytes, &mut values);
+                (values, bytes)
+            }
         }
     }
 
@@ -554,11 +569,7 @@ mod tests {
 
         fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
             let (dtype, bytes) = &self.0[name];
-            Ok(TensorView {
-                dtype: *dtype,
-                shape: shape.to_vec(),
-                data: bytes.as_slice().into(),
-            })
+            Ok(TensorView::new(*dtype, shape, bytes.as_slice()))
         }
 
         fn dtype(&self, name: &str) -> Option<DType> {
@@ -589,6 +600,11 @@ mod tests {
         let mixed = vec![DType::F32, DType::F16, DType::BF16];
         products.push((Product::side_by_side(&qkv, [24, 10], true), mixed));
         products.push((conv(4000, 3), vec![DType::F16]));
+        // Blocks that reach over columns, as where a convolution was quantised flat.
+        for dtype in [DType::F8E4M3, DType::Q8_0, DType::Q5K] {
+            let product = Product::side_by_side(&q, [48, 192], false);
+            products.push((product, vec![dtype]));
+        }
         for (product, dtypes) in products {
             let layout = product.layout();
             let (mut tensors, mut values) = (HashMap::new(), Vec::new());
@@ -613,7 +629,7 @@ mod tests {
                 let weights = DeviceWeights::new(&gpu, &source, storage, &loaded);
                 let (weight, _) = weights.product(&product).unwrap();
                 weights.fill().unwrap();
-                let all_f16 = dtypes.iter().all(|dtype| *dtype == DType::F16);
+                let all_f16 = dtypes.iter().all(|dtype| dtype.fits_f16());
                 let storage = if all_f16 { WeightStorage::F16 } else { storage };
                 assert_eq!(weight.storage, storage, "{product:?} {dtypes:?}");
                 let bytes = gpu.download(&weight.view.buffer, 0, weight.view.size);
@@ -656,11 +672,8 @@ mod tests {
 
         fn read(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
             let values = vec![f32::from(name.as_bytes()[0]); shape.iter().product()];
-            Ok(TensorView {
-                dtype: DType::F32,
-                shape: shape.to_vec(),
-                data: bytemuck::cast_slice(&values).to_vec().into(),
-            })
+            let bytes = bytemuck::cast_slice(&values).to_vec();
+            Ok(TensorView::new(DType::F32, shape, bytes))
         }
     }
 
