@@ -25,6 +25,13 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "f16"], ignore_case = true)]
     activations: String,
 
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// The adapter and the kernels on it, whatever the precision.
+#[derive(clap::Args, Clone)]
+pub struct EngineArgs {
     /// How the UNet's weights are kept on the device: f16 (as --dtype says), or in blocks
     /// of 8 or 4 bits; auto takes q8 where the others do not fit
     #[arg(long, default_value = "auto", value_parser = ["auto", "f16", "q8", "q4"], ignore_case = true)]
@@ -35,13 +42,6 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "SIZE", default_value = "auto")]
     max_memory: String,
 
-    #[command(flatten)]
-    engine: EngineArgs,
-}
-
-/// The adapter and the kernels on it, whatever the precision.
-#[derive(clap::Args, Clone)]
-pub struct EngineArgs {
     /// Which kernels to begin with, those after them serving what they cannot: coop16
     /// or coop8 (matrix units), scalar16, scalar32, direct (no shared memory, for CPU
     /// adapters) [default: what the adapter has]
@@ -107,8 +107,6 @@ impl DeviceArgs {
         Ok(LoadOptions {
             dtype: self.dtype.parse::<Dtype>()?,
             activations: self.activations.parse::<Dtype>()?,
-            weights: self.weights.parse::<WeightFormat>()?,
-            max_memory: self.max_memory.parse::<MemoryLimit>()?,
             ..self.engine.load_options(model)?
         })
     }
@@ -123,6 +121,8 @@ impl EngineArgs {
             backend: self.adapter.backend(),
             kernels: self.kernels,
             tuning: self.tuning.parse::<TuningSource>()?,
+            weights: self.weights.parse::<WeightFormat>()?,
+            max_memory: self.max_memory.parse::<MemoryLimit>()?,
             ..Default::default()
         })
     }

@@ -142,9 +142,10 @@ impl Pipeline {
             Storage::F16 => "f16",
             Storage::F32 => "f32",
         };
-        let weights = match self.precision.weights {
-            WeightStorage::F16 => "f16",
-            WeightStorage::F32 => "f32",
+        let weights = match (self.plan.unet.blocks, self.precision.weights) {
+            (Some(format), _) => format.name(),
+            (None, WeightStorage::F16) => "f16",
+            (None, WeightStorage::F32) => "f32",
         };
         match activations == weights {
             true => activations.into(),

@@ -238,6 +238,9 @@ impl Pipeline {
     fn picture(&self, request: &Request, planes: &[f32]) -> Result<Picture> {
         let c = self.base.checkpoint.vae.picture_channels();
         let plane = request.width * request.height;
+        if c == 3 {
+            return Picture::from_planar(request.width, request.height, planes);
+        }
         let rgb: Vec<f32> = [0, 1.min(c - 1), 2.min(c - 1)]
             .iter()
             .flat_map(|i| &planes[i * plane..(i + 1) * plane])

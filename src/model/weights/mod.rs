@@ -143,12 +143,24 @@ fn read<'a>(
 
 impl<'a> Tensors<'a> {
     fn read(source: &'a dyn TensorSource, product: &Product) -> Result<Self> {
+        Self::read_some(source, product, |_| true)
+    }
+
+    /// Those whose shapes are `wanted`.
+    fn read_some(
+        source: &'a dyn TensorSource,
+        product: &Product,
+        wanted: impl Fn(&[usize]) -> bool,
+    ) -> Result<Self> {
         let mut tensors = Tensors {
             parts: Vec::new(),
             bias: Vec::new(),
             wide: Vec::new(),
         };
         for (name, shape) in product.tensors() {
+            if !wanted(&shape) {
+                continue;
+            }
             let (view, extent) = read(source, &name, &shape)?;
             match shape[..] {
                 [n] => tensors.bias.extend(view.values(0..n)),
@@ -365,7 +377,10 @@ impl<'a> DeviceWeights<'a> {
 
     /// Reads a product that was placed without a look at its values.
     fn fill_one(&self, uploads: &mut Uploads, product: &Product, placed: &Placed) -> Result<()> {
-        let tensors = Tensors::read(self.source, product)?;
+        // Of what is streamed, biases alone.
+        let streamed = placed.piece.is_some();
+        let wanted = |shape: &[usize]| !streamed || shape.len() == 1;
+        let tensors = Tensors::read_some(self.source, product, wanted)?;
         let all_f16 = tensors.parts.iter().all(TensorView::fits_f16);
         if placed.weight.storage == WeightStorage::F16 && !all_f16 {
             let name = &product.parts[0].0;

@@ -224,13 +224,13 @@ impl Freedom {
         tile: Some(TILES[2]),
         ..Self::ONE_UNET
     };
-    const SPLIT: Self = Self {
-        batched: false,
-        ..Self::SMALLEST
-    };
     const STREAMED: Self = Self {
         texts: TextEncoders::Streamed,
-        ..Self::SPLIT
+        ..Self::SMALLEST
+    };
+    const SPLIT: Self = Self {
+        batched: false,
+        ..Self::STREAMED
     };
     /// In the order in which they are given up.
     const ALL: [Self; 9] = [
@@ -241,8 +241,8 @@ impl Freedom {
         Self::ONE_UNET,
         Self::SMALL,
         Self::SMALLEST,
-        Self::SPLIT,
         Self::STREAMED,
+        Self::SPLIT,
     ];
 }
 
@@ -274,6 +274,7 @@ pub(super) fn choose(needs: &Needs, sizes: &Sizes<'_>) -> MemoryPlan {
         let tile = (needs.tiling == Tiling::Always).then_some(TILES[0]);
         let freedom = Freedom {
             tile,
+            texts: TextEncoders::Leave,
             ..Freedom::SPLIT
         };
         return parts.plan(0, freedom, None);
