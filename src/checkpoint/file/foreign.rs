@@ -16,10 +16,10 @@ pub(super) fn error(path: &Path, bytes: &[u8]) -> Option<Error> {
             "a git-lfs pointer, not the weights themselves",
             "run `git lfs pull` in its folder",
         )
-    } else if head.starts_with(b"PK\x03\x04") || head.starts_with(b"\x80\x02") {
+    } else if is_old_pickle(head) {
         (
-            "a PyTorch pickle, not safetensors",
-            "convert it to safetensors, or download that variant",
+            "an old PyTorch pickle (from before version 1.6), which is not read",
+            "download the .safetensors variant, or save it again with a newer PyTorch",
         )
     } else if is_text(head) {
         (
@@ -30,6 +30,11 @@ pub(super) fn error(path: &Path, bytes: &[u8]) -> Option<Error> {
         return None;
     };
     Some(Error::file(path, problem, remedy))
+}
+
+/// Whether the bytes are a pickle of protocols 2 to 5, as PyTorch wrote it without an archive.
+fn is_old_pickle(head: &[u8]) -> bool {
+    matches!(head, [0x80, 2..=5, ..])
 }
 
 /// Whether the bytes are UTF-8 without control characters; the last character may be cut.

@@ -1,8 +1,11 @@
 //! A file of tensors: mapped into memory, its header checked. The format is found by
 //! the first bytes, whatever the name says.
 
+mod bytes;
 mod foreign;
+mod gguf;
 mod safetensors;
+mod torch;
 
 use super::tensor::{DType, TensorView};
 use crate::{Error, Field, Remedy, Result};
@@ -23,7 +26,16 @@ struct Format {
 }
 
 /// The formats that have a mark. safetensors has none, and is what remains.
-const FORMATS: &[Format] = &[];
+const FORMATS: [Format; 2] = [
+    Format {
+        begins: gguf::MAGIC,
+        read: gguf::read,
+    },
+    Format {
+        begins: torch::MAGIC,
+        read: torch::read,
+    },
+];
 
 /// A file whose header and size agree.
 #[derive(Debug)]
@@ -48,6 +60,20 @@ struct Info {
     stored: Stored,
     /// Where in the file its values are.
     range: Range<usize>,
+    /// What each value is multiplied by.
+    scale: f32,
+}
+
+impl Info {
+    /// A tensor without a scale.
+    fn new(shape: Vec<usize>, stored: Stored, range: Range<usize>) -> Self {
+        Self {
+            shape,
+            stored,
+            range,
+            scale: 1.0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -157,11 +183,47 @@ impl TensorFile {
 
     fn new(path: PathBuf, bytes: Bytes) -> Result<Self> {
         let contents = read(&path, bytes.all())?;
-        Ok(Self {
+        let mut file = Self {
             path,
             bytes,
             contents,
-        })
+        };
+        file.find_scales()?;
+        Ok(file)
+    }
+
+    /// Gives fp8 weights the scales that lie beside them: `X.scale_weight` or
+    /// `X.weight_scale` of `X.weight`, as ComfyUI writes them.
+    fn find_scales(&mut self) -> Result<()> {
+        let mut scales = Vec::new();
+        for (name, info) in &self.contents.tensors {
+            let is_fp8 = matches!(info.stored, Stored::Weight(dtype) if dtype.is_fp8());
+            let Some(module) = name.strip_suffix(".weight").filter(|_| is_fp8) else {
+                continue;
+            };
+            let keys = ["scale_weight", "weight_scale"].map(|end| format!("{module}.{end}"));
+            let Some((key, entry)) = keys.iter().find_map(|key| Some((key, self.entry(key)?)))
+            else {
+                continue;
+            };
+            match entry.numbers(2).as_deref() {
+                Some(&[scale]) if (scale as f32).is_finite() => {
+                    scales.push((name.clone(), scale as f32));
+                }
+                _ => {
+                    let shape = entry.shape;
+                    let problem = format!("a scale of shape {shape:?}; one finite number is read");
+                    let remedy = "use the f16 variant, or one with a scale for each tensor";
+                    return Err(Error::tensor(&self.path, key, problem, remedy));
+                }
+            }
+        }
+        for (name, scale) in scales {
+            if let Some(info) = self.contents.tensors.get_mut(&name) {
+                info.scale = scale;
+            }
+        }
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {
@@ -203,7 +265,7 @@ impl TensorFile {
             shape: &info.shape,
             stored: &info.stored,
             data: self.bytes.all().get(info.range.clone())?,
-            scale: 1.0,
+            scale: info.scale,
         })
     }
 }
@@ -227,3 +289,6 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Contents> {
         None => safetensors::read(path, bytes),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,11 +45,8 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Contents> {
     let mut contents = Contents::default();
     for (name, info) in parsed.tensors() {
         let (from, to) = info.data_offsets;
-        let tensor = Info {
-            shape: info.shape.clone(),
-            stored: stored(info.dtype),
-            range: start + from..start + to,
-        };
+        let range = start + from..start + to;
+        let tensor = Info::new(info.shape.clone(), stored(info.dtype), range);
         contents.tensors.insert(name, tensor);
     }
     contents.metadata = parsed.metadata().clone().unwrap_or_default();
