@@ -3,6 +3,7 @@
 mod architecture;
 mod autoencoder;
 mod builtin;
+mod catalogue;
 pub mod config;
 mod demo;
 mod dtype;
@@ -19,6 +20,7 @@ mod tree;
 mod weights;
 
 pub use autoencoder::{VaeFile, open_vae};
+pub use catalogue::{catalogue, is_catalogue};
 pub use config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
 pub use dtype::{Block, DType};
 pub use inspect::Report;

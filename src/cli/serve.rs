@@ -2,6 +2,7 @@
 
 use super::device::DeviceArgs;
 use anyhow::Result;
+use calotype::checkpoint::{catalogue, is_catalogue};
 use calotype::pipeline::LoadOptions;
 use calotype::server::{Config, LogFormat, Setup, serve};
 use calotype::{Error, encoding};
@@ -9,14 +10,17 @@ use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Serve pictures over HTTP
 #[derive(clap::Args)]
 pub struct Args {
-    /// The checkpoint: a folder, a .safetensors file, demo, or random:sdxl-base
+    /// A checkpoint: a diffusers folder, a file, demo, or random:sdxl-base; or a folder of
+    /// checkpoints. May be repeated: requests name the one that draws, the first draws for
+    /// those that name none. The others are loaded when they are asked for, and leave when
+    /// memory is asked for
     #[arg(long, env = "CALOTYPE_MODEL", default_value = "demo")]
-    model: String,
+    model: Vec<String>,
 
     /// A refiner for it, or none; the demo model brings its own
     #[arg(long, env = "CALOTYPE_REFINER")]
@@ -195,14 +199,44 @@ impl Args {
         Ok(config)
     }
 
-    fn load_options(&self) -> Result<LoadOptions> {
-        let demo = (self.model == "demo").then(|| "demo".to_owned());
+    /// Every checkpoint that is named, folders of them opened.
+    fn checkpoints(&self) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for model in &self.model {
+            let path = Path::new(super::checked_model(model)?);
+            if !is_catalogue(path) {
+                all.push(model.clone());
+                continue;
+            }
+            let mut told = |path: &Path, why: &str| {
+                tracing::warn!("{} is left out: {why}", path.display());
+            };
+            let found = catalogue(path, &mut told)?;
+            all.extend(found.iter().map(|path| path.to_string_lossy().into_owned()));
+        }
+        Ok(all)
+    }
+
+    /// How all models are loaded. The refiner goes with the first alone.
+    fn all_load_options(&self) -> Result<(LoadOptions, Vec<LoadOptions>)> {
+        let mut names = self.checkpoints()?.into_iter();
+        let first = self.load_options(names.next().unwrap_or_default())?;
+        let more = names.map(|model| LoadOptions {
+            model,
+            refiner: None,
+            ..first.clone()
+        });
+        let more = more.collect();
+        Ok((first, more))
+    }
+
+    fn load_options(&self, model: String) -> Result<LoadOptions> {
+        let demo = (model == "demo").then(|| "demo".to_owned());
         let refiner = match self.refiner.as_deref() {
             Some("none" | "") => None,
             Some(name) => Some(name.to_owned()),
             None => demo,
         };
-        let model = super::checked_model(&self.model)?.to_owned();
         Ok(LoadOptions {
             refiner,
             vae: self.vae.clone(),
@@ -217,14 +251,14 @@ impl Args {
 pub fn run(args: &Args) -> Result<()> {
     let config = args.config()?;
     super::start_log("info", config.log == LogFormat::Json);
-    let load = args.load_options()?;
+    let (load, more) = args.all_load_options()?;
     if config.keys.is_none() && !config.listen.ip().is_loopback() {
         tracing::warn!(
             "anybody who reaches {} may draw: there are no keys",
             config.listen
         );
     }
-    serve(Setup { config, load }, |address| {
+    serve(Setup { config, load, more }, |address| {
         // Nobody may be reading; the service goes on.
         let _ = super::output::line(&format!("listening on http://{address}"));
     })?;

@@ -197,6 +197,29 @@ impl Pipeline {
     /// Opens the checkpoints, checks every tensor that will be wanted, and only
     /// then opens the device. Weights follow when they are first needed.
     pub fn load(options: &LoadOptions, observer: &mut Observer<'_>) -> Result<Self> {
+        Self::load_with(options, observer, || {
+            Gpu::open(&AdapterChoice {
+                adapter: options.adapter.clone(),
+                backend: options.backend.clone(),
+                ..Default::default()
+            })
+        })
+    }
+
+    /// As [`Self::load`], on a device that is open.
+    pub(super) fn load_on(
+        gpu: Arc<Gpu>,
+        options: &LoadOptions,
+        observer: &mut Observer<'_>,
+    ) -> Result<Self> {
+        Self::load_with(options, observer, || Ok(gpu))
+    }
+
+    fn load_with(
+        options: &LoadOptions,
+        observer: &mut Observer<'_>,
+        open: impl FnOnce() -> Result<Arc<Gpu>>,
+    ) -> Result<Self> {
         let start = Instant::now();
         (observer.events)(Event::Loading {
             part: "checkpoint".into(),
@@ -209,11 +232,7 @@ impl Pipeline {
         };
         let previews = Previews::open(options.preview_vae.as_deref(), &base.checkpoint)?;
         observer.cancel.check()?;
-        let gpu = Gpu::open(&AdapterChoice {
-            adapter: options.adapter.clone(),
-            backend: options.backend.clone(),
-            ..Default::default()
-        })?;
+        let gpu = open()?;
         let precision = Precision::choose(options, &gpu)?;
         Ok(Self {
             context: kernel::Context::of_family(&gpu, options.kernels)?
@@ -240,15 +259,7 @@ impl Pipeline {
 
     /// Defaults of requests: what the model asks for.
     pub fn preset(&self) -> Preset {
-        let preset = Preset::of(&self.base.checkpoint.scheduler);
-        match self.base.checkpoint.unet.time_cond_proj_dim {
-            // Such a model is told the scale; at 1 it would follow no prompt.
-            Some(_) => Preset {
-                guidance_scale: 8.0,
-                ..preset
-            },
-            None => preset,
-        }
+        Preset::of_checkpoint(&self.base.checkpoint)
     }
 
     /// Whether a refiner is loaded.
@@ -256,7 +267,18 @@ impl Pipeline {
         self.refiner.is_some()
     }
 
-    /// Memory that this pipeline holds on the device now.
+    /// Bytes of this pipeline's weights on the device.
+    pub fn own_bytes(&self) -> u64 {
+        let models = [Some(&self.base), self.refiner.as_ref().map(|r| &r.model)];
+        let models = models.into_iter().flatten();
+        let of = |model: &Model| {
+            let texts: u64 = model.texts.iter().map(Loaded::bytes).sum();
+            model.unet.bytes() + texts
+        };
+        models.map(of).sum::<u64>() + self.vae.bytes()
+    }
+
+    /// Memory that is held on the device now, by this pipeline and others on it.
     pub fn device_bytes(&self) -> u64 {
         let counters = self.gpu.counters();
         counters

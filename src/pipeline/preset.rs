@@ -1,5 +1,6 @@
 //! What few-step checkpoints ask for, by name or by the checkpoint's own word.
 
+use crate::checkpoint::Checkpoint;
 use crate::schedule::automatic1111::Wish;
 use crate::schedule::{self, Spacing};
 use crate::{Error, Result};
@@ -68,6 +69,19 @@ impl Preset {
             Some(_) => few(4, "LCM", json!({})),
             None => return Err(Error::unknown("preset", name, PRESETS)),
         })
+    }
+
+    /// What a checkpoint asks for.
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Self {
+        let preset = Self::of(&checkpoint.scheduler);
+        match checkpoint.unet.time_cond_proj_dim {
+            // Such a model is told the scale; at 1 it would follow no prompt.
+            Some(_) => Self {
+                guidance_scale: 8.0,
+                ..preset
+            },
+            None => preset,
+        }
     }
 
     /// What a checkpoint's scheduler configuration asks for. SDXL's own file says

@@ -235,6 +235,15 @@ impl Config {
 pub struct Setup {
     pub config: Config,
     pub load: LoadOptions,
+    /// Other models, which requests may name.
+    pub more: Vec<LoadOptions>,
+}
+
+impl Setup {
+    /// How every model is loaded, the default one first.
+    pub fn models(&self) -> impl Iterator<Item = &LoadOptions> {
+        std::iter::once(&self.load).chain(&self.more)
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub struct MaskOrder {
 #[derive(Debug, Clone, Default)]
 pub struct Order {
     pub raw: RawRequest,
+    /// The model's name; `None` for the service's own.
+    pub model: Option<String>,
     pub size: Size,
     /// Base64, a data URL or a URL.
     pub image: Option<String>,
@@ -55,6 +57,8 @@ pub struct Order {
 /// An order that can be carried out.
 #[derive(Debug, Clone)]
 pub struct Prepared {
+    /// Which of the service's models draws.
+    pub model: usize,
     pub request: Request,
     pub format: Format,
     /// A preview after so many steps; 0 for none.
@@ -67,6 +71,8 @@ pub struct Rules<'a> {
     pub limits: &'a Limits,
     pub sources: &'a Sources,
     pub loras: Option<&'a Path>,
+    /// Which of the service's models draws, and what it is.
+    pub model: usize,
     pub context: Context<'a>,
 }
 
@@ -76,6 +82,7 @@ impl Order {
     pub fn prepare(self, rules: &Rules<'_>) -> Result<Prepared, Failure> {
         let Order {
             mut raw,
+            model: _,
             size,
             image,
             mask,
@@ -123,6 +130,7 @@ impl Order {
         Ok(Prepared {
             preview_every: request.steps.checked_div(previews).map_or(0, |n| n.max(1)),
             format: format.unwrap_or(Format::Png),
+            model: rules.model,
             request,
             warnings,
         })

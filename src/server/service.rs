@@ -11,6 +11,7 @@ use super::order::{Order, Prepared, Rules};
 use super::queue::Queue;
 use super::store::Store;
 use crate::Result;
+use crate::error::Field;
 use crate::pipeline::{Cancel, Context, Preset, Refinement, model_name};
 use crate::schedule;
 use crate::text::Styles;
@@ -54,7 +55,8 @@ pub struct Inner {
     pub queue: Queue,
     pub metrics: Metrics,
     pub store: Store,
-    model: OnceLock<Model>,
+    /// The default one first.
+    models: OnceLock<Vec<Model>>,
     /// Ends the loading of the model.
     pub(super) loading: Cancel,
     /// Whether the device can draw now.
@@ -90,7 +92,7 @@ impl Service {
                 Duration::from_secs(config.results_for),
                 config.results_most,
             )?,
-            model: OnceLock::new(),
+            models: OnceLock::new(),
             loading: Cancel::default(),
             ready: Default::default(),
             jobs: Mutex::default(),
@@ -136,7 +138,7 @@ impl Service {
     }
 
     async fn prepare(&self, order: Order) -> Result<Prepared, Failure> {
-        let model = self.model()?;
+        let (index, model) = self.pick(order.model.as_deref())?;
         let _permit = self.decoders.acquire().await.map_err(Failure::internal)?;
         let service = self.clone();
         blocking(move || {
@@ -144,6 +146,7 @@ impl Service {
                 limits: &service.limits,
                 sources: &service.sources,
                 loras: service.setup.config.lora_dir.as_deref(),
+                model: index,
                 context: Context {
                     native: model.native,
                     preset: service.preset(&model),
@@ -317,7 +320,7 @@ impl Service {
     }
 
     fn price(&self, prepared: &Prepared) -> Result<i64, Failure> {
-        let native = self.model()?.native;
+        let native = self.models()?[prepared.model].native;
         Ok(self.setup.config.price.of(&prepared.request, native))
     }
 
@@ -331,23 +334,60 @@ impl Service {
 
     /// The model, once it is loaded and while requests are taken.
     pub fn model(&self) -> Result<Model, Failure> {
-        match self.model.get() {
-            Some(model) if self.is_ready() => Ok(model.clone()),
+        let models = self.models()?;
+        models.first().cloned().ok_or(Failure::Internal)
+    }
+
+    /// All models, the default one first, once that is loaded and while requests are
+    /// taken.
+    pub fn models(&self) -> Result<&[Model], Failure> {
+        match self.models.get() {
+            Some(models) if self.is_ready() => Ok(models),
             _ => Err(Failure::Unavailable("the model is being loaded")),
         }
     }
 
+    /// The model of a name, as clients write it (see [`same`]), and its number; the
+    /// default one where none is named.
+    pub fn pick(&self, name: Option<&str>) -> Result<(usize, Model), Failure> {
+        let models = self.models()?;
+        let Some(name) = name else {
+            return Ok((0, self.model()?));
+        };
+        let known = models.iter().position(|model| same(name, &model.name));
+        match known {
+            Some(index) => Ok((index, models[index].clone())),
+            None => {
+                let names: Vec<&str> = models.iter().map(|model| &model.name[..]).collect();
+                let allowed = format!("this service has {}", names.join(", "));
+                Err(Failure::invalid(Field::Model, name, allowed))
+            }
+        }
+    }
+
+    /// The name, if it means one of the models; clients of other services name theirs,
+    /// which the default one stands for.
+    pub fn if_known(&self, name: &str) -> Option<String> {
+        let mut models = self.setup.models();
+        let known = models.any(|options| same(name, model_name(&options.model)));
+        known.then(|| name.to_owned())
+    }
+
     /// What `/v1/info` tells of the model: `None` before it is loaded.
     pub fn known_model(&self) -> Option<&Model> {
-        self.model.get()
+        self.known_models().first()
+    }
+
+    /// All models; none before the default one is loaded.
+    pub fn known_models(&self) -> &[Model] {
+        self.models.get().map_or(&[], Vec::as_slice)
     }
 
     /// Whether the scheduler of this name draws with the model; any, before the model is
     /// known.
     pub fn goes_with_model(&self, scheduler: &str) -> bool {
         let training = self
-            .model
-            .get()
+            .known_model()
             .and_then(|model| model.preset.training.as_ref());
         let name = schedule::canonical_name(scheduler).unwrap_or_default();
         training.is_none_or(|training| {
@@ -360,9 +400,9 @@ impl Service {
         model_name(&self.setup.load.model)
     }
 
-    pub(super) fn loaded(&self, model: Model) {
-        // A model that is loaded again is the same.
-        let _ = self.model.set(model);
+    pub(super) fn loaded(&self, models: Vec<Model>) {
+        // Models that are loaded again are the same.
+        let _ = self.models.set(models);
     }
 
     pub(super) fn set_ready(&self, ready: bool) {
@@ -405,6 +445,17 @@ impl Service {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = job;
     }
+}
+
+/// Whether a client's name means this one: `folder/NAME.safetensors [hash]` does.
+pub fn same(given: &str, name: &str) -> bool {
+    let title = given.split(" [").next().unwrap_or_default().trim();
+    let file = title.rsplit(['/', '\\']).next().unwrap_or_default();
+    let stem = [".safetensors", ".ckpt"]
+        .iter()
+        .find_map(|end| file.strip_suffix(end))
+        .unwrap_or(file);
+    stem.eq_ignore_ascii_case(name)
 }
 
 /// Runs `work` where it may wait.
@@ -460,4 +511,23 @@ impl Drop for Ticket {
 pub struct Finished {
     pub job: Arc<Job>,
     pub drawn: Arc<Drawn>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same;
+
+    #[test]
+    fn a_model_is_known_by_its_titles() {
+        for given in [
+            "sd_xl_base_1.0",
+            "SD_XL_base_1.0.safetensors",
+            "sd_xl_base_1.0.safetensors [31e35c80fc]",
+            "xl\\sd_xl_base_1.0.safetensors [31e35c80fc]",
+        ] {
+            assert!(same(given, "sd_xl_base_1.0"), "{given}");
+        }
+        assert!(!same("sd_xl_base", "sd_xl_base_1.0"));
+        assert!(!same("", "sd_xl_base_1.0"));
+    }
 }

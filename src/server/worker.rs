@@ -1,10 +1,10 @@
-//! The thread that holds the model and the device, and draws one job after another.
+//! The thread that holds the models and the device, and draws one job after another.
 
 use super::failure::Failure;
 use super::job::{Drawn, Job, Made, Preview};
 use super::service::{Model, Service};
 use crate::picture::{Format, Picture};
-use crate::pipeline::{Event, Observer, Output, Pipeline, RawRequest, Settings};
+use crate::pipeline::{Event, Models, Observer, Output, RawRequest, Settings};
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// # Errors
 /// The model cannot be loaded at the start.
 pub fn work(service: &Service) -> Result<()> {
-    let mut pipeline = match load(service) {
+    let mut models = match load(service) {
         // Asked to stop before it could draw.
         Err(Error::Cancelled) => return Ok(()),
         loaded => loaded?,
@@ -23,7 +23,7 @@ pub fn work(service: &Service) -> Result<()> {
     while let Some(job) = service.queue.next() {
         service.set_current(Some(job.clone()));
         job.begins();
-        let drawn = catch_unwind(AssertUnwindSafe(|| draw(service, &mut pipeline, &job)));
+        let drawn = catch_unwind(AssertUnwindSafe(|| draw(service, &mut models, &job)));
         let sound = match drawn {
             Ok(Ok(drawn)) => {
                 service.finish(&job, Ok(drawn));
@@ -43,7 +43,7 @@ pub fn work(service: &Service) -> Result<()> {
         service.set_current(None);
         service.queue.took(job.running_for().as_secs_f64());
         if !sound {
-            pipeline = match again(service, pipeline) {
+            models = match again(service, models) {
                 Err(Error::Cancelled) => return Ok(()),
                 loaded => loaded?,
             };
@@ -52,14 +52,15 @@ pub fn work(service: &Service) -> Result<()> {
     Ok(())
 }
 
-fn load(service: &Service) -> Result<Pipeline> {
+fn load(service: &Service) -> Result<Models> {
     let mut observer = Observer {
         events: &mut |event| tracing::debug!("{event:?}"),
         cancel: &service.loading,
         trace: None,
         preview_every: 0,
     };
-    let mut pipeline = Pipeline::load(&service.setup.load, &mut observer)?;
+    let options = service.setup.models().cloned().collect();
+    let mut models = Models::open(options, &mut observer)?;
     if service.setup.config.warm_up {
         let raw = RawRequest {
             prompt: Some("warm".into()),
@@ -67,29 +68,31 @@ fn load(service: &Service) -> Result<Pipeline> {
             seed: Some(0),
             ..Default::default()
         };
+        let pipeline = models.pipeline(0, &mut observer)?;
         let request = pipeline.resolve(raw, &service.styles)?;
-        match pipeline.generate(&request, &mut observer) {
+        match models.generate(0, &request, &mut observer) {
             // Every request is told so; what they ask for may help.
             Err(error) if error.is_not_finite() => tracing::error!("warming up: {error}"),
             warmed => drop(warmed?),
         }
     }
-    service.metrics.holds(pipeline.device_bytes());
-    service.loaded(Model {
-        name: service.model_name().to_owned(),
-        native: pipeline.native_size(),
-        preset: pipeline.preset(),
-        refiner: pipeline.has_refiner(),
+    service.metrics.holds(models.device_bytes());
+    let known = models.facts().map(|facts| Model {
+        name: facts.name.clone(),
+        native: facts.native,
+        preset: facts.preset.clone(),
+        refiner: facts.has_refiner,
         loaded: SystemTime::now(),
     });
+    service.loaded(known.collect());
     service.set_ready(true);
     tracing::info!("ready: {}", service.model_name());
-    Ok(pipeline)
+    Ok(models)
 }
 
-/// Loads the model once more after the device failed, until it works or the service
+/// Loads the models once more after the device failed, until it works or the service
 /// stops.
-fn again(service: &Service, broken: Pipeline) -> Result<Pipeline> {
+fn again(service: &Service, broken: Models) -> Result<Models> {
     service.set_ready(false);
     drop(broken);
     let mut pause = Duration::from_secs(1);
@@ -105,7 +108,7 @@ fn again(service: &Service, broken: Pipeline) -> Result<Pipeline> {
     }
 }
 
-fn draw(service: &Service, pipeline: &mut Pipeline, job: &Arc<Job>) -> Result<Drawn> {
+fn draw(service: &Service, models: &mut Models, job: &Arc<Job>) -> Result<Drawn> {
     let start = Instant::now();
     let prepared = &job.prepared;
     let mut observer = Observer {
@@ -114,13 +117,13 @@ fn draw(service: &Service, pipeline: &mut Pipeline, job: &Arc<Job>) -> Result<Dr
         trace: None,
         preview_every: prepared.preview_every,
     };
-    let output = pipeline.generate(&prepared.request, &mut observer)?;
-    service.metrics.holds(pipeline.device_bytes());
+    let output = models.generate(prepared.model, &prepared.request, &mut observer)?;
+    service.metrics.holds(models.device_bytes());
     let waited = job.waited().as_secs_f64();
     let steps = job.snapshot().steps;
     let count = output.pictures.len();
     service.metrics.drawn(count, steps, waited, &output.seconds);
-    let settings = Settings::new(&service.setup.load, &prepared.request, &output);
+    let settings = Settings::new(models.options(prepared.model), &prepared.request, &output);
     let mut pictures = encode(&settings, &output, prepared.format)?;
     if job.kept {
         keep(service, job, prepared.format, &mut pictures)?;

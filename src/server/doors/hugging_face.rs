@@ -15,7 +15,7 @@ use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size};
 use crate::server::service::Service;
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -348,13 +348,27 @@ async fn task(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Failure> {
+    carry_out(service, caller, id, headers, (None, request)).await
+}
+
+/// A request, of the model that its path names.
+async fn carry_out(
+    service: Service,
+    caller: Caller,
+    id: RequestId,
+    headers: HeaderMap,
+    (name, request): (Option<String>, Request),
+) -> Result<Response, Failure> {
     let answer = Answer::of(&headers)?;
     let bytes = body::bytes(request).await?;
     let request = match image::guess_format(&bytes) {
         Ok(_) => TaskRequest::of_picture(&bytes),
         Err(_) => body::parse(body::json(&bytes)?)?,
     };
-    let mut order = request.order(service.model()?.native);
+    let named = name.and_then(|name| service.if_known(&name));
+    let (_, model) = service.pick(named.as_deref())?;
+    let mut order = request.order(model.native);
+    order.model = named;
     order.format = Some(answer.format());
     let ticket = service.submit(&caller, order, "/", &id.0, false).await?;
     let finished = ticket.drawn().await?;
@@ -376,11 +390,11 @@ async fn task(
     Ok(response)
 }
 
-/// The same under a model's name, which does not matter: one model is loaded.
+/// The same by one of the service's models; any other name means the first.
 #[utoipa::path(
     post, path = "/models/{name}", tag = "Hugging Face",
     params(
-        ("name" = String, Path, description = "Any"),
+        ("name" = String, Path, description = "A model of `/v1/info`, or any"),
         ("Accept" = Option<String>, Header, description = "image/png (default), image/jpeg, image/webp, or application/json"),
     ),
     request_body(content((TaskRequest = "application/json"), (String = "image/png"), (String = "image/jpeg"))),
@@ -392,21 +406,22 @@ async fn task(
     security((), ("bearer" = [])),
 )]
 async fn task_of_model(
-    state: State<Service>,
+    State(service): State<Service>,
+    Path(name): Path<String>,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Failure> {
-    task(state, caller, id, headers, request).await
+    carry_out(service, caller, id, headers, (Some(name), request)).await
 }
 
-/// The same under a model's full name, which does not matter: one model is loaded.
+/// The same by a model's full name, of which the last part counts.
 #[utoipa::path(
     post, path = "/models/{owner}/{name}", tag = "Hugging Face",
     params(
         ("owner" = String, Path, description = "Any"),
-        ("name" = String, Path, description = "Any"),
+        ("name" = String, Path, description = "A model of `/v1/info`, or any"),
         ("Accept" = Option<String>, Header, description = "image/png (default), image/jpeg, image/webp, or application/json"),
     ),
     request_body(content((TaskRequest = "application/json"), (String = "image/png"), (String = "image/jpeg"))),
@@ -418,13 +433,14 @@ async fn task_of_model(
     security((), ("bearer" = [])),
 )]
 async fn task_of_owned_model(
-    state: State<Service>,
+    State(service): State<Service>,
+    Path(names): Path<(String, String)>,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Failure> {
-    task(state, caller, id, headers, request).await
+    carry_out(service, caller, id, headers, (Some(names.1), request)).await
 }
 
 #[cfg(test)]

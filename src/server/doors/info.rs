@@ -1,5 +1,6 @@
 //! What the service can do, for its page and for whoever asks.
 
+use crate::pipeline::model_name;
 use crate::pipeline::request::{GUIDANCE_MOST, SIZE_STEP, SIZES};
 use crate::schedule;
 use crate::server::failure::Failure;
@@ -16,7 +17,10 @@ use utoipa_axum::routes;
 struct Info {
     name: &'static str,
     version: &'static str,
+    /// That draws where a request names none.
     model: String,
+    /// All that a request may name.
+    models: Vec<String>,
     /// Whether it draws now.
     ready: bool,
     /// Null until the model is loaded.
@@ -91,6 +95,11 @@ async fn info(State(service): State<Service>) -> Result<Json<Info>, Failure> {
         name: "calotype",
         version: env!("CARGO_PKG_VERSION"),
         model: service.model_name().to_owned(),
+        models: service
+            .setup
+            .models()
+            .map(|options| model_name(&options.model).to_owned())
+            .collect(),
         ready: service.is_ready(),
         native: native.map(|(width, height)| Pixels { width, height }),
         refiner: model.is_some_and(|model| model.refiner),

@@ -37,6 +37,9 @@ const PREVIEWS: usize = 10;
 /// Numbers may come as text, and booleans as yes and no; unknown fields are ignored.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct JobRequest {
+    /// Which of the service's models draws, as `/v1/info` lists them; the first where silent.
+    #[serde(default)]
+    model: Option<String>,
     /// What to paint; `(a:1.3)` weighs.
     prompt: String,
     /// For the second text encoder.
@@ -169,6 +172,7 @@ impl JobRequest {
             }
         };
         Ok(Order {
+            model: said(self.model),
             size,
             image,
             mask: said(self.mask).map(|text| MaskOrder {

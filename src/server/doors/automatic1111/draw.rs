@@ -2,7 +2,7 @@
 
 use super::Refusals;
 use super::answer::{Asked, FIRST_LAYER, SdapiAnswer, answer};
-use super::names::{Loaded, same};
+use super::names::Loaded;
 use super::types::SdapiRequest;
 use crate::picture::{Format, MaskReading};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
@@ -16,6 +16,7 @@ use crate::server::lenient::{Flag, Integer, Number};
 use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size, within};
 use crate::server::service::Service;
+use crate::server::service::same;
 use crate::text::Weighting;
 use axum::Json;
 use axum::extract::State;
@@ -284,6 +285,9 @@ impl<'a> Work<'a> {
                 self.order.raw.rng = Some(rng.into());
             }
             // As that program does with one that it has not.
+            "sd_model_checkpoint" if self.service.if_known(text).is_some() => {
+                self.order.model = Some(text.to_owned());
+            }
             "sd_model_checkpoint" if !text.is_empty() && !same(text, loaded.model()) => {
                 let name = loaded.model();
                 self.warn(format!("{text:?} is not loaded; {name:?} draws"));

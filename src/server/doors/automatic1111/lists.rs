@@ -3,6 +3,7 @@
 use super::SdapiError;
 use super::names::Loaded;
 use crate::checkpoint::lora;
+use crate::pipeline::model_name;
 use crate::schedule::automatic1111::{SAMPLERS, SCHEDULES, Sampler, Schedule};
 use crate::server::auth::Caller;
 use crate::server::failure::Failure;
@@ -132,7 +133,8 @@ list! {
 }
 
 list! {
-    /// The loaded model, and its refiner, which only `refiner_checkpoint` takes.
+    /// The models, which `override_settings.sd_model_checkpoint` takes, and the first one's
+    /// refiner, which only `refiner_checkpoint` takes.
     get models "/sdapi/v1/sd-models" Vec<SdapiModel> = |service| {
         let loaded = Loaded::of(&service);
         let model = |name: String| SdapiModel {
@@ -143,8 +145,8 @@ list! {
             filename: name,
             config: None,
         };
-        let names = [Some(loaded.model().to_owned()), loaded.refiner()];
-        names.into_iter().flatten().map(model).collect()
+        let names = service.setup.models().map(|options| model_name(&options.model).to_owned());
+        names.chain(loaded.refiner()).map(model).collect()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What clients call the loaded model, its refiner and its VAE.
 
 use crate::pipeline::{LoadOptions, model_name};
-use crate::server::service::Service;
+use crate::server::service::{Service, same};
 
 /// Names of what the service has loaded.
 pub struct Loaded<'a>(&'a LoadOptions);
@@ -34,35 +34,5 @@ impl<'a> Loaded<'a> {
         let automatic = ["", "automatic", "none"];
         automatic.contains(&name.trim().to_lowercase().as_str())
             || self.vae().is_some_and(|vae| same(name, vae))
-    }
-}
-
-/// Whether a client's name means this one: `folder/NAME.safetensors [hash]` does.
-pub fn same(given: &str, name: &str) -> bool {
-    let title = given.split(" [").next().unwrap_or_default().trim();
-    let file = title.rsplit(['/', '\\']).next().unwrap_or_default();
-    let stem = [".safetensors", ".ckpt"]
-        .iter()
-        .find_map(|end| file.strip_suffix(end))
-        .unwrap_or(file);
-    stem.eq_ignore_ascii_case(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::same;
-
-    #[test]
-    fn a_model_is_known_by_its_titles() {
-        for given in [
-            "sd_xl_base_1.0",
-            "SD_XL_base_1.0.safetensors",
-            "sd_xl_base_1.0.safetensors [31e35c80fc]",
-            "xl\\sd_xl_base_1.0.safetensors [31e35c80fc]",
-        ] {
-            assert!(same(given, "sd_xl_base_1.0"), "{given}");
-        }
-        assert!(!same("sd_xl_base", "sd_xl_base_1.0"));
-        assert!(!same("", "sd_xl_base_1.0"));
     }
 }

@@ -1,12 +1,13 @@
 //! Options: what clients read, and what they may not change for everybody.
 
 use super::Refusals;
-use super::names::{Loaded, same};
+use super::names::Loaded;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
 use crate::server::failure::Failure;
 use crate::server::lenient::Integer;
 use crate::server::service::Service;
+use crate::server::service::same;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;

@@ -210,7 +210,8 @@ struct Door<'a> {
 }
 
 impl Door<'_> {
-    async fn draw(&self, shared: &Shared<'_>, order: Order) -> Result<Response, Failure> {
+    async fn draw(&self, shared: &Shared<'_>, mut order: Order) -> Result<Response, Failure> {
+        order.model = shared.model.and_then(|name| self.service.if_known(name));
         let url = match shared.response_format {
             None | Some("" | "b64_json") => false,
             Some("url") => true,

@@ -60,19 +60,21 @@ pub const NAMES: Names = Names(&[
     (Field::Loras, "the LoRA tags of prompt"),
 ]);
 
-/// The one model that is loaded.
-fn loaded(service: &Service) -> Result<Model, Failure> {
-    let model = service.model()?;
-    let created = model.loaded.duration_since(UNIX_EPOCH);
-    Ok(Model {
-        id: model.name,
-        object: "model",
-        created: created.map_or(0, |since| since.as_secs()),
-        owned_by: "calotype",
-    })
+/// The models that may be named, the default one first.
+fn known(service: &Service) -> Result<Vec<Model>, Failure> {
+    let models = service.models()?.iter().map(|model| {
+        let created = model.loaded.duration_since(UNIX_EPOCH);
+        Model {
+            id: model.name.clone(),
+            object: "model",
+            created: created.map_or(0, |since| since.as_secs()),
+            owned_by: "calotype",
+        }
+    });
+    Ok(models.collect())
 }
 
-/// Lists the model.
+/// Lists the models.
 #[utoipa::path(
     get, path = "/v1/models", tag = "OpenAI",
     responses(
@@ -85,17 +87,17 @@ fn loaded(service: &Service) -> Result<Model, Failure> {
 async fn models(State(service): State<Service>, _: Caller) -> Result<Json<ModelList>, Failure> {
     Ok(Json(ModelList {
         object: "list",
-        data: vec![loaded(&service)?],
+        data: known(&service)?,
     }))
 }
 
-/// The model.
+/// One of the models.
 #[utoipa::path(
     get, path = "/v1/models/{model}", tag = "OpenAI",
     params(("model" = String, Path, description = "As the list names it")),
     responses(
         (status = 200, body = Model),
-        (status = "4XX", body = ErrorBody, description = "The request is refused, or the model is another"),
+        (status = "4XX", body = ErrorBody, description = "The request is refused, or there is no such model"),
         (status = 503, body = ErrorBody, description = "The model is being loaded"),
     ),
     security((), ("bearer" = [])),
@@ -105,11 +107,13 @@ async fn model(
     _: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<Model>, Failure> {
-    let model = loaded(&service)?;
-    match model.id == name {
-        true => Ok(Json(model)),
-        false => {
-            let message = format!("this service has no model {name:?}, but {:?}", model.id);
+    let known = known(&service)?;
+    let names: Vec<String> = known.iter().map(|m| format!("{:?}", m.id)).collect();
+    match known.into_iter().find(|model| model.id == name) {
+        Some(model) => Ok(Json(model)),
+        None => {
+            let names = names.join(", ");
+            let message = format!("this service has no model {name:?}, but {names}");
             Err(Failure::NotFound(message))
         }
     }

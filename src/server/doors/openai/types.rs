@@ -10,11 +10,14 @@ macro_rules! request {
         $(#[$doc])*
         ///
         /// Numbers may come as text, and booleans as yes and no; unknown fields are ignored,
-        /// and so are those of the API that mean nothing here: model, quality, background,
-        /// moderation, user, output_compression.
+        /// and so are those of the API that mean nothing here: quality, background, moderation, user,
+        /// output_compression.
         #[derive(Debug, Deserialize, ToSchema)]
         pub struct $name {
             $($(#[$more])* pub $field: $type,)*
+            /// One of `/v1/models`; any other name means the first.
+            #[serde(default)]
+            pub model: Option<String>,
             /// Pictures; picture i uses seed + i.
             #[serde(default)]
             #[schema(value_type = Option<i64>, default = 1)]
@@ -79,6 +82,7 @@ macro_rules! request {
             pub fn shared<'a>(&'a self, prompt: &'a str) -> Shared<'a> {
                 Shared {
                     prompt,
+                    model: self.model.as_deref(),
                     n: self.n.map(|n| n.0),
                     size: self.size.as_deref(),
                     response_format: self.response_format.as_deref(),
@@ -103,6 +107,7 @@ macro_rules! request {
 /// The fields that all routes share.
 pub struct Shared<'a> {
     pub prompt: &'a str,
+    pub model: Option<&'a str>,
     pub n: Option<i64>,
     pub size: Option<&'a str>,
     pub response_format: Option<&'a str>,

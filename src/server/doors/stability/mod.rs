@@ -9,15 +9,15 @@ use super::names::Names;
 use super::sdxl_torch::put_headers;
 use crate::error::Field;
 use crate::picture::Format;
-use crate::pipeline::Preset;
+use crate::pipeline::{LoadOptions, Preset, model_name};
 use crate::server::auth::Caller;
 use crate::server::body::Body;
 use crate::server::failure::Failure;
 use crate::server::observe::RequestId;
 use crate::server::order::{Order, Size};
-use crate::server::service::{Finished, Service};
+use crate::server::service::{Finished, Model, Service};
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -119,7 +119,7 @@ pub fn routes() -> OpenApiRouter<Service> {
 #[utoipa::path(
     post, path = "/v1/generation/{engine_id}/text-to-image", tag = "Stability",
     params(
-        ("engine_id" = String, Path, description = "Any: one model is loaded"),
+        ("engine_id" = String, Path, description = "One of the engines, or any, which means the first"),
         ("Accept" = Option<String>, Header, description = "application/json (default), or image/png for one picture's bytes"),
     ),
     request_body(content((StabilityTextToImage = "application/json"), (StabilityTextToImage = "multipart/form-data"))),
@@ -135,12 +135,16 @@ async fn text_to_image(
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
+    Path(engine): Path<String>,
     Body(request): Body<StabilityTextToImage>,
 ) -> Result<Response, Failure> {
     let (width, height) = request.sides()?;
+    let named = service.if_known(&engine);
+    let (_, model) = service.pick(named.as_deref())?;
     let order = Order {
-        raw: request.raw(&defaults(&service)?)?,
-        size: size(width, height, service.model()?.native),
+        raw: request.raw(&defaults(&service, &model))?,
+        size: size(width, height, model.native),
+        model: named,
         ..Default::default()
     };
     let route = "/v1/generation/{engine_id}/text-to-image";
@@ -151,7 +155,7 @@ async fn text_to_image(
 #[utoipa::path(
     post, path = "/v1/generation/{engine_id}/image-to-image", tag = "Stability",
     params(
-        ("engine_id" = String, Path, description = "Any: one model is loaded"),
+        ("engine_id" = String, Path, description = "One of the engines, or any, which means the first"),
         ("Accept" = Option<String>, Header, description = "application/json (default), or image/png for one picture's bytes"),
     ),
     request_body(content((StabilityImageToImage = "multipart/form-data"), (StabilityImageToImage = "application/json"))),
@@ -167,11 +171,15 @@ async fn image_to_image(
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
+    Path(engine): Path<String>,
     Body(request): Body<StabilityImageToImage>,
 ) -> Result<Response, Failure> {
+    let named = service.if_known(&engine);
+    let (_, model) = service.pick(named.as_deref())?;
     let mut order = Order {
-        raw: request.raw(&defaults(&service)?)?,
+        raw: request.raw(&defaults(&service, &model))?,
         size: Size::Picture,
+        model: named,
         ..Default::default()
     };
     order.raw.strength = Some(request.strength(order.raw.steps)?);
@@ -184,7 +192,7 @@ async fn image_to_image(
 #[utoipa::path(
     post, path = "/v1/generation/{engine_id}/image-to-image/masking", tag = "Stability",
     params(
-        ("engine_id" = String, Path, description = "Any: one model is loaded"),
+        ("engine_id" = String, Path, description = "One of the engines, or any, which means the first"),
         ("Accept" = Option<String>, Header, description = "application/json (default), or image/png for one picture's bytes"),
     ),
     request_body(content((StabilityMasking = "multipart/form-data"), (StabilityMasking = "application/json"))),
@@ -200,11 +208,15 @@ async fn masking(
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
+    Path(engine): Path<String>,
     Body(request): Body<StabilityMasking>,
 ) -> Result<Response, Failure> {
+    let named = service.if_known(&engine);
+    let (_, model) = service.pick(named.as_deref())?;
     let mut order = Order {
-        raw: request.raw(&defaults(&service)?)?,
+        raw: request.raw(&defaults(&service, &model))?,
         size: Size::Picture,
+        model: named,
         ..Default::default()
     };
     // What is masked is replaced entirely.
@@ -216,7 +228,7 @@ async fn masking(
     draw(&service, &caller, &id, &headers, order, route).await
 }
 
-/// The engines: the model that is loaded.
+/// The engines: the service's models.
 #[utoipa::path(
     get, path = "/v1/engines/list", tag = "Stability",
     responses(
@@ -226,13 +238,16 @@ async fn masking(
     security((), ("bearer" = [])),
 )]
 async fn engines(State(service): State<Service>, _caller: Caller) -> Json<Vec<Engine>> {
-    let name = service.model_name().to_owned();
-    Json(vec![Engine {
-        id: name.clone(),
-        name,
-        description: "The model that this service draws with",
-        kind: "PICTURE",
-    }])
+    let engine = |options: &LoadOptions| {
+        let name = model_name(&options.model).to_owned();
+        Engine {
+            id: name.clone(),
+            name,
+            description: "A model that this service draws with",
+            kind: "PICTURE",
+        }
+    };
+    Json(service.setup.models().map(engine).collect())
 }
 
 /// The credits that a key has left.
@@ -271,16 +286,15 @@ async fn account(caller: Caller) -> Json<Account> {
 }
 
 /// This API's defaults, unless the operator or the model asks for others.
-fn defaults(service: &Service) -> Result<Preset, Failure> {
-    let model = service.model()?;
-    let mut preset = service.preset(&model);
+fn defaults(service: &Service, model: &Model) -> Preset {
+    let mut preset = service.preset(model);
     if model.preset.is_plain() {
         preset.guidance_scale = CFG_SCALE;
         if service.limits.default_steps.is_none() {
             preset.steps = STEPS.min(service.limits.max_steps);
         }
     }
-    Ok(preset)
+    preset
 }
 
 /// Whether the answer is a picture's bytes.
