@@ -155,6 +155,7 @@ impl Checkpoint {
         self.vae = vae.config;
         self.sources.vae = vae.source;
         self.sources.has_vae = true;
+        self.described.remove("vae");
         self.files.extend(vae.files);
         self.check(&vae.path)
     }

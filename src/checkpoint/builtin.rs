@@ -33,6 +33,7 @@ fn random(name: &str, unet: UNetConfig, text_encoder: Option<ClipConfig>) -> Res
         tokenizer,
         tokenizer_2: Tokenizer::clip(text_encoder_2.vocab_size, "!")?,
         files: Vec::new(),
+        described: Default::default(),
         sources: Sources::new(
             base.then(|| source.clone() as _),
             source.clone(),

@@ -8,7 +8,7 @@ use super::weights::Weights;
 use super::{Checkpoint, Layout, Sources, architecture, builtin, hub};
 use crate::schedule;
 use crate::{Error, Field, Remedy, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,6 +62,7 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
         tokenizer,
         tokenizer_2: tree.tokenizer("tokenizer_2")?,
         files: all.flat_map(|weights| weights.sizes()).collect(),
+        described: described(tree, &index, base)?,
         sources: Sources::new(
             first.map(|w| w as _),
             second,
@@ -71,6 +72,44 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
     };
     checkpoint.check(&tree.path(""))?;
     Ok(checkpoint)
+}
+
+/// The configuration files by component, as they are; of the index its flags.
+fn described(tree: &Tree, index: &Fields, base: bool) -> Result<Map<String, Value>> {
+    let flags = index.map().iter().filter(|(_, value)| value.is_boolean());
+    let flags: Map<String, Value> = flags.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut all = Map::from_iter([("model_index".to_string(), Value::Object(flags))]);
+    let mut files = vec![
+        ("unet", "unet/config.json"),
+        ("vae", "vae/config.json"),
+        ("text_encoder_2", "text_encoder_2/config.json"),
+        ("scheduler", "scheduler/scheduler_config.json"),
+    ];
+    if base {
+        files.push(("text_encoder", "text_encoder/config.json"));
+    }
+    for (component, file) in files {
+        if tree.has(file) {
+            let fields = tree.fields(file)?;
+            all.insert(component.into(), Value::Object(fields.map().clone()));
+        }
+    }
+    for component in ["tokenizer", "tokenizer_2"] {
+        if component == "tokenizer" && !base {
+            continue;
+        }
+        let mut known = Map::new();
+        // Where the tokens are not listed one by one, the second file decides.
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let below = format!("{component}/{file}");
+            let listed = known.contains_key("added_tokens_decoder");
+            if tree.has(&below) && !listed {
+                known.extend(tree.fields(&below)?.map().clone());
+            }
+        }
+        all.insert(component.into(), Value::Object(known));
+    }
+    Ok(all)
 }
 
 /// The scheduler's file. Its class may stand in `model_index.json` alone; one there that

@@ -5,6 +5,7 @@ mod autoencoder;
 mod builtin;
 mod catalogue;
 pub mod config;
+pub mod convert;
 mod demo;
 mod dtype;
 mod expected;
@@ -32,6 +33,7 @@ pub use tensor::{Extent, Part, TensorSource, TensorView};
 use crate::schedule;
 use crate::text::Tokenizer;
 use crate::{Error, Field, Remedy, Result};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -70,6 +72,8 @@ pub struct Checkpoint {
     pub tokenizer: Option<Tokenizer>,
     pub tokenizer_2: Tokenizer,
     files: Vec<(PathBuf, u64)>,
+    /// Configuration objects by component, as far as tensors do not tell.
+    described: Map<String, Value>,
     sources: Sources,
 }
 
@@ -145,6 +149,12 @@ impl Checkpoint {
             }
             path => open_path(Path::new(path)),
         }
+    }
+
+    /// What the configuration says by component, as a single file keeps it in its header:
+    /// what tensors cannot tell.
+    fn configurations(&self) -> Value {
+        Value::Object(self.described.clone())
     }
 
     /// Whether this is a refiner: it has the second text encoder alone.

@@ -35,10 +35,12 @@ impl Checkpoint {
         let path = path.as_ref();
         let unet = self.open_unet(path)?;
         self.unet = unet.config;
+        self.described.remove("unet");
         self.sources.unet = unet.source;
         self.files.extend(unet.files);
         if let Some(scheduler) = unet.scheduler {
             self.scheduler = scheduler;
+            self.described.remove("scheduler");
         }
         self.check(path)
     }

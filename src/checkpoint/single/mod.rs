@@ -15,12 +15,12 @@ use super::architecture;
 use super::config::{Autoencoder, UNetConfig};
 use super::fields::Fields;
 use super::file::TensorFile;
-use super::tensor::TensorSource;
+use super::tensor::{Part, TensorSource};
 use super::{Checkpoint, Layout, Sources};
 use crate::schedule;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
-use names::Names;
+pub(super) use names::{Change, Names};
 use serde_json::{Map, Value, json};
 use shapes::has;
 use source::Single;
@@ -31,7 +31,7 @@ pub(super) use vae::open as open_vae;
 
 /// Key of the header's metadata under which a converter may keep what shapes
 /// cannot tell: an object of configuration objects, by component.
-const CONFIG: &str = "calotype.config";
+pub(super) const CONFIG: &str = "calotype.config";
 
 /// Where base and refiner keep their text encoders.
 const CLIP: &str = "conditioner.embedders.0.transformer.";
@@ -159,6 +159,7 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
         },
         tokenizer_2: known.tokenizer("tokenizer_2", text_encoder_2.vocab_size, "!")?,
         files: vec![(path.to_path_buf(), file.size())],
+        described: known.fields.map().clone(),
         sources,
         unet,
         vae: Autoencoder::Kl(vae_config),
@@ -167,6 +168,34 @@ pub(super) fn open(path: &Path, name: String) -> Result<Checkpoint> {
     };
     checkpoint.check(path)?;
     Ok(checkpoint)
+}
+
+/// The original release's names of a part's tensors; `None` where the checkpoint has no
+/// such part, or one that the original has not.
+pub(super) fn original_names(checkpoint: &Checkpoint, part: Part) -> Option<Names> {
+    let base = !checkpoint.is_refiner();
+    match part {
+        Part::UNet => Some(Names::unet(&checkpoint.unet, unet::PREFIX)),
+        Part::Vae if !checkpoint.has_vae() => None,
+        Part::Vae => match &checkpoint.vae {
+            Autoencoder::Kl(config) => Some(Names::Vae {
+                prefix: vae::PREFIX.to_string(),
+                levels: config.block_out_channels.len(),
+            }),
+            Autoencoder::Tiny(_) => None,
+        },
+        Part::TextEncoder => base.then(|| Names::Plain {
+            prefix: CLIP.to_string(),
+        }),
+        Part::TextEncoder2 => Some(Names::OpenClip {
+            prefix: if base {
+                OPEN_CLIP_BASE
+            } else {
+                OPEN_CLIP_REFINER
+            }
+            .to_string(),
+        }),
+    }
 }
 
 /// A UNet in a file by itself, or in a whole checkpoint: its configuration where

@@ -7,7 +7,7 @@ use crate::checkpoint::config::UNetConfig;
 
 /// How one part's tensors are called in a single file.
 #[derive(Debug, Clone)]
-pub(super) enum Names {
+pub(in crate::checkpoint) enum Names {
     /// The original numbering below a prefix.
     UNet {
         prefix: String,
@@ -35,7 +35,7 @@ pub(super) enum Names {
 
 /// What the numbering of the UNet's blocks depends on.
 #[derive(Debug, Clone)]
-pub(super) struct UNetNumbers {
+pub(in crate::checkpoint) struct UNetNumbers {
     layers: Vec<usize>,
     /// Whether an attention follows the last resnet of each block on the way up.
     up_attends: Vec<bool>,
@@ -43,7 +43,7 @@ pub(super) struct UNetNumbers {
 
 /// What is to be done with the original tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(in crate::checkpoint) enum Change {
     None,
     /// One third of the rows: query 0, key 1, value 2.
     Third(usize),
@@ -53,7 +53,7 @@ pub(super) enum Change {
 
 /// An original name and what makes diffusers' tensor of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Original {
+pub(in crate::checkpoint) struct Original {
     pub key: String,
     pub change: Change,
 }
