@@ -28,6 +28,7 @@ pub mod kernel;
 pub mod model;
 pub mod picture;
 pub mod pipeline;
+pub mod quantise;
 pub mod schedule;
 pub mod server;
 pub mod shaders;

@@ -1,7 +1,9 @@
 //! Configuration files to the architecture structs: diffusers' and
 //! transformers' defaults, and an error for every option that is not SDXL's.
 
-use super::config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
+use super::config::{
+    Activation, Autoencoder, ClipConfig, Middle, TinyConfig, UNetConfig, VaeConfig,
+};
 use super::fields::Fields;
 use crate::Result;
 use serde_json::{Value, json};
@@ -43,20 +45,16 @@ pub(super) fn unet(f: &Fields) -> Result<UNetConfig> {
         Some(_) => "num_attention_heads",
         None => "attention_head_dim",
     };
-    let crosses = |types: &[String]| types.iter().map(|t| t.starts_with("CrossAttn")).collect();
+    let layers = f.per_level("layers_per_block", 2, levels, 1..=MOST_LAYERS)?;
+    let (down_depths, up_depths, last) = depths(f, &layers, &down, &up)?;
     let config = UNetConfig {
         in_channels: f.count("in_channels", 4)?,
         out_channels: f.count("out_channels", 4)?,
         sample_size: f.count_in("sample_size", 128, 1..=16384)?,
-        layers_per_block: f.per_level("layers_per_block", 2, levels, 1..=MOST_LAYERS)?,
-        down_cross_attention: crosses(&down),
-        up_cross_attention: crosses(&up),
-        transformer_layers_per_block: f.per_level(
-            "transformer_layers_per_block",
-            1,
-            levels,
-            0..=MOST_LAYERS,
-        )?,
+        layers_per_block: layers,
+        down_depths,
+        up_depths,
+        middle: middle(f, last)?,
         num_attention_heads: f.per_level(heads, 8, levels, 1..=4096)?,
         cross_attention_dim: cross_attention_dim(f)?,
         use_linear_projection: f.flag("use_linear_projection", false)?,
@@ -75,6 +73,99 @@ pub(super) fn unet(f: &Fields) -> Result<UNetConfig> {
     };
     check_unet(f, &config, heads)?;
     Ok(config)
+}
+
+/// Depths of down blocks, of up blocks, and what the middle takes of the last level's.
+type Depths = (Vec<Vec<usize>>, Vec<Vec<usize>>, usize);
+
+/// Transformer blocks after each resnet. `transformer_layers_per_block` has one number
+/// for all, one for each level, or one for each attention of a level; in that case
+/// `reverse_transformer_layers_per_block` says the same of the up blocks.
+fn depths(f: &Fields, layers: &[usize], down: &[String], up: &[String]) -> Result<Depths> {
+    const DOWN: &str = "transformer_layers_per_block";
+    const UP: &str = "reverse_transformer_layers_per_block";
+    let levels = layers.len();
+    let wrong = |key: &str| {
+        let allowed = format!(
+            "a whole number from 1 to {MOST_LAYERS}, or for each of {levels} levels one, or a list of one for each attention"
+        );
+        f.error(key, &allowed)
+    };
+    let number = |key: &str, value: &Value| {
+        let most = MOST_LAYERS as u64;
+        let number = value.as_u64().filter(|n| *n <= most);
+        number.map(|n| n as usize).ok_or_else(|| wrong(key))
+    };
+    // One level's value with so many attentions.
+    let level = |key: &str, value: &Value, count: usize| match value {
+        Value::Array(list) if list.len() == count => {
+            list.iter().map(|value| number(key, value)).collect()
+        }
+        Value::Array(_) => Err(wrong(key)),
+        value => Ok(vec![number(key, value)?; count]),
+    };
+    let given = match f.get(DOWN) {
+        None => vec![json!(1); levels],
+        Some(Value::Array(list)) if list.len() == levels => list.clone(),
+        Some(Value::Array(_)) => return Err(wrong(DOWN)),
+        Some(value) => vec![value.clone(); levels],
+    };
+    let is_uneven = given.iter().any(Value::is_array);
+    let above = match f.get(UP) {
+        Some(Value::Array(list)) if list.len() == levels => list.clone(),
+        None if !is_uneven => given.iter().rev().cloned().collect(),
+        None => return Err(f.error(UP, "a list, where the way down has lists in its own")),
+        Some(_) => return Err(wrong(UP)),
+    };
+    let crosses = |kind: &String| kind.starts_with("CrossAttn");
+    let all = |key: &str, values: &[Value], counts: Vec<usize>, kinds: &[String]| {
+        let each = values.iter().zip(counts).zip(kinds);
+        let each = each.map(|((value, count), kind)| match crosses(kind) {
+            false => {
+                // It must be a depth all the same.
+                if !value.is_array() {
+                    number(key, value)?;
+                }
+                Ok(vec![0; count])
+            }
+            true => match level(key, value, count)? {
+                depths if depths.contains(&0) => {
+                    Err(f.error(key, "at least 1 at levels with cross attention"))
+                }
+                depths => Ok(depths),
+            },
+        });
+        each.collect::<Result<Vec<Vec<usize>>>>()
+    };
+    let down = all(DOWN, &given, layers.to_vec(), down)?;
+    let counts = layers.iter().rev().map(|n| n + 1).collect();
+    let up = all(UP, &above, counts, up)?;
+    let last = match given.last() {
+        Some(Value::Array(list)) => list.first().map_or(Ok(0), |value| number(DOWN, value))?,
+        Some(value) => number(DOWN, value)?,
+        None => 0,
+    };
+    Ok((down, up, last))
+}
+
+/// The block in the middle, with the last level's `depth` where it attends.
+fn middle(f: &Fields, depth: usize) -> Result<Middle> {
+    const KEY: &str = "mid_block_type";
+    // Absent it is diffusers' default; null is no block at all.
+    let kind = match f.map().get(KEY) {
+        None => Some("UNetMidBlock2DCrossAttn"),
+        Some(Value::Null) => return Ok(Middle::None),
+        Some(value) => value.as_str(),
+    };
+    match kind {
+        Some("UNetMidBlock2DCrossAttn") if depth > 0 => Ok(Middle::Attention(depth)),
+        Some("UNetMidBlock2DCrossAttn") => Err(f.error(
+            "transformer_layers_per_block",
+            "at least 1 at the last level, whose depth is the middle's too",
+        )),
+        Some("UNetMidBlock2D") => Ok(Middle::Resnet),
+        _ => Err(f.error(KEY, "UNetMidBlock2DCrossAttn, UNetMidBlock2D or null")),
+    }
 }
 
 /// Options of `UNet2DConditionModel` that have one value in every SDXL.
@@ -97,13 +188,11 @@ fn only_sdxl_unet(f: &Fields) -> Result<()> {
         ("encoder_hid_dim_type", Value::Null),
         ("mid_block_only_cross_attention", json!(false)),
         ("mid_block_scale_factor", json!(1)),
-        ("mid_block_type", json!("UNetMidBlock2DCrossAttn")),
         ("num_class_embeds", Value::Null),
         ("only_cross_attention", json!(false)),
         ("resnet_out_scale_factor", json!(1.0)),
         ("resnet_skip_time_act", json!(false)),
         ("resnet_time_scale_shift", json!("default")),
-        ("reverse_transformer_layers_per_block", Value::Null),
         ("time_embedding_act_fn", Value::Null),
         ("time_embedding_dim", Value::Null),
         ("time_embedding_type", json!("positional")),
@@ -145,11 +234,15 @@ fn check_unet(f: &Fields, c: &UNetConfig, heads: &str) -> Result<()> {
     }
     let levels = channels.len();
     for level in 0..levels {
-        let at = |list: &[bool], i: usize| list.get(i).copied().unwrap_or(false);
-        let attends = at(&c.down_cross_attention, level)
-            || at(&c.up_cross_attention, levels - 1 - level)
-            || level + 1 == levels;
-        if !attends {
+        let attends = |list: &[Vec<usize>], i: usize| {
+            list.get(i)
+                .is_some_and(|depths| depths.iter().any(|depth| *depth > 0))
+        };
+        let in_middle = matches!(c.middle, Middle::Attention(_)) && level + 1 == levels;
+        if !attends(&c.down_depths, level)
+            && !attends(&c.up_depths, levels - 1 - level)
+            && !in_middle
+        {
             continue;
         }
         let of = |list: &[usize]| list.get(level).copied().unwrap_or(0);
@@ -158,10 +251,6 @@ fn check_unet(f: &Fields, c: &UNetConfig, heads: &str) -> Result<()> {
                 heads,
                 &format!("for each level a divisor of its width, of {channels:?}"),
             ));
-        }
-        if of(&c.transformer_layers_per_block) == 0 {
-            let allowed = "at least 1 at levels with cross attention and at the last";
-            return Err(f.error("transformer_layers_per_block", allowed));
         }
     }
     Ok(())
@@ -251,6 +340,7 @@ pub(super) fn vae(f: &Fields) -> Result<VaeConfig> {
         use_quant_conv: f.flag("use_quant_conv", true)?,
         use_post_quant_conv: f.flag("use_post_quant_conv", true)?,
         mid_block_add_attention: f.flag("mid_block_add_attention", true)?,
+        has_encoder: true,
         block_out_channels,
     };
     check_vae(f, &config)?;

@@ -69,7 +69,7 @@ fn open_folder(path: &Path) -> Result<VaeFile> {
     let Some(folder) = folder else {
         return Err(Error::file(path, "the folder holds no config.json", REMEDY));
     };
-    let weights = Weights::open(&folder, STEM)?;
+    let weights = Weights::open(&folder, &[STEM])?;
     configured(path, &folder.join("config.json"), weights)
 }
 
@@ -154,6 +154,8 @@ impl Checkpoint {
         vae.decode_latents_of(&self.vae)?;
         self.vae = vae.config;
         self.sources.vae = vae.source;
+        self.sources.has_vae = true;
+        self.described.remove("vae");
         self.files.extend(vae.files);
         self.check(&vae.path)
     }

@@ -1,7 +1,7 @@
 //! SDXL 1.0's own configurations, which single files leave out and `random:`
 //! checkpoints are made of.
 
-use super::config::{Activation, Autoencoder, ClipConfig, UNetConfig, VaeConfig};
+use super::config::{Activation, Autoencoder, ClipConfig, Middle, UNetConfig, VaeConfig};
 use super::random::Random;
 use super::{Checkpoint, Layout, Sources};
 use crate::Result;
@@ -33,11 +33,12 @@ fn random(name: &str, unet: UNetConfig, text_encoder: Option<ClipConfig>) -> Res
         tokenizer,
         tokenizer_2: Tokenizer::clip(text_encoder_2.vocab_size, "!")?,
         files: Vec::new(),
+        described: Default::default(),
         sources: Sources::new(
             base.then(|| source.clone() as _),
             source.clone(),
             source.clone(),
-            source,
+            Some(source),
         ),
         unet,
         vae: Autoencoder::Kl(vae()),
@@ -57,9 +58,9 @@ fn base_unet() -> UNetConfig {
         sample_size: 128,
         block_out_channels: vec![320, 640, 1280],
         layers_per_block: vec![2; 3],
-        down_cross_attention: vec![false, true, true],
-        up_cross_attention: vec![true, true, false],
-        transformer_layers_per_block: vec![1, 2, 10],
+        down_depths: vec![vec![0; 2], vec![2; 2], vec![10; 2]],
+        up_depths: vec![vec![10; 3], vec![2; 3], vec![0; 3]],
+        middle: Middle::Attention(10),
         num_attention_heads: vec![5, 10, 20],
         cross_attention_dim: 2048,
         use_linear_projection: true,
@@ -78,9 +79,9 @@ fn refiner_unet() -> UNetConfig {
     UNetConfig {
         block_out_channels: vec![384, 768, 1536, 1536],
         layers_per_block: vec![2; 4],
-        down_cross_attention: vec![false, true, true, false],
-        up_cross_attention: vec![false, true, true, false],
-        transformer_layers_per_block: vec![4; 4],
+        down_depths: vec![vec![0; 2], vec![4; 2], vec![4; 2], vec![0; 2]],
+        up_depths: vec![vec![0; 3], vec![4; 3], vec![4; 3], vec![0; 3]],
+        middle: Middle::Attention(4),
         num_attention_heads: vec![6, 12, 24, 24],
         cross_attention_dim: 1280,
         projection_class_embeddings_input_dim: 2560,
@@ -106,6 +107,7 @@ pub(super) fn vae() -> VaeConfig {
         use_quant_conv: true,
         use_post_quant_conv: true,
         mid_block_add_attention: true,
+        has_encoder: true,
     }
 }
 

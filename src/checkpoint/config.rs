@@ -37,12 +37,11 @@ pub struct UNetConfig {
     pub block_out_channels: Vec<usize>,
     /// Resnets of each down block; up blocks have one more.
     pub layers_per_block: Vec<usize>,
-    /// Whether the down block of each level has cross attention (`CrossAttnDownBlock2D`).
-    pub down_cross_attention: Vec<bool>,
+    /// Transformer blocks after each resnet of each down block; 0 is no attention at all.
+    pub down_depths: Vec<Vec<usize>>,
     /// The same of the up blocks, in the order of `up_block_types` (lowest resolution first).
-    pub up_cross_attention: Vec<bool>,
-    /// Transformer blocks in each attention of a level. The middle block takes the last.
-    pub transformer_layers_per_block: Vec<usize>,
+    pub up_depths: Vec<Vec<usize>>,
+    pub middle: Middle,
     /// Heads of each level (diffusers' `attention_head_dim`, or `num_attention_heads` where set).
     pub num_attention_heads: Vec<usize>,
     pub cross_attention_dim: usize,
@@ -57,6 +56,38 @@ pub struct UNetConfig {
     /// Width of the embedded guidance scale, which consistency models have in the
     /// place of guidance by two predictions.
     pub time_cond_proj_dim: Option<usize>,
+}
+
+/// The block between the way down and the way up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Middle {
+    /// Two resnets, and so many transformer blocks between them (SDXL).
+    Attention(usize),
+    /// One resnet (SSD-1B, Segmind-Vega).
+    Resnet,
+    /// Nothing (KOALA-700M).
+    None,
+}
+
+impl Middle {
+    /// Its resnets.
+    pub fn resnets(self) -> usize {
+        match self {
+            Middle::Attention(_) => 2,
+            Middle::Resnet => 1,
+            Middle::None => 0,
+        }
+    }
+}
+
+impl UNetConfig {
+    /// The most transformer blocks that an attention of each level has, highest
+    /// resolution first.
+    pub fn deepest(&self) -> Vec<usize> {
+        let most = |depths: &Vec<usize>| depths.iter().copied().max().unwrap_or(0);
+        let both = self.down_depths.iter().zip(self.up_depths.iter().rev());
+        both.map(|(down, up)| most(down).max(most(up))).collect()
+    }
 }
 
 /// The VAE, of either kind.
@@ -126,7 +157,7 @@ impl Autoencoder {
     /// Whether it can encode pictures; a file may hold the decoder alone.
     pub fn has_encoder(&self) -> bool {
         match self {
-            Autoencoder::Kl(_) => true,
+            Autoencoder::Kl(c) => c.has_encoder,
             Autoencoder::Tiny(c) => !c.num_encoder_blocks.is_empty(),
         }
     }
@@ -178,4 +209,6 @@ pub struct VaeConfig {
     pub use_quant_conv: bool,
     pub use_post_quant_conv: bool,
     pub mid_block_add_attention: bool,
+    /// A file may hold the decoder alone.
+    pub has_encoder: bool,
 }

@@ -1,14 +1,14 @@
 //! A diffusers folder: `model_index.json` and one folder a component.
 
-use super::architecture;
+use super::config::Autoencoder;
 use super::fields::Fields;
 use super::tensor::Part;
 use super::tree::Tree;
 use super::weights::Weights;
-use super::{Checkpoint, Layout, Sources};
+use super::{Checkpoint, Layout, Sources, architecture, builtin, hub};
 use crate::schedule;
 use crate::{Error, Field, Remedy, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,18 +30,25 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
         false => None,
     };
     let unet = architecture::unet(&config(Part::UNet)?)?;
-    let vae = architecture::autoencoder(&config(Part::Vae)?)?;
+    let has_vae = tree.has("vae/config.json");
+    let vae = match has_vae {
+        true => architecture::autoencoder(&config(Part::Vae)?)?,
+        // Another file's will take its place; the latents are SDXL's.
+        false => Autoencoder::Kl(builtin::vae()),
+    };
     let text_encoder_2 = architecture::clip(&config(Part::TextEncoder2)?, true)?;
     let scheduler = tree.fields("scheduler/scheduler_config.json")?;
     let scheduler = scheduler_config(tree, &index, &scheduler)?;
     let aesthetics = index.optional_flag("requires_aesthetics_score")?;
     let second = weights(Part::TextEncoder2)?;
-    let (unet_weights, vae_weights) = (weights(Part::UNet)?, weights(Part::Vae)?);
+    let unet_weights = weights(Part::UNet)?;
+    let vae_weights = has_vae.then(|| weights(Part::Vae)).transpose()?;
     let (text_encoder, first, tokenizer) = match first {
         Some((config, weights, tokenizer)) => (Some(config), Some(weights), Some(tokenizer)),
         None => (None, None, None),
     };
-    let all = first.iter().chain([&second, &unet_weights, &vae_weights]);
+    let all = first.iter().chain([&second, &unet_weights]);
+    let all = all.chain(&vae_weights);
     let checkpoint = Checkpoint {
         name,
         layout,
@@ -55,10 +62,54 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
         tokenizer,
         tokenizer_2: tree.tokenizer("tokenizer_2")?,
         files: all.flat_map(|weights| weights.sizes()).collect(),
-        sources: Sources::new(first.map(|w| w as _), second, unet_weights, vae_weights),
+        described: described(tree, &index, base)?,
+        sources: Sources::new(
+            first.map(|w| w as _),
+            second,
+            unet_weights,
+            vae_weights.map(|w| w as _),
+        ),
     };
     checkpoint.check(&tree.path(""))?;
     Ok(checkpoint)
+}
+
+/// The configuration files by component, as they are; of the index its flags.
+fn described(tree: &Tree, index: &Fields, base: bool) -> Result<Map<String, Value>> {
+    let flags = index.map().iter().filter(|(_, value)| value.is_boolean());
+    let flags: Map<String, Value> = flags.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut all = Map::from_iter([("model_index".to_string(), Value::Object(flags))]);
+    let mut files = vec![
+        ("unet", "unet/config.json"),
+        ("vae", "vae/config.json"),
+        ("text_encoder_2", "text_encoder_2/config.json"),
+        ("scheduler", "scheduler/scheduler_config.json"),
+    ];
+    if base {
+        files.push(("text_encoder", "text_encoder/config.json"));
+    }
+    for (component, file) in files {
+        if tree.has(file) {
+            let fields = tree.fields(file)?;
+            all.insert(component.into(), Value::Object(fields.map().clone()));
+        }
+    }
+    for component in ["tokenizer", "tokenizer_2"] {
+        if component == "tokenizer" && !base {
+            continue;
+        }
+        let mut known = Map::new();
+        // Where the tokens are not listed one by one, the second file decides.
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let below = format!("{component}/{file}");
+            let listed = known.contains_key("added_tokens_decoder");
+            if tree.has(&below) && !listed {
+                known.extend(tree.fields(&below)?.map().clone());
+            }
+        }
+        all.insert(component.into(), Value::Object(known));
+    }
+    Ok(all)
 }
 
 /// The scheduler's file. Its class may stand in `model_index.json` alone; one there that
@@ -91,17 +142,21 @@ fn has_component(tree: &Tree, index: &Fields, name: &str) -> bool {
 }
 
 fn open_weights(tree: &Tree, part: Part) -> Result<Arc<Weights>> {
-    let stem = match part {
-        Part::TextEncoder | Part::TextEncoder2 => "model",
-        Part::UNet | Part::Vae => "diffusion_pytorch_model",
+    let stems: &[&str] = match part {
+        // transformers calls its pickles otherwise.
+        Part::TextEncoder | Part::TextEncoder2 => &["model", "pytorch_model"],
+        Part::UNet | Part::Vae => &["diffusion_pytorch_model"],
     };
-    tree.weights(part.folder(), stem).map(Arc::new)
+    tree.weights(part.folder(), stems).map(Arc::new)
 }
 
 /// The folder at `path`, which must have a `model_index.json`.
 pub(super) fn on_disk(path: &Path) -> Result<Tree> {
     if path.join("model_index.json").is_file() {
         return Ok(Tree::Disk(path.to_path_buf()));
+    }
+    if let Some(snapshot) = hub::snapshot(path) {
+        return on_disk(&snapshot);
     }
     let remedy = Remedy::give(
         Field::Model,

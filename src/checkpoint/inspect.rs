@@ -123,7 +123,7 @@ pub struct UNetReport {
     pub in_channels: usize,
     pub block_out_channels: Vec<usize>,
     pub layers_per_block: Vec<usize>,
-    /// Transformer blocks of each level; 0 where a level has no attention.
+    /// Transformer blocks of each level, the most of an attention; 0 where there is none.
     pub transformer_layers: Vec<usize>,
     pub num_attention_heads: Vec<usize>,
     pub cross_attention_dim: usize,
@@ -189,9 +189,11 @@ impl Checkpoint {
     }
 
     fn own_parts(&self) -> impl Iterator<Item = Part> {
-        let absent = self.is_refiner().then_some(Part::TextEncoder);
-        let all = Part::ALL.into_iter();
-        all.filter(move |part| Some(*part) != absent)
+        Part::ALL.into_iter().filter(|part| match part {
+            Part::TextEncoder => !self.is_refiner(),
+            Part::Vae => self.has_vae(),
+            _ => true,
+        })
     }
 
     /// Looks at all values of a part, at as many tensors at a time as there are
@@ -265,18 +267,11 @@ impl Checkpoint {
 
     fn unet_report(&self) -> UNetReport {
         let c = &self.unet;
-        let attends = c
-            .down_cross_attention
-            .iter()
-            .zip(c.up_cross_attention.iter().rev());
-        let depths = c.transformer_layers_per_block.iter().zip(attends);
         UNetReport {
             in_channels: c.in_channels,
             block_out_channels: c.block_out_channels.clone(),
             layers_per_block: c.layers_per_block.clone(),
-            transformer_layers: depths
-                .map(|(n, (down, up))| if *down || *up { *n } else { 0 })
-                .collect(),
+            transformer_layers: c.deepest(),
             num_attention_heads: c.num_attention_heads.clone(),
             cross_attention_dim: c.cross_attention_dim,
             guidance_embedding: c.time_cond_proj_dim.is_some(),

@@ -5,23 +5,26 @@ mod autoencoder;
 mod builtin;
 mod catalogue;
 pub mod config;
+pub mod convert;
 mod demo;
 mod dtype;
 mod expected;
 mod fields;
 mod file;
 mod folder;
+mod hub;
 pub mod inspect;
 pub mod lora;
 mod random;
 mod single;
 pub mod tensor;
 mod tree;
+mod unet_file;
 mod weights;
 
 pub use autoencoder::{VaeFile, open_vae};
 pub use catalogue::{catalogue, is_catalogue};
-pub use config::{Activation, Autoencoder, ClipConfig, TinyConfig, UNetConfig, VaeConfig};
+pub use config::{Activation, Autoencoder, ClipConfig, Middle, TinyConfig, UNetConfig, VaeConfig};
 pub use dtype::{Block, DType};
 pub use inspect::Report;
 pub use lora::{LoraFile, LoraReport, LoraUse};
@@ -30,6 +33,7 @@ pub use tensor::{Extent, Part, TensorSource, TensorView};
 use crate::schedule;
 use crate::text::Tokenizer;
 use crate::{Error, Field, Remedy, Result};
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,6 +72,8 @@ pub struct Checkpoint {
     pub tokenizer: Option<Tokenizer>,
     pub tokenizer_2: Tokenizer,
     files: Vec<(PathBuf, u64)>,
+    /// Configuration objects by component, as far as tensors do not tell.
+    described: Map<String, Value>,
     sources: Sources,
 }
 
@@ -77,6 +83,7 @@ struct Sources {
     text_encoder_2: Arc<dyn TensorSource>,
     unet: Arc<dyn TensorSource>,
     vae: Arc<dyn TensorSource>,
+    has_vae: bool,
     /// What is merged into the others, on reading.
     adapters: lora::Adapters,
 }
@@ -86,13 +93,15 @@ impl Sources {
         text_encoder: Option<Arc<dyn TensorSource>>,
         text_encoder_2: Arc<dyn TensorSource>,
         unet: Arc<dyn TensorSource>,
-        vae: Arc<dyn TensorSource>,
+        vae: Option<Arc<dyn TensorSource>>,
     ) -> Self {
+        let absent = |what| Arc::new(Absent(what)) as _;
         Self {
-            text_encoder: text_encoder.unwrap_or_else(|| Arc::new(Absent)),
+            text_encoder: text_encoder.unwrap_or_else(|| absent("first text encoder")),
             text_encoder_2,
             unet,
-            vae,
+            has_vae: vae.is_some(),
+            vae: vae.unwrap_or_else(|| absent("VAE")),
             adapters: lora::Adapters::default(),
         }
     }
@@ -122,9 +131,10 @@ impl std::fmt::Debug for Checkpoint {
 const BUILT_IN: &str = "`demo`, `demo-refiner`, `random:sdxl-base`, `random:sdxl-refiner`";
 
 impl Checkpoint {
-    /// Opens a checkpoint: a diffusers folder, a `.safetensors` file in the
-    /// original SDXL layout, or one of the built-in names `demo`,
-    /// `demo-refiner`, `random:sdxl-base` and `random:sdxl-refiner`.
+    /// Opens a checkpoint: a diffusers folder or one of Hugging Face's cache, also by
+    /// its name `OWNER/NAME`; a single file (safetensors, GGUF or PyTorch's) in the
+    /// original SDXL layout or with all of diffusers' parts; or one of the built-in
+    /// names `demo`, `demo-refiner`, `random:sdxl-base` and `random:sdxl-refiner`.
     /// Configurations and headers are checked, values are not read.
     pub fn open(spec: &str) -> Result<Self> {
         let name = spec.to_string();
@@ -141,9 +151,21 @@ impl Checkpoint {
         }
     }
 
+    /// What the configuration says by component, as a single file keeps it in its header:
+    /// what tensors cannot tell.
+    fn configurations(&self) -> Value {
+        Value::Object(self.described.clone())
+    }
+
     /// Whether this is a refiner: it has the second text encoder alone.
     pub fn is_refiner(&self) -> bool {
         self.text_encoder.is_none()
+    }
+
+    /// Whether it has a VAE of its own, or has been given one. Without, [`Self::vae`]
+    /// says what SDXL's latents are.
+    pub fn has_vae(&self) -> bool {
+        self.sources.has_vae
     }
 
     /// The tensors of one part, adapters merged in. The refiner's
@@ -233,6 +255,14 @@ impl Checkpoint {
         let latent = self.vae.latent_channels();
         // Inpainting models take the mask and the picture beside the latents.
         let (takes, gives) = (self.unet.in_channels, self.unet.out_channels);
+        if takes == 2 * latent {
+            let problem = "an instruct-pix2pix model, whose UNet takes a second picture's latents";
+            return Err(Error::file(
+                place,
+                problem,
+                "there is no use for it here yet: use another SDXL model",
+            ));
+        }
         let fits = [latent, 2 * latent + 1].contains(&takes);
         let sides = [
             ("in_channels", takes, fits),
@@ -277,6 +307,9 @@ fn open_path(path: &Path) -> Result<Checkpoint> {
         return folder::open(&folder::on_disk(path)?, name, Layout::DiffusersFolder);
     }
     if !path.exists() {
+        if let Some(found) = path.to_str().and_then(hub::find) {
+            return folder::open(&folder::on_disk(&found?)?, name, Layout::DiffusersFolder);
+        }
         let wanted = format!("a diffusers folder or a .safetensors file, or use one of {BUILT_IN}");
         let remedy = Remedy::give(Field::Model, wanted);
         return Err(Error::file(path, "no such file or folder", remedy));
@@ -285,7 +318,7 @@ fn open_path(path: &Path) -> Result<Checkpoint> {
 }
 
 /// A part that the checkpoint does not have.
-struct Absent;
+struct Absent(&'static str);
 
 impl TensorSource for Absent {
     fn contains(&self, _name: &str) -> bool {
@@ -293,15 +326,17 @@ impl TensorSource for Absent {
     }
 
     fn check(&self, name: &str, _shape: &[usize]) -> Result<()> {
-        Err(absent(name))
+        Err(self.error(name))
     }
 
     fn read(&self, name: &str, _shape: &[usize]) -> Result<TensorView<'_>> {
-        Err(absent(name))
+        Err(self.error(name))
     }
 }
 
-fn absent(name: &str) -> Error {
-    let problem = format!("{name} asked for, but there is no first text encoder");
-    Error::file("refiner", problem, "use the base checkpoint for this part")
+impl Absent {
+    fn error(&self, name: &str) -> Error {
+        let problem = format!("{name} asked for, but there is no {}", self.0);
+        Error::file("checkpoint", problem, "use a checkpoint that has this part")
+    }
 }

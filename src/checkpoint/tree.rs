@@ -49,10 +49,12 @@ impl Tree {
         }
     }
 
-    /// The weights in a component's folder; `stem` is their file's name without endings.
-    pub fn weights(&self, folder: &str, stem: &str) -> Result<Weights> {
+    /// The weights in a component's folder; `stems` are what their file may be called,
+    /// without endings.
+    pub fn weights(&self, folder: &str, stems: &[&str]) -> Result<Weights> {
+        let stem = stems.first().copied().unwrap_or_default();
         match self {
-            Tree::Disk(_) => Weights::open(&self.path(folder), stem),
+            Tree::Disk(_) => Weights::open(&self.path(folder), stems),
             Tree::Embedded { .. } => {
                 let below = format!("{folder}/{stem}.safetensors");
                 let path = self.path(&below);

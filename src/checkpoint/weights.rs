@@ -7,14 +7,18 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
-/// Names of a weight file or of its index, the first that exists is taken:
+/// Names of a weight file or of its index, the first that is whole is taken:
 /// `{stem}` is `model` or `diffusion_pytorch_model`.
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 9] = [
     "{stem}.safetensors",
     "{stem}.safetensors.index.json",
     "{stem}.fp16.safetensors",
     "{stem}.fp16.safetensors.index.json",
     "{stem}.safetensors.index.fp16.json",
+    "{stem}.bin",
+    "{stem}.bin.index.json",
+    "{stem}.fp16.bin",
+    "{stem}.bin.index.fp16.json",
 ];
 
 /// Older names of the VAE's attention, which some files still have.
@@ -35,16 +39,23 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// The weights of a component folder, by the names diffusers gives them.
-    pub fn open(folder: &Path, stem: &str) -> Result<Self> {
-        let candidates = NAMES.map(|name| folder.join(name.replace("{stem}", stem)));
-        let Some(path) = candidates.iter().find(|path| path.exists()) else {
+    /// The weights of a component folder, by the names that diffusers gives them.
+    pub fn open(folder: &Path, stems: &[&str]) -> Result<Self> {
+        let path = |name: &str, stem: &&str| folder.join(name.replace("{stem}", stem));
+        let all = NAMES
+            .iter()
+            .flat_map(|name| stems.iter().map(move |stem| path(name, stem)));
+        let there: Vec<PathBuf> = all.filter(|path| path.exists()).collect();
+        // An index may have been left over from another variant, without its shards.
+        let whole = there.iter().find(|path| is_whole(path));
+        let Some(path) = whole.or(there.first()) else {
+            let stem = stems.first().copied().unwrap_or_default();
             return Err(missing_part(folder, stem));
         };
-        if path.extension().is_some_and(|e| e == "json") {
-            return Self::sharded(path);
+        match is_index(path) {
+            true => Self::sharded(path),
+            false => Ok(Self::single(TensorFile::open(path)?)),
         }
-        Ok(Self::single(TensorFile::open(path)?))
     }
 
     /// Weights that are all in one file.
@@ -155,6 +166,22 @@ impl TensorSource for Weights {
     }
 }
 
+fn is_index(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "json")
+}
+
+/// Whether a file is there, and for an index all of its shards.
+fn is_whole(path: &Path) -> bool {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    match is_index(path) {
+        false => true,
+        // A damaged index is told of when it is opened.
+        true => {
+            weight_map(path).is_ok_and(|map| map.iter().all(|(_, name)| folder.join(name).exists()))
+        }
+    }
+}
+
 /// `weight_map` of an index, sorted by tensor so that errors do not change from run to run.
 fn weight_map(index: &Path) -> Result<Vec<(String, String)>> {
     let remedy = "download the index again";
@@ -186,11 +213,6 @@ fn is_plain(name: &str) -> bool {
 }
 
 pub(super) fn missing_part(folder: &Path, stem: &str) -> Error {
-    let pickled = ["bin", "fp16.bin"].map(|end| folder.join(format!("{stem}.{end}")));
-    if pickled.iter().any(|path| path.exists()) {
-        let problem = "holds weights as PyTorch pickles only";
-        return Error::file(folder, problem, "download the .safetensors variant");
-    }
     let problem = format!("holds no {stem}.safetensors (nor .fp16, nor an index of shards)");
     Error::file(folder, problem, "download this part of the checkpoint")
 }

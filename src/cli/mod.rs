@@ -3,6 +3,7 @@
 //! 1 for anything else.
 
 mod bench;
+mod convert;
 mod device;
 mod devices;
 mod error;
@@ -37,6 +38,7 @@ enum Command {
     Tune(tune::Args),
     Devices(devices::Args),
     Inspect(inspect::Args),
+    Convert(convert::Args),
     Styles(styles::Args),
     Schedulers(schedulers::Args),
     Serve(Box<serve::Args>),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => {
             return inspect::run(&args).unwrap_or_else(|error| error::report(&error));
         }
+        Command::Convert(args) => convert::run(&args),
         Command::Styles(args) => styles::run(&args),
         Command::Schedulers(args) => schedulers::run(&args),
         Command::Serve(args) => serve::run(&args),

@@ -26,6 +26,10 @@ pub struct Args {
     #[arg(long, env = "CALOTYPE_REFINER")]
     refiner: Option<String>,
 
+    /// A UNet in place of the model's own
+    #[arg(long)]
+    unet: Option<String>,
+
     /// A VAE in place of the model's own
     #[arg(long)]
     vae: Option<String>,
@@ -239,6 +243,7 @@ impl Args {
         };
         Ok(LoadOptions {
             refiner,
+            unet: self.unet.clone(),
             vae: self.vae.clone(),
             preview_vae: self.preview_vae.clone(),
             low_memory: self.low_memory,

@@ -81,6 +81,7 @@ fields! {
     LoraDir = "lora_dir",
     LoraAllowUnmatched = "lora_allow_unmatched",
     Model = "model",
+    Unet = "unet",
     Vae = "vae",
     PreviewVae = "preview_vae",
     Dtype = "dtype",
@@ -105,6 +106,7 @@ impl Field {
         matches!(
             self,
             Model
+                | Unet
                 | Vae
                 | PreviewVae
                 | Dtype

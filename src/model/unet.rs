@@ -2,7 +2,7 @@
 //! refiner, of any depth, width and block list.
 
 use super::blocks::{self, Norms, conv3x3, resnet};
-use crate::checkpoint::UNetConfig;
+use crate::checkpoint::{Middle, UNetConfig};
 use crate::graph::{Graph, Kernel, Norm, Product, Value};
 use std::collections::HashMap;
 
@@ -179,9 +179,8 @@ impl Builder<'_> {
         for i in 0..config.layers_per_block[level] {
             let n = config.block_out_channels[level];
             x = self.resnet(&format!("{name}.resnets.{i}"), x, n);
-            if config.down_cross_attention[level] {
-                x = self.transformer(&format!("{name}.attentions.{i}"), x, level);
-            }
+            let depth = config.down_depths[level][i];
+            x = self.transformer(&format!("{name}.attentions.{i}"), x, level, depth);
             skips.push(x);
         }
         if level + 1 < config.block_out_channels.len() {
@@ -194,9 +193,15 @@ impl Builder<'_> {
     fn mid_block(&mut self, x: Value) -> Value {
         let last = self.config.block_out_channels.len() - 1;
         let n = self.config.block_out_channels[last];
-        let x = self.resnet("mid_block.resnets.0", x, n);
-        let x = self.transformer("mid_block.attentions.0", x, last);
-        self.resnet("mid_block.resnets.1", x, n)
+        (0..self.config.middle.resnets()).fold(x, |x, i| {
+            let x = match self.config.middle {
+                Middle::Attention(depth) if i == 1 => {
+                    self.transformer("mid_block.attentions.0", x, last, depth)
+                }
+                _ => x,
+            };
+            self.resnet(&format!("mid_block.resnets.{i}"), x, n)
+        })
     }
 
     fn up_block(&mut self, block: usize, mut x: Value, skips: &mut Vec<Value>) -> Value {
@@ -226,15 +231,16 @@ impl Builder<'_> {
         }
         let n = config.block_out_channels[level];
         x = self.resnet(&format!("{name}.resnets.{i}"), x, n);
-        if config.up_cross_attention[block] {
-            x = self.transformer(&format!("{name}.attentions.{i}"), x, level);
-        }
-        x
+        let depth = config.up_depths[block][i];
+        self.transformer(&format!("{name}.attentions.{i}"), x, level, depth)
     }
 
-    /// `Transformer2DModel`.
-    fn transformer(&mut self, name: &str, x: Value, level: usize) -> Value {
+    /// `Transformer2DModel` of `depth` blocks; without any, what comes in.
+    fn transformer(&mut self, name: &str, x: Value, level: usize, depth: usize) -> Value {
         let config = self.config;
+        if depth == 0 {
+            return x;
+        }
         let heads = config.num_attention_heads[level];
         let [n, h, w, c] = self.g.shape(x);
         let kernel = if config.use_linear_projection {
@@ -250,7 +256,7 @@ impl Builder<'_> {
         let y = self.g.reshape(y, [n, h * w, 1]);
         let product = Product::new(format!("{name}.proj_in"), kernel, [c, c], true);
         let mut y = self.g.linear(y, product);
-        for i in 0..config.transformer_layers_per_block[level] {
+        for i in 0..depth {
             y = self.transformer_block(&format!("{name}.transformer_blocks.{i}"), y, heads);
         }
         let product = Product::new(format!("{name}.proj_out"), kernel, [c, c], true);
@@ -310,8 +316,9 @@ pub(super) fn resnets(config: &UNetConfig) -> Vec<(String, usize)> {
         }
     }
     let last = config.block_out_channels[levels - 1];
-    all.push(("mid_block.resnets.0".into(), last));
-    all.push(("mid_block.resnets.1".into(), last));
+    for i in 0..config.middle.resnets() {
+        all.push((format!("mid_block.resnets.{i}"), last));
+    }
     for block in 0..levels {
         let level = levels - 1 - block;
         for i in 0..config.layers_per_block[level] + 1 {

@@ -14,7 +14,7 @@ use crate::kernel::product::WeightStorage;
 use crate::kernel::{self, Storage};
 use crate::model::{self, Loaded, clip, time, unet};
 use crate::text::Styles;
-use crate::{Error, Remedy, Result};
+use crate::{Error, Field, Remedy, Result};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,6 +60,8 @@ pub struct LoadOptions {
     /// How much of the device's memory may be used.
     pub max_memory: MemoryLimit,
     pub vae_tiling: Tiling,
+    /// A UNet in place of the model's own: a file or folder.
+    pub unet: Option<String>,
     /// A VAE in place of the model's own: a file or folder, TAESD too.
     pub vae: Option<String>,
     /// The VAE that previews are decoded with; without one they are estimated.
@@ -111,11 +113,23 @@ pub(super) struct Model {
 }
 
 impl Model {
-    fn open(name: &str, vae: Option<&str>) -> Result<Self> {
+    /// The model that draws; others take the place of its parts.
+    fn base(name: &str, unet: Option<&str>, vae: Option<&str>) -> Result<Self> {
         let mut checkpoint = Checkpoint::open(name)?;
         if let Some(path) = vae {
             checkpoint.replace_vae(open_vae(path)?)?;
         }
+        if let Some(path) = unet {
+            checkpoint.replace_unet(path)?;
+        }
+        if !checkpoint.has_vae() {
+            let remedy = Remedy::give(Field::Vae, "one that was made for SDXL");
+            return Err(Error::file(name, "no VAE in this checkpoint", remedy));
+        }
+        Self::checked(checkpoint)
+    }
+
+    fn checked(checkpoint: Checkpoint) -> Result<Self> {
         check(&checkpoint)?;
         Ok(Self {
             checkpoint,
@@ -136,7 +150,7 @@ impl Refiner {
     fn open(name: &str, base: &Checkpoint) -> Result<Self> {
         // The base's word for the embedded model means its own refiner.
         let name = if name == "demo" { "demo-refiner" } else { name };
-        let model = Model::open(name, None)?;
+        let model = Model::checked(Checkpoint::open(name)?)?;
         let checkpoint = &model.checkpoint;
         let wrong = |problem: String| {
             let remedy = "use a refiner that was made for this base model";
@@ -225,7 +239,11 @@ impl Pipeline {
             part: "checkpoint".into(),
         });
         observer.cancel.check()?;
-        let base = Model::open(&options.model, options.vae.as_deref())?;
+        let base = Model::base(
+            &options.model,
+            options.unet.as_deref(),
+            options.vae.as_deref(),
+        )?;
         let refiner = match &options.refiner {
             Some(name) => Some(Refiner::open(name, &base.checkpoint)?),
             None => None,
@@ -306,7 +324,10 @@ impl Pipeline {
 /// Checks that every part has every tensor of its graph, in the right shape.
 /// Nothing is read.
 fn check(checkpoint: &Checkpoint) -> Result<()> {
-    Part::ALL.into_iter().try_for_each(|part| {
+    let parts = Part::ALL.into_iter();
+    // The refiner's own is never used.
+    let mut parts = parts.filter(|part| *part != Part::Vae || checkpoint.has_vae());
+    parts.try_for_each(|part| {
         let source = checkpoint.source(part);
         let wanted = wanted(checkpoint, part);
         wanted

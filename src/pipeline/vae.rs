@@ -285,8 +285,8 @@ impl<'a> Vae<'a> {
     pub fn encoder(&self, size: [usize; 2]) -> Result<Coder> {
         let (config, scale) = (self.config, self.config.scale());
         if !config.has_encoder() {
-            let allowed = "encoding a picture takes its encoder too: keep taesdxl_encoder.safetensors beside taesdxl_decoder.safetensors, or use another VAE";
-            return Err(Error::invalid(Field::Vae, "TAESD's decoder alone", allowed));
+            let allowed = "encoding a picture takes its encoder too: use a whole VAE, or keep taesdxl_encoder.safetensors beside taesdxl_decoder.safetensors";
+            return Err(Error::invalid(Field::Vae, "a decoder alone", allowed));
         }
         let [h, w] = size;
         if h % scale != 0 || w % scale != 0 {

@@ -8,7 +8,7 @@
 
 mod tiny;
 
-use super::config::{Autoencoder, ClipConfig, UNetConfig, VaeConfig};
+use super::config::{Autoencoder, ClipConfig, Middle, UNetConfig, VaeConfig};
 use tiny::tiny;
 
 /// A name and a shape in PyTorch's order.
@@ -98,26 +98,21 @@ impl List {
     }
 }
 
-/// One level of the UNet.
-struct Level {
+/// One level of the UNet: its width, and the transformer blocks after each resnet on
+/// both ways.
+struct Level<'a> {
     channels: usize,
-    layers: usize,
-    depth: usize,
-    down: bool,
-    up: bool,
+    down: &'a [usize],
+    up: &'a [usize],
 }
 
-fn levels(c: &UNetConfig) -> Vec<Level> {
-    let down = c.layers_per_block.iter().zip(&c.down_cross_attention);
-    let up = c.up_cross_attention.iter().rev();
-    let depths = c.transformer_layers_per_block.iter().zip(up);
-    let both = c.block_out_channels.iter().zip(down).zip(depths);
-    both.map(|((channels, (layers, down)), (depth, up))| Level {
+fn levels(c: &UNetConfig) -> Vec<Level<'_>> {
+    let depths = c.down_depths.iter().zip(c.up_depths.iter().rev());
+    let both = c.block_out_channels.iter().zip(depths);
+    both.map(|(channels, (down, up))| Level {
         channels: *channels,
-        layers: *layers,
-        depth: *depth,
-        down: *down,
-        up: *up,
+        down,
+        up,
     })
     .collect()
 }
@@ -144,30 +139,24 @@ pub(super) fn unet(c: &UNetConfig) -> Vec<Tensor> {
     );
     list.linear("add_embedding.linear_2", time, time);
     unet_down(&mut list, &levels, time, c);
-    list.resnet(
-        "mid_block.resnets.0",
-        last.channels,
-        last.channels,
-        Some(time),
-    );
-    list.transformer("mid_block.attentions.0", last.channels, last.depth, c);
-    list.resnet(
-        "mid_block.resnets.1",
-        last.channels,
-        last.channels,
-        Some(time),
-    );
+    for i in 0..c.middle.resnets() {
+        let name = format!("mid_block.resnets.{i}");
+        list.resnet(&name, last.channels, last.channels, Some(time));
+    }
+    if let Middle::Attention(depth) = c.middle {
+        list.transformer("mid_block.attentions.0", last.channels, depth, c);
+    }
     unet_up(&mut list, &levels, time, c);
     list.norm("conv_norm_out", first.channels);
     list.conv("conv_out", c.out_channels, first.channels, 3);
     list.0
 }
 
-fn unet_down(list: &mut List, levels: &[Level], time: usize, c: &UNetConfig) {
+fn unet_down(list: &mut List, levels: &[Level<'_>], time: usize, c: &UNetConfig) {
     let mut inputs = levels.first().map_or(0, |level| level.channels);
     for (i, level) in levels.iter().enumerate() {
         let block = format!("down_blocks.{i}");
-        for j in 0..level.layers {
+        for (j, depth) in level.down.iter().enumerate() {
             list.resnet(
                 &format!("{block}.resnets.{j}"),
                 level.channels,
@@ -175,13 +164,9 @@ fn unet_down(list: &mut List, levels: &[Level], time: usize, c: &UNetConfig) {
                 Some(time),
             );
             inputs = level.channels;
-            if level.down {
-                list.transformer(
-                    &format!("{block}.attentions.{j}"),
-                    level.channels,
-                    level.depth,
-                    c,
-                );
+            if *depth > 0 {
+                let name = format!("{block}.attentions.{j}");
+                list.transformer(&name, level.channels, *depth, c);
             }
         }
         if i + 1 < levels.len() {
@@ -195,7 +180,7 @@ fn unet_down(list: &mut List, levels: &[Level], time: usize, c: &UNetConfig) {
     }
 }
 
-fn unet_up(list: &mut List, levels: &[Level], time: usize, c: &UNetConfig) {
+fn unet_up(list: &mut List, levels: &[Level<'_>], time: usize, c: &UNetConfig) {
     let mut inputs = levels.last().map_or(0, |level| level.channels);
     for (i, level) in levels.iter().rev().enumerate() {
         let block = format!("up_blocks.{i}");
@@ -204,8 +189,8 @@ fn unet_up(list: &mut List, levels: &[Level], time: usize, c: &UNetConfig) {
         let above = levels
             .get(above)
             .map_or(level.channels, |level| level.channels);
-        for j in 0..=level.layers {
-            let skip = if j == level.layers {
+        for (j, depth) in level.up.iter().enumerate() {
+            let skip = if j + 1 == level.up.len() {
                 above
             } else {
                 level.channels
@@ -217,13 +202,9 @@ fn unet_up(list: &mut List, levels: &[Level], time: usize, c: &UNetConfig) {
                 Some(time),
             );
             inputs = level.channels;
-            if level.up {
-                list.transformer(
-                    &format!("{block}.attentions.{j}"),
-                    level.channels,
-                    level.depth,
-                    c,
-                );
+            if *depth > 0 {
+                let name = format!("{block}.attentions.{j}");
+                list.transformer(&name, level.channels, *depth, c);
             }
         }
         if i + 1 < levels.len() {
@@ -245,7 +226,7 @@ pub(super) fn autoencoder(c: &Autoencoder) -> Vec<Tensor> {
     }
 }
 
-/// `AutoencoderKL`'s tensors, encoder and decoder.
+/// `AutoencoderKL`'s tensors, decoder and, where there is one, encoder.
 fn vae(c: &VaeConfig) -> Vec<Tensor> {
     let mut list = List::default();
     let (Some(&first), Some(&last)) = (c.block_out_channels.first(), c.block_out_channels.last())
@@ -253,19 +234,8 @@ fn vae(c: &VaeConfig) -> Vec<Tensor> {
         return Vec::new();
     };
     let (latent, attends) = (c.latent_channels, c.mid_block_add_attention);
-    list.conv("encoder.conv_in", first, c.in_channels, 3);
-    vae_levels(
-        &mut list,
-        "encoder.down_blocks",
-        "downsamplers",
-        c.layers_per_block,
-        c.block_out_channels.iter(),
-    );
-    list.vae_middle("encoder.mid_block", last, attends);
-    list.norm("encoder.conv_norm_out", last);
-    list.conv("encoder.conv_out", 2 * latent, last, 3);
-    if c.use_quant_conv {
-        list.conv("quant_conv", 2 * latent, 2 * latent, 1);
+    if c.has_encoder {
+        vae_encoder(&mut list, c, [first, last]);
     }
     if c.use_post_quant_conv {
         list.conv("post_quant_conv", latent, latent, 1);
@@ -282,6 +252,25 @@ fn vae(c: &VaeConfig) -> Vec<Tensor> {
     list.norm("decoder.conv_norm_out", first);
     list.conv("decoder.conv_out", c.out_channels, first, 3);
     list.0
+}
+
+/// The encoder of `AutoencoderKL`, from the `first` width to the `last`.
+fn vae_encoder(list: &mut List, c: &VaeConfig, [first, last]: [usize; 2]) {
+    let (latent, attends) = (c.latent_channels, c.mid_block_add_attention);
+    list.conv("encoder.conv_in", first, c.in_channels, 3);
+    vae_levels(
+        list,
+        "encoder.down_blocks",
+        "downsamplers",
+        c.layers_per_block,
+        c.block_out_channels.iter(),
+    );
+    list.vae_middle("encoder.mid_block", last, attends);
+    list.norm("encoder.conv_norm_out", last);
+    list.conv("encoder.conv_out", 2 * latent, last, 3);
+    if c.use_quant_conv {
+        list.conv("quant_conv", 2 * latent, 2 * latent, 1);
+    }
 }
 
 /// The levels of one side of the VAE in the order of the work.

@@ -80,6 +80,8 @@ impl Info {
 enum Bytes {
     Mapped(memmap2::Mmap),
     Embedded(&'static [u8]),
+    #[cfg(test)]
+    Owned(Vec<u8>),
 }
 
 /// How a tensor's values are stored: as a weight's may be, or otherwise.
@@ -275,6 +277,8 @@ impl Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Embedded(bytes) => bytes,
+            #[cfg(test)]
+            Bytes::Owned(bytes) => bytes,
         }
     }
 }
@@ -290,5 +294,7 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Contents> {
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

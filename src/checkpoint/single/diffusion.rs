@@ -50,6 +50,12 @@ pub(super) fn scheduler(file: &TensorFile, guided_inside: bool) -> Result<Config
     Ok(config)
 }
 
+/// Whether the file carries any of the marks.
+pub(super) fn is_marked(file: &TensorFile) -> bool {
+    let marks = [MEAN, STD, SIGMA_MAX, SIGMA_MIN, "v_pred", "ztsnr"];
+    marks.iter().any(|mark| has(file, mark))
+}
+
 fn cosxl(file: &TensorFile) -> Result<Config> {
     let mut config = Config::cosxl();
     let level = |key: &str| match has(file, key) {

@@ -2,13 +2,17 @@
 //! numbers the UNet's blocks through, so that a number follows from the blocks
 //! before it.
 
-use super::shapes::COND_PROJ;
+use super::unet::COND_PROJ;
 use crate::checkpoint::config::UNetConfig;
 
 /// How one part's tensors are called in a single file.
 #[derive(Debug, Clone)]
-pub(super) enum Names {
-    UNet(UNetNumbers),
+pub(in crate::checkpoint) enum Names {
+    /// The original numbering below a prefix.
+    UNet {
+        prefix: String,
+        numbers: UNetNumbers,
+    },
     Vae {
         prefix: String,
         levels: usize,
@@ -19,8 +23,8 @@ pub(super) enum Names {
         side: &'static str,
         shift: usize,
     },
-    /// Hugging Face's names below a prefix.
-    Clip {
+    /// diffusers' and Hugging Face's own names below a prefix.
+    Plain {
         prefix: String,
     },
     /// OpenCLIP's names below a prefix.
@@ -31,14 +35,15 @@ pub(super) enum Names {
 
 /// What the numbering of the UNet's blocks depends on.
 #[derive(Debug, Clone)]
-pub(super) struct UNetNumbers {
+pub(in crate::checkpoint) struct UNetNumbers {
     layers: Vec<usize>,
+    /// Whether an attention follows the last resnet of each block on the way up.
     up_attends: Vec<bool>,
 }
 
 /// What is to be done with the original tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(in crate::checkpoint) enum Change {
     None,
     /// One third of the rows: query 0, key 1, value 2.
     Third(usize),
@@ -48,17 +53,22 @@ pub(super) enum Change {
 
 /// An original name and what makes diffusers' tensor of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Original {
+pub(in crate::checkpoint) struct Original {
     pub key: String,
     pub change: Change,
 }
 
 impl Names {
-    pub fn unet(config: &UNetConfig) -> Self {
-        Names::UNet(UNetNumbers {
-            layers: config.layers_per_block.clone(),
-            up_attends: config.up_cross_attention.clone(),
-        })
+    /// The original release's UNet below a prefix.
+    pub fn unet(config: &UNetConfig, prefix: &str) -> Self {
+        let attends = |depths: &Vec<usize>| depths.last().is_some_and(|depth| *depth > 0);
+        Names::UNet {
+            prefix: prefix.to_string(),
+            numbers: UNetNumbers {
+                layers: config.layers_per_block.clone(),
+                up_attends: config.up_depths.iter().map(attends).collect(),
+            },
+        }
     }
 
     /// The original of a tensor; `None` for a name that the part cannot have.
@@ -68,9 +78,9 @@ impl Names {
             change: Change::None,
         };
         match self {
-            Names::UNet(numbers) => {
+            Names::UNet { prefix, numbers } => {
                 let key = numbers.name(name)?;
-                Some(plain(format!("model.diffusion_model.{key}")))
+                Some(plain(format!("{prefix}{key}")))
             }
             Names::Vae { prefix, levels } => {
                 let key = vae(name, *levels)?;
@@ -86,7 +96,7 @@ impl Names {
                 let layer = number(layer)? + shift;
                 Some(plain(format!("{prefix}{layer}.{rest}")))
             }
-            Names::Clip { prefix } => Some(plain(format!("{prefix}{name}"))),
+            Names::Plain { prefix } => Some(plain(format!("{prefix}{name}"))),
             Names::OpenClip { prefix } => {
                 let (key, change) = open_clip(name)?;
                 let key = format!("{prefix}{key}");

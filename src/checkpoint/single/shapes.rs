@@ -1,4 +1,4 @@
-//! The architecture of a single file, read from its tensors' shapes, written
+//! The text encoders of a single file, read from their tensors' shapes, written
 //! as the configuration objects that diffusers would write, so that one set of
 //! checks serves both layouts.
 
@@ -8,16 +8,7 @@ use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 
 /// Channels of one attention head, in every SDXL part but the VAE.
-const HEAD: usize = 64;
-
-pub(super) const UNET: &str = "model.diffusion_model.";
-
-/// Names of a consistency model's projection of the guidance scale: by the original
-/// numbering, and diffusers', which its converter leaves as it is.
-pub(super) const COND_PROJ: [&str; 2] = [
-    "time_embed.cond_proj.weight",
-    "time_embedding.cond_proj.weight",
-];
+pub(super) const HEAD: usize = 64;
 
 pub(super) type Object = Map<String, Value>;
 
@@ -47,153 +38,6 @@ pub(super) fn object(value: Value) -> Object {
     }
 }
 
-/// One level of the UNet on the way down.
-#[derive(Debug, Default)]
-struct Level {
-    channels: usize,
-    layers: usize,
-    /// Transformer blocks in each of its attentions; 0 without attention.
-    depth: usize,
-}
-
-/// `unet/config.json`; `numbers` of micro-conditioning follow the `pooled` vector.
-pub(super) fn unet(file: &TensorFile, pooled: usize, numbers: usize) -> Result<Object> {
-    let key = |rest: &str| format!("{UNET}{rest}");
-    let levels = unet_levels(file)?;
-    let up = up_depths(file, &levels)?;
-    let middle = depth(file, "middle_block.1");
-    let depths = common_depths(file, &levels, &up, middle)?;
-    let attention = first_attention(file)?;
-    let projections = dim(file, &key("label_emb.0.0.weight"), 1)?;
-    let guidance = COND_PROJ.map(key).into_iter().find(|key| has(file, key));
-    let guidance = guidance.map(|key| dim(file, &key, 1)).transpose()?;
-    let heads: Vec<usize> = levels.iter().map(|l| (l.channels / HEAD).max(1)).collect();
-    let name = |attends: bool, way: &str| match attends {
-        true => format!("CrossAttn{way}Block2D"),
-        false => format!("{way}Block2D"),
-    };
-    let down_types: Vec<_> = levels.iter().map(|l| name(l.depth > 0, "Down")).collect();
-    let up_types: Vec<_> = up.iter().map(|depth| name(*depth > 0, "Up")).collect();
-    Ok(object(json!({
-        "in_channels": dim(file, &key("input_blocks.0.0.weight"), 1)?,
-        "out_channels": dim(file, &key("out.2.weight"), 0)?,
-        "sample_size": 128,
-        "block_out_channels": levels.iter().map(|l| l.channels).collect::<Vec<_>>(),
-        "layers_per_block": levels.iter().map(|l| l.layers).collect::<Vec<_>>(),
-        "down_block_types": down_types,
-        "up_block_types": up_types,
-        "transformer_layers_per_block": depths,
-        "num_attention_heads": heads,
-        "cross_attention_dim": dim(file, &format!("{attention}.transformer_blocks.0.attn2.to_k.weight"), 1)?,
-        "use_linear_projection": file.entry(&format!("{attention}.proj_in.weight")).is_some_and(|e| e.shape.len() == 2),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": projections.saturating_sub(pooled) / numbers,
-        "projection_class_embeddings_input_dim": projections,
-        "time_cond_proj_dim": guidance,
-    })))
-}
-
-/// Walks the input blocks: residual blocks, closed at each level by a downsampler.
-fn unet_levels(file: &TensorFile) -> Result<Vec<Level>> {
-    let mut levels = Vec::new();
-    let mut level = Level::default();
-    for number in 1.. {
-        let block = format!("input_blocks.{number}");
-        let conv = format!("{UNET}{block}.0.in_layers.2.weight");
-        if has(file, &conv) {
-            let (channels, blocks) = (dim(file, &conv, 0)?, depth(file, &format!("{block}.1")));
-            if level.layers > 0 && (level.channels, level.depth) != (channels, blocks) {
-                return Err(uneven(file, &conv));
-            }
-            level = Level {
-                channels,
-                depth: blocks,
-                layers: level.layers + 1,
-            };
-        } else if has(file, &format!("{UNET}{block}.0.op.weight")) {
-            levels.push(std::mem::take(&mut level));
-        } else {
-            break;
-        }
-    }
-    levels.push(level);
-    match levels.iter().any(|l| l.layers == 0) {
-        true => Err(missing(
-            file.path(),
-            &format!("{UNET}input_blocks.1.0.in_layers.2.weight"),
-        )),
-        false => Ok(levels),
-    }
-}
-
-/// Transformer depth of each level on the way up, lowest resolution first.
-fn up_depths(file: &TensorFile, levels: &[Level]) -> Result<Vec<usize>> {
-    let mut number = 0;
-    let mut depths = Vec::with_capacity(levels.len());
-    for level in levels.iter().rev() {
-        let block = |number: usize| format!("output_blocks.{number}.1");
-        let first = depth(file, &block(number));
-        for at in number..=number + level.layers {
-            if depth(file, &block(at)) != first {
-                return Err(uneven(file, &format!("{UNET}{}", block(at))));
-            }
-        }
-        depths.push(first);
-        number += level.layers + 1;
-    }
-    Ok(depths)
-}
-
-/// One depth a level for both ways; the last level's is the middle's too.
-fn common_depths(
-    file: &TensorFile,
-    levels: &[Level],
-    up: &[usize],
-    middle: usize,
-) -> Result<Vec<usize>> {
-    let last = levels.len().saturating_sub(1);
-    let mut depths = Vec::with_capacity(levels.len());
-    for (i, (level, up)) in levels.iter().zip(up.iter().rev()).enumerate() {
-        let mut all = vec![level.depth, *up];
-        if i == last {
-            all.push(middle);
-        }
-        all.retain(|depth| *depth > 0);
-        let depth = all.first().copied().unwrap_or(1);
-        if all.iter().any(|other| *other != depth) {
-            return Err(uneven(file, &format!("{UNET}input_blocks, level {i}")));
-        }
-        depths.push(depth);
-    }
-    Ok(depths)
-}
-
-/// Transformer blocks below a block's name.
-fn depth(file: &TensorFile, block: &str) -> usize {
-    count(file, |i| {
-        format!("{UNET}{block}.transformer_blocks.{i}.attn1.to_q.weight")
-    })
-}
-
-/// The attention of the middle, which every SDXL has.
-fn first_attention(file: &TensorFile) -> Result<String> {
-    let attention = format!("{UNET}middle_block.1");
-    let key = format!("{attention}.proj_in.weight");
-    has(file, &key)
-        .then_some(attention)
-        .ok_or_else(|| missing(file.path(), &key))
-}
-
-fn uneven(file: &TensorFile, key: &str) -> Error {
-    let problem = "its width or transformer depth differs from its neighbours'";
-    Error::tensor(
-        file.path(),
-        key,
-        problem,
-        "use a checkpoint of SDXL's own architecture, uniform within a level",
-    )
-}
-
 /// The first text encoder's `config.json`, under Hugging Face's names.
 pub(super) fn clip(file: &TensorFile, prefix: &str) -> Result<Object> {
     let key = |rest: &str| format!("{prefix}text_model.{rest}");
@@ -208,6 +52,15 @@ pub(super) fn clip(file: &TensorFile, prefix: &str) -> Result<Object> {
             layers: count(file, |i| layer(i, "layer_norm1.weight")),
         },
     )
+}
+
+/// The second text encoder's `config.json`, under Hugging Face's names.
+pub(super) fn clip_with_projection(file: &TensorFile, prefix: &str) -> Result<Object> {
+    let mut config = clip(file, prefix)?;
+    let pooled = dim(file, &format!("{prefix}text_projection.weight"), 0)?;
+    config.insert("projection_dim".to_string(), json!(pooled));
+    config.insert("hidden_act".to_string(), json!("gelu"));
+    Ok(config)
 }
 
 /// The second text encoder's `config.json`, under OpenCLIP's names.

@@ -1,7 +1,7 @@
 //! One part of a single file as a [`TensorSource`] under diffusers' names.
 
 use super::names::{Change, Names, Original};
-use super::shapes::{COND_PROJ, UNET};
+use super::unet::COND_PROJ;
 use crate::Result;
 use crate::checkpoint::file::{Entry, TensorFile};
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
@@ -21,8 +21,8 @@ impl Single {
         if let Some(entry) = self.file.entry(&original.key) {
             return Some((original, entry));
         }
-        if original.key.strip_prefix(UNET) == Some(COND_PROJ[0]) {
-            let key = format!("{UNET}{}", COND_PROJ[1]);
+        if let Some(prefix) = original.key.strip_suffix(COND_PROJ[0]) {
+            let key = format!("{prefix}{}", COND_PROJ[1]);
             let entry = self.file.entry(&key)?;
             return Some((Original { key, ..original }, entry));
         }

@@ -4,7 +4,7 @@ use super::names::Names;
 use super::shapes::{dim, has, object};
 use super::source::Single;
 use super::vae::Opened;
-use super::{Known, architecture};
+use super::{Known, architecture, kind};
 use crate::checkpoint::config::{Autoencoder, TinyConfig};
 use crate::checkpoint::file::TensorFile;
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
@@ -112,7 +112,14 @@ pub(super) fn open(file: Arc<TensorFile>, known: &Known) -> Result<Opened> {
         };
         return Ok((Autoencoder::Tiny(config), Arc::new(source)));
     }
-    Err(no_vae(&file, side(&file, "", 0).is_encoder()))
+    match side(&file, "", 0).is_encoder() {
+        true => {
+            let wanted = "its decoder's file; the encoder is found beside it";
+            let remedy = Remedy::give(Field::Vae, wanted);
+            Err(Error::file(file.path(), "TAESD's encoder alone", remedy))
+        }
+        false => Err(kind::no_vae(&file)),
+    }
 }
 
 /// The file of the encoder beside that of the decoder: `taesdxl_encoder` beside
@@ -197,33 +204,4 @@ impl TensorSource for Sides {
     fn fits_f16(&self, name: &str) -> bool {
         self.side(name).fits_f16(name)
     }
-}
-
-/// What a file is that has no decoder.
-fn no_vae(file: &TensorFile, is_encoder: bool) -> Error {
-    let names = file.names();
-    let any = |starts: &[&str]| {
-        names
-            .iter()
-            .any(|n| starts.iter().any(|s| n.starts_with(s)))
-    };
-    let (problem, wanted) = if is_encoder {
-        (
-            "TAESD's encoder alone",
-            "its decoder's file; the encoder is found beside it",
-        )
-    } else if any(&["lora_", "unet.", "text_encoder."]) {
-        ("an adapter (LoRA), not a VAE", "an SDXL VAE or TAESD")
-    } else if any(&["down_blocks.", "model.diffusion_model.", "text_model."]) {
-        (
-            "another part of a checkpoint, without a VAE",
-            "an SDXL VAE or TAESD",
-        )
-    } else {
-        (
-            "no VAE of SDXL's kind: it has neither decoder.up_blocks.*, nor decoder.up.*, nor TAESD's layers",
-            "an SDXL VAE or TAESD",
-        )
-    };
-    Error::file(file.path(), problem, Remedy::give(Field::Vae, wanted))
 }

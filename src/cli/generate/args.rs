@@ -230,6 +230,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
+    /// Another UNet, as SDXL-Lightning's: a file or folder
+    #[arg(long, value_name = "FILE")]
+    unet: Option<String>,
+
     /// Another VAE, or a small decoder (TAESD): a file or folder
     #[arg(long, value_name = "FILE")]
     vae: Option<String>,
@@ -465,6 +469,7 @@ impl ModelArgs {
 
     fn load_options(&self) -> Result<LoadOptions> {
         Ok(LoadOptions {
+            unet: self.unet.clone(),
             vae: self.vae.clone(),
             lora_allow_unmatched: self.lora_allow_unmatched,
             batch: self.batch.map(|n| n as usize),

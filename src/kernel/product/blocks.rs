@@ -5,6 +5,7 @@ use super::layout::{Columns, Layout, PANEL, UNIT};
 use super::{Weight, WeightStorage};
 use crate::gpu::{Access, PipelineKey, host_shareable};
 use crate::kernel::{Context, Dispatch, Mode, View, Work, key};
+use crate::quantise::{BLOCK, BlockFormat};
 use crate::{Error, Result};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -12,46 +13,18 @@ use rayon::prelude::*;
 use std::ops::Range;
 use wgpu::WriteOnly;
 
-/// Values along k of one column that share a scale.
-pub const BLOCK: usize = 32;
-
 /// Bytes that a panel is a multiple of, so that any range of them can be bound.
 const ALIGNMENT: usize = 256;
 
 const BINDINGS: &[Access] = &[Access::Read, Access::Write, Access::Uniform];
 
-/// How the values of a block are stored, beside its f16 scale: as ggml's formats of the
-/// same names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BlockFormat {
-    /// int8, -127 to 127.
-    Q8,
-    /// Four bits, -8 to 7.
-    Q4,
-}
-
+/// How a unit of 8 values lies on the device.
 impl BlockFormat {
-    pub fn name(self) -> &'static str {
-        match self {
-            BlockFormat::Q8 => "q8",
-            BlockFormat::Q4 => "q4",
-        }
-    }
-
     /// Bytes of a unit of 8 values.
     fn unit_bytes(self) -> usize {
         match self {
             BlockFormat::Q8 => 8,
             BlockFormat::Q4 => 4,
-        }
-    }
-
-    /// Quantises a block of [`BLOCK`] values: the scale, and the integers.
-    pub fn quantise(self, values: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-        match self {
-            BlockFormat::Q8 => quantise8(values),
-            BlockFormat::Q4 => quantise4(values),
         }
     }
 
@@ -65,72 +38,6 @@ impl BlockFormat {
             }
         }
     }
-}
-
-/// The least f16 that is not below `x`, which is not negative.
-fn ceil16(x: f32) -> f16 {
-    let near = f16::from_f32(x);
-    match near.to_f32() < x {
-        true => f16::from_bits(near.to_bits() + 1),
-        false => near,
-    }
-}
-
-/// To the nearest whole number, halves to even, for magnitudes below 2^22: as additions,
-/// which a compiler makes of many values at a time.
-fn whole(x: f32) -> f32 {
-    const WHOLE: f32 = 12_582_912.0;
-    x + WHOLE - WHOLE
-}
-
-/// The largest magnitude becomes 127.
-fn quantise8(values: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let largest = values.iter().fold(0f32, |most, x| most.max(x.abs()));
-    let scale = ceil16(largest / 127.0).min(f16::MAX);
-    let up = match scale.to_f32() {
-        0.0 => 0.0,
-        scale => 1.0 / scale,
-    };
-    (
-        scale,
-        values.map(|x| whole(x * up).clamp(-127.0, 127.0) as i8),
-    )
-}
-
-/// The scale with the least squared error of those that make the largest magnitude
-/// -8 (as ggml does) or, so that fewer of the others are rounded coarsely, up to -6.5.
-fn quantise4(values: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let largest = values
-        .iter()
-        .copied()
-        .fold(0f32, |most, x| if x.abs() > most.abs() { x } else { most });
-    let mut best = (f32::INFINITY, f16::ZERO);
-    for places in [-8.0f32, -7.5, -7.0, -6.5, 7.0, 7.5] {
-        let scale = f16::from_f32(largest / places);
-        let wide = scale.to_f32();
-        if wide == 0.0 || !wide.is_finite() {
-            continue;
-        }
-        let up = 1.0 / wide;
-        let off = values.map(|x| whole(x * up).clamp(-8.0, 7.0) * wide - x);
-        // Eight sums, which are added side by side.
-        let mut sums = [0f32; 8];
-        for eight in off.as_chunks::<8>().0 {
-            for (sum, off) in sums.iter_mut().zip(eight) {
-                *sum += off * off;
-            }
-        }
-        let error: f32 = sums.iter().sum();
-        if error < best.0 {
-            best = (error, scale);
-        }
-    }
-    let up = match best.1.to_f32() {
-        0.0 => 0.0,
-        scale => 1.0 / scale,
-    };
-    let round = |x: f32| whole(x * up).clamp(-8.0, 7.0) as i8;
-    (best.1, values.map(round))
 }
 
 /// Weights in blocks on the device, beside the f16 [`Weight`] that they become.
@@ -425,50 +332,6 @@ mod tests {
                         };
                         assert!(told < most && told > most / 20.0, "{format:?}: {told}");
                     }
-                }
-            }
-        }
-    }
-
-    /// What ggml has quantised comes through as it was: its scales are f16 and some value
-    /// of a block is the largest that there is.
-    #[test]
-    fn values_that_were_quantised_before_stay_as_they_are() {
-        for (format, most) in [(BlockFormat::Q8, 127i8), (BlockFormat::Q4, -8)] {
-            for (seed, scale) in [3e-5f32, 0.0071, -0.25, 1.0].into_iter().enumerate() {
-                let scale = f16::from_f32(if format == BlockFormat::Q8 {
-                    scale.abs()
-                } else {
-                    scale
-                });
-                let random = noise(BLOCK, seed as u64 + 1);
-                let mut q: [i8; BLOCK] = std::array::from_fn(|i| (random[i] * 2.0) as i8);
-                q[seed] = most;
-                let values = q.map(|q| f32::from(q.clamp(-8, 7).max(q.min(127))) * scale.to_f32());
-                let (again, made) = format.quantise(&values);
-                let back = made.map(|q| f32::from(q) * again.to_f32());
-                for (x, y) in back.iter().zip(values) {
-                    assert!(
-                        (x - y).abs() <= y.abs() * 1e-6,
-                        "{format:?} {scale}: {x} {y}"
-                    );
-                }
-            }
-        }
-    }
-
-    /// Nothing becomes infinite or not a number, however large or small.
-    #[test]
-    fn extremes_are_quantised_to_what_f16_has() {
-        for format in [BlockFormat::Q8, BlockFormat::Q4] {
-            for size in [0.0, 1e-30, 1e-8, 1e-5, 65504.0, 60000.0] {
-                let values: [f32; BLOCK] = std::array::from_fn(|i| size * (i as f32 / 31.0 - 0.5));
-                let (scale, made) = format.quantise(&values);
-                assert!(scale.is_finite());
-                for (q, x) in made.iter().zip(values) {
-                    let off = (f32::from(*q) * scale.to_f32() - x).abs();
-                    let step = scale.to_f32().abs().max(6e-8);
-                    assert!(off <= step * 0.75, "{format:?} {size}: {off} of {step}");
                 }
             }
         }

@@ -15,8 +15,9 @@ mod selftest;
 mod twin;
 mod variant;
 
+pub use crate::quantise::{BLOCK, BlockFormat};
 pub(crate) use blocks::expand_key;
-pub use blocks::{BLOCK, BlockFormat, Blocks as WeightBlocks, expand, twin_expand};
+pub use blocks::{Blocks as WeightBlocks, expand, twin_expand};
 pub use dispatch::EPILOGUE_FLAGS;
 pub use layout::{Columns, Layout, PANEL, UNIT};
 pub use measure::Shape;

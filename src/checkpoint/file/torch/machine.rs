@@ -13,8 +13,8 @@ use std::ops::Range;
 /// An object's number.
 pub(super) type Id = u32;
 
-/// Objects of a pickle; SDXL's have about 100,000.
-const MOST_OBJECTS: usize = 1 << 20;
+/// Objects of a pickle; SDXL's have about 50,000.
+const MOST_OBJECTS: usize = 1 << 18;
 
 /// Objects that are unfinished at a time.
 const DEEPEST: usize = 1 << 16;
