@@ -1,12 +1,12 @@
 //! Checkpoints written as one file, and read again.
 
-mod common;
+#[path = "common/case.rs"]
+mod case;
 
 use calotype::checkpoint::convert::{Precision, convert};
 use calotype::checkpoint::{Checkpoint, Part};
 use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Trace};
-use common::case::{generate, load};
-use common::tensors::relative;
+use case::{generate, load, relative};
 use std::path::Path;
 
 fn write(model: &str, path: &Path, precision: Precision) {
@@ -78,7 +78,7 @@ fn what_is_written_draws_as_what_was_read() {
             .zip(&exact)
             .map(|(a, b)| relative(a, b))
             .collect();
-        println!("{end} {precision:?}: {errors:.1e?}");
+        println!("{end} {precision:?}: {errors:?}");
         assert!(
             errors.iter().all(|error| *error <= most),
             "{end} {precision:?}: {errors:?}"

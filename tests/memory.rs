@@ -1,10 +1,11 @@
 //! What fits the device: plans, weights in blocks, weights that are streamed.
 
-mod common;
+#[path = "common/case.rs"]
+mod case;
 
 use calotype::checkpoint::{Checkpoint, Part};
 use calotype::gpu::Gpu;
-use calotype::graph::{Executor, Runner, Weights};
+use calotype::graph::{Executor, Runner};
 use calotype::kernel::product::{BlockFormat, WeightStorage};
 use calotype::kernel::{Context, Mode, Storage};
 use calotype::model::{DeviceWeights, Keeping, Loaded, Streamed, unet};
@@ -13,8 +14,7 @@ use calotype::pipeline::{
     WeightFormat,
 };
 use calotype::text::Styles;
-use common::case::{generate, load};
-use common::tensors::{psnr, relative};
+use case::{generate, load, psnr, relative};
 use std::collections::HashMap;
 use std::process::Command;
 use std::rc::Rc;

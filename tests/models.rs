@@ -1,13 +1,14 @@
 //! A service with several models, and models that share a device.
 
-mod common;
+#[path = "common/server.rs"]
+mod server;
 
 use calotype::pipeline::{
     Cancel, LoadOptions, MemoryLimit, Models, Observer, Pipeline, RawRequest, Request,
 };
 use calotype::text::Styles;
-use common::server::Server;
 use serde_json::{Value, json};
+use server::Server;
 
 fn folder() -> String {
     format!("{}/models/demo", env!("CARGO_MANIFEST_DIR"))
@@ -30,7 +31,11 @@ fn drawn(server: &Server, body: &Value) -> Value {
 #[test]
 fn requests_name_the_model_that_draws() {
     let server = Server::start(&["--model", "demo", "--model", &folder()]);
-    assert!(server.log().contains("refiner is left out"), "{}", server.log());
+    assert!(
+        server.log().contains("refiner is left out"),
+        "{}",
+        server.log()
+    );
     let (_, info) = server.get("/v1/info");
     let info: Value = serde_json::from_slice(&info).unwrap();
     assert_eq!(info["model"], "demo");
@@ -56,12 +61,20 @@ fn requests_name_the_model_that_draws() {
     let unknown = server.post("/v1/jobs", &quick(json!({"model": "other"})), None);
     assert_eq!(unknown.status, 400);
     let error = unknown.error();
-    assert!(error.contains("other") && error.contains("demo, base"), "{error}");
+    assert!(
+        error.contains("other") && error.contains("demo, base"),
+        "{error}"
+    );
 
     // Clients of other services name theirs, which the first stands for.
     let (_, list) = server.get("/v1/models");
     let list: Value = serde_json::from_slice(&list).unwrap();
-    let ids: Vec<&Value> = list["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
+    let ids: Vec<&Value> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| &m["id"])
+        .collect();
     assert_eq!(ids, ["demo", "base"]);
     for model in ["base", "dall-e-3"] {
         let body = json!({"model": model, "prompt": "a", "steps": 1, "size": "64x64"});
@@ -73,7 +86,11 @@ fn requests_name_the_model_that_draws() {
         "override_settings": {"sd_model_checkpoint": "base"},
     });
     let answer = server.post("/sdapi/v1/txt2img", &body, None).json();
-    assert!(answer["info"].as_str().unwrap().contains("Model: base"), "{}", answer["info"]);
+    assert!(
+        answer["info"].as_str().unwrap().contains("Model: base"),
+        "{}",
+        answer["info"]
+    );
     for path in ["/models/me/base", "/models/me/whatever"] {
         let body = json!({"inputs": "a", "parameters": {
             "width": 64, "height": 64, "num_inference_steps": 1,
@@ -137,7 +154,7 @@ fn the_model_that_was_not_used_leaves_when_memory_asks() {
         });
     }
     assert!(pictures.iter().all(|picture| *picture == pictures[0]));
-    let twice = options(1 << 40)[..1].repeat(2);
+    let twice = vec![options(1 << 40)[0].clone(); 2];
     let error = observed(|observer| Models::open(twice, observer).err().unwrap());
     assert!(error.to_string().contains("different names"), "{error}");
 }

@@ -244,6 +244,7 @@ impl Prepared {
             styles: &crate::text::Styles::builtin(),
         };
         Self {
+            model: 0,
             request: Request::resolve(raw, &context).expect("a prompt is all it takes"),
             format: Format::Png,
             preview_every: 0,

@@ -539,7 +539,6 @@ mod tests {
     use super::*;
     use crate::checkpoint::DType;
     use crate::graph::Kernel;
-    use crate::kernel::product::Columns as _;
     use half::bf16;
 
     /// The f32 values of a file's tensor, and its bytes in a precision.
@@ -642,7 +641,7 @@ mod tests {
                 let source = Named(tensors.clone(), known);
                 let loaded = Loaded::default();
                 let weights = DeviceWeights::new(&gpu, &source, storage, &loaded);
-                let (weight, _) = weights.product(&product).unwrap();
+                let Placed { weight, .. } = weights.product(&product).unwrap();
                 weights.fill().unwrap();
                 let all_f16 = dtypes.iter().all(|dtype| dtype.fits_f16());
                 let storage = if all_f16 { WeightStorage::F16 } else { storage };
@@ -708,11 +707,15 @@ mod tests {
             Product::side_by_side(&names(&["q", "k"]), [8, 4], true).with_geglu(),
         ];
         for product in &products {
-            let (weight, bias) = weights.product(product).unwrap();
+            let Placed { weight, bias, .. } = weights.product(product).unwrap();
             weights.fill().unwrap();
             let again = Loaded::default();
             let alone = DeviceWeights::new(&gpu, &Layers, WeightStorage::F32, &again);
-            let (fresh, fresh_bias) = alone.product(product).unwrap();
+            let Placed {
+                weight: fresh,
+                bias: fresh_bias,
+                ..
+            } = alone.product(product).unwrap();
             alone.fill().unwrap();
             assert_eq!(weight.n8, fresh.n8, "{product:?}");
             assert_eq!(bytes(&weight.view), bytes(&fresh.view), "{product:?}");
@@ -720,8 +723,8 @@ mod tests {
             assert_eq!(bias.map(|b| bytes(&b)), fresh_bias.map(|b| bytes(&b)));
         }
         // Asked for again, they are not uploaded again.
-        let (weight, _) = weights.product(&products[1]).unwrap();
-        let (again, _) = weights.product(&products[1].clone()).unwrap();
+        let Placed { weight, .. } = weights.product(&products[1]).unwrap();
+        let Placed { weight: again, .. } = weights.product(&products[1].clone()).unwrap();
         assert!(Arc::ptr_eq(&weight.view.buffer, &again.view.buffer));
         assert_eq!(lock(&loaded.products).len(), products.len());
     }
