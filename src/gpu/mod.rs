@@ -33,6 +33,9 @@ pub struct Counters {
     pub pipelines_created: AtomicU64,
     pub device_bytes: AtomicU64,
     pub peak_device_bytes: AtomicU64,
+    /// The most that wgpu has reserved of the driver, gaps included, whenever somebody
+    /// looked (see [`Gpu::note_reserved`]); 0 where it does not tell.
+    pub peak_reserved_bytes: AtomicU64,
     /// Bytes beyond which memory is short; 0 for what the driver has.
     most: AtomicU64,
 }
@@ -190,6 +193,14 @@ impl Gpu {
 
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Looks at what wgpu has reserved of the driver's memory.
+    pub fn note_reserved(&self) {
+        if let Some(report) = self.device.generate_allocator_report() {
+            let peak = &self.counters.peak_reserved_bytes;
+            peak.fetch_max(report.total_reserved_bytes, Ordering::Relaxed);
+        }
     }
 
     pub fn counters(&self) -> &Counters {

@@ -149,6 +149,11 @@ impl Pipeline {
                 .counters()
                 .peak_device_bytes
                 .load(Ordering::Relaxed),
+            peak_reserved_bytes: self
+                .gpu
+                .counters()
+                .peak_reserved_bytes
+                .load(Ordering::Relaxed),
             unet_device_bytes: self.base.unet.bytes(),
             plan: self.plan.clone(),
             stats,

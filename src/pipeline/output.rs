@@ -61,6 +61,9 @@ pub struct Output {
     /// The precision of the activations, `f32` or `f16`.
     pub activations: String,
     pub peak_device_bytes: u64,
+    /// What wgpu reserved of the driver at the most, gaps included; 0 where it does not
+    /// tell.
+    pub peak_reserved_bytes: u64,
     /// Of the base's UNet on the device, what products share included.
     pub unet_device_bytes: u64,
     /// How the memory was used.

@@ -218,6 +218,7 @@ impl<'a> Vae<'a> {
                     made => *one = Some(made?),
                 }
             }
+            self.pipeline.gpu.note_reserved();
             let missing = decoded.iter().filter(|one| one.is_none()).count();
             let (Some(wider), 1..) = (wider, missing) else {
                 return Ok(decoded.into_iter().flatten().collect());

@@ -16,6 +16,7 @@ pub struct Report<'a> {
     dtype: &'a str,
     activations: &'a str,
     peak_device_bytes: u64,
+    peak_reserved_bytes: u64,
     unet_device_bytes: u64,
     memory: &'a MemoryPlan,
     #[serde(flatten)]
@@ -49,6 +50,7 @@ impl<'a> Report<'a> {
             dtype: &output.dtype,
             activations: &output.activations,
             peak_device_bytes: output.peak_device_bytes,
+            peak_reserved_bytes: output.peak_reserved_bytes,
             unet_device_bytes: output.unet_device_bytes,
             memory: &output.plan,
             stats: output.stats,

@@ -172,6 +172,7 @@ impl<'a> Encoder<'a> {
         self.mark.clear(gpu)?;
         runner.run(|_| {}, &[self.executor.step(), &self.watch], &cancelled)?;
         runner.finish()?;
+        gpu.note_reserved();
         if self.mark.read(gpu)?.is_some() {
             return Err(self.suspect.error());
         }

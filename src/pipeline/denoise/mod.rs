@@ -303,6 +303,7 @@ impl<'a> Denoiser<'a> {
             }
         }
         runner.finish()?;
+        gpu.note_reserved();
         let [buffers, pipelines] = created();
         tally.wall += start.elapsed().as_secs_f64();
         tally.buffers += buffers - before[0];
