@@ -7,6 +7,7 @@ mod catalogue;
 pub mod config;
 mod demo;
 mod dtype;
+pub mod embedding;
 mod expected;
 mod fields;
 mod file;

@@ -80,6 +80,8 @@ fields! {
     LoraTag = "LoRA tag",
     LoraDir = "lora_dir",
     LoraAllowUnmatched = "lora_allow_unmatched",
+    // Textual inversions, by file or folder.
+    Embeddings = "embeddings",
     Model = "model",
     Vae = "vae",
     PreviewVae = "preview_vae",
@@ -119,6 +121,7 @@ impl Field {
                 | VaeTiling
                 | LoraDir
                 | LoraAllowUnmatched
+                | Embeddings
                 | StylesFile
         )
     }
