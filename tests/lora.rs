@@ -232,6 +232,14 @@ fn every_form_gives_the_same_weights() {
     rewritten(&path, true, comfy, ends);
     same(&path, "ComfyUI");
 
+    let omi = |part: &str, module: &str| match part {
+        "unet" => format!("unet.{module}"),
+        "text_encoder" => format!("clip_l.{module}"),
+        _ => format!("clip_g.{module}"),
+    };
+    rewritten(&path, true, omi, ends);
+    same(&path, "OneTrainer");
+
     let old = |part: &str, module: &str| {
         let module = module.replace("attn1.", "attn1.processor.");
         let module = module
@@ -325,6 +333,39 @@ fn a_checkpoint_goes_back_and_on() {
     assert_eq!(demo.loras()[0].file.name(), "one");
     demo.set_loras(&[], false).unwrap();
     assert!(weights(&demo) == plain && demo.loras().is_empty());
+}
+
+/// What has to be read again where other adapters are merged.
+#[test]
+fn what_changes_is_told() {
+    let mut demo = Checkpoint::open("demo").unwrap();
+    let (one, two) = (used(&fixture("one"), 0.8), used(&fixture("two"), 0.5));
+    let mut last = weights(&demo);
+    let weaker = used(&fixture("one"), 0.7);
+    for uses in [
+        vec![one.clone()],
+        vec![one.clone(), two.clone()],
+        vec![two.clone(), one.clone()],
+        vec![weaker.clone(), two.clone()],
+        vec![weaker],
+        vec![],
+    ] {
+        let report = demo.set_loras(&uses, false).unwrap();
+        let now = weights(&demo);
+        for part in PARTS {
+            for (name, _) in demo.expected(part) {
+                let full = format!("{}.{name}", part.folder());
+                let changed = now[&full] != last[&full];
+                let told = report.changed[&part].contains(&name);
+                // Order does not change sums, but that is not looked at.
+                assert!(told || !changed, "{full}");
+                assert!(changed || !told || uses.len() == 2, "{full}");
+            }
+        }
+        last = now;
+        let again = demo.set_loras(&uses, false).unwrap();
+        assert!(again.changed.values().all(|names| names.is_empty()));
+    }
 }
 
 #[test]

@@ -77,14 +77,9 @@ impl Bad {
 fn other_kinds_of_adapters_are_refused() {
     let bad = Bad::new();
     let kinds = [
-        ("hada_w1_a", "LoHa"),
-        ("lokr_w1", "LoKr"),
-        ("dora_scale", "DoRA"),
-        ("lora_magnitude_vector.weight", "DoRA"),
-        ("on_input", "IA3"),
         ("oft_blocks", "OFT"),
-        ("diff", "full differences"),
-        ("diff_b", "full differences"),
+        ("ia3_l", "IA3 in PEFT's form"),
+        ("lokr_t1", "LoKr"),
         ("lora_up.bias", "biases"),
         ("lora_B.bias", "biases"),
     ];
@@ -97,6 +92,94 @@ fn other_kinds_of_adapters_are_refused() {
         ];
         bad.error(&tensors, &[kind, &key, "another kind"]);
     }
+}
+
+/// Whole modules of every kind, each with a tensor left out or of another shape.
+#[test]
+fn modules_that_are_not_whole_are_errors() {
+    let bad = Bad::new();
+    let to_q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q";
+    let name = |end: &str| format!("{to_q}.{end}");
+    type Ends<'a> = &'a [(&'static str, &'static [usize])];
+    let set = |ends: Ends<'_>| {
+        let named: Vec<_> = ends
+            .iter()
+            .map(|(end, shape)| (name(end), *shape))
+            .collect();
+        let tensors: Vec<(&str, _, &[usize])> = named
+            .iter()
+            .map(|(key, shape)| (key.as_str(), "F16", *shape))
+            .collect();
+        bad.set("demo", false, &tensors)
+    };
+    let whole: [Ends<'_>; 7] = [
+        &[
+            ("hada_w1_a", &[64, 2]),
+            ("hada_w1_b", &[2, 64]),
+            ("hada_w2_a", &[64, 2]),
+            ("hada_w2_b", &[2, 64]),
+        ],
+        &[
+            ("lokr_w1", &[4, 8]),
+            ("lokr_w2_a", &[16, 2]),
+            ("lokr_w2_b", &[2, 8]),
+        ],
+        &[("weight", &[64]), ("on_input", &[])],
+        &[("diff", &[64, 64])],
+        &[
+            ("a1.weight", &[64, 2]),
+            ("a2.weight", &[2, 64]),
+            ("b1.weight", &[64, 2]),
+            ("b2.weight", &[2, 64]),
+        ],
+        &[
+            ("lora_down.weight", &[2, 64]),
+            ("lora_up.weight", &[64, 2]),
+            ("dora_scale", &[64, 1]),
+        ],
+        &[
+            ("lora_down.weight", &[2, 64]),
+            ("lora_up.weight", &[64, 2]),
+            ("dora_scale", &[1, 64]),
+        ],
+    ];
+    for ends in whole {
+        assert_eq!(set(ends), Ok(Vec::new()), "{ends:?}");
+        for (i, (end, shape)) in ends.iter().enumerate() {
+            let mut spoilt = ends.to_vec();
+            spoilt.remove(i);
+            let optional = *end == "dora_scale" || ends.len() == 1;
+            assert!(optional || set(&spoilt).is_err(), "without {end}");
+            let mut longer = shape.to_vec();
+            match longer.first_mut() {
+                Some(first) => *first += 1,
+                None => continue,
+            }
+            let longer: &'static [usize] = longer.leak();
+            spoilt.insert(i, (*end, longer));
+            let message = set(&spoilt).unwrap_err();
+            assert!(message.contains(to_q), "{message}");
+            spoilt[i] = (*end, &[]);
+            assert!(set(&spoilt).is_err(), "{end}");
+        }
+    }
+    // to_q has no bias, and is no norm.
+    let pair: [(&'static str, &'static [usize]); 2] =
+        [("lora_down.weight", &[2, 64]), ("lora_up.weight", &[64, 2])];
+    let of = |more: (&'static str, &'static [usize])| set(&[pair[0], pair[1], more]).unwrap_err();
+    assert!(of(("diff_b", &[64])).contains("bias"));
+    assert!(of(("diff", &[64, 64])).contains("LoRA"));
+    assert!(of(("w_norm", &[64])).contains("difference"));
+    let message = of(("lora_A.weight", &[2, 64]));
+    assert!(message.contains("says the same of its module"), "{message}");
+    let norm = "lora_unet_mid_block_attentions_0_norm";
+    let keys = ["lora_down.weight", "lora_up.weight"].map(|end| format!("{norm}.{end}"));
+    let tensors: [(&str, _, &[usize]); 2] =
+        [(&keys[0], "F16", &[2, 1]), (&keys[1], "F16", &[64, 2])];
+    bad.error(
+        &tensors,
+        &[norm, "[64] asks for a difference of its own shape"],
+    );
 }
 
 #[test]
@@ -326,6 +409,47 @@ fn files_that_are_no_adapters_are_errors() {
     assert!(metadata.contains("lora_adapter_metadata"), "{metadata}");
     let gone = LoraFile::open(bad.temp.path().join("gone.safetensors")).unwrap_err();
     assert!(gone.to_string().contains("point loras at"), "{gone}");
+}
+
+#[test]
+fn other_files_are_named_for_what_they_are() {
+    let bad = Bad::new();
+    let place = bad.path();
+    let place = place.to_str().unwrap();
+    for (key, what, option) in [
+        ("clip_g", "a textual inversion", "embeddings"),
+        ("emb_params", "a textual inversion", "embeddings"),
+        ("<cat>", "a textual inversion", "embeddings"),
+        ("image_proj.proj.weight", "an IP-Adapter", ""),
+        ("ip_adapter.1.to_k_ip.weight", "an IP-Adapter", ""),
+        ("control_model.input_blocks.0.0.weight", "a ControlNet", ""),
+        (
+            "controlnet_cond_embedding.conv_in.weight",
+            "a ControlNet",
+            "",
+        ),
+        ("adapter.body.0.block1.weight", "a T2I-Adapter", ""),
+        (
+            "double_blocks.0.processor.qkv_lora1.down.weight",
+            "made for Flux",
+            "",
+        ),
+        (
+            "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias",
+            "a checkpoint",
+            "model",
+        ),
+        ("model.diffusion_model.out.2.weight", "a UNet", "model"),
+        ("down_blocks.0.resnets.0.conv1.weight", "a UNet", "model"),
+        ("first_stage_model.decoder.conv_in.weight", "a VAE", "vae"),
+        ("decoder.conv_in.weight", "a VAE", "vae"),
+    ] {
+        bad.error(&[(key, "F16", &[2, 64])], &[what]);
+        if !option.is_empty() {
+            let told = format!("set {option} to {place}");
+            bad.error(&[(key, "F16", &[2, 64])], &[&told]);
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod config;
 pub mod convert;
 mod demo;
 mod dtype;
+pub mod embedding;
 mod expected;
 mod fields;
 mod file;

@@ -114,6 +114,7 @@ const FLAGS: &[(Field, &str)] = &[
     (Field::NegativeCropsCoordsTopLeft, "negative-crop"),
     (Field::SchedulerOptions, "scheduler-option"),
     (Field::Loras, "lora"),
+    (Field::Embeddings, "embedding"),
 ];
 
 impl Flags {

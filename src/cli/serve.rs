@@ -38,6 +38,11 @@ pub struct Args {
     #[arg(long)]
     preview_vae: Option<String>,
 
+    /// A textual inversion, or a folder of them, for its name or embedding:NAME in
+    /// prompts; may be repeated
+    #[arg(long, value_name = "FOLDER")]
+    embedding: Vec<PathBuf>,
+
     /// Less memory, more time
     #[arg(long)]
     low_memory: bool,
@@ -246,6 +251,7 @@ impl Args {
             unet: self.unet.clone(),
             vae: self.vae.clone(),
             preview_vae: self.preview_vae.clone(),
+            embeddings: self.embedding.clone(),
             low_memory: self.low_memory,
             ..self.device.load_options(model)?
         })

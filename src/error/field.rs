@@ -80,6 +80,8 @@ fields! {
     LoraTag = "LoRA tag",
     LoraDir = "lora_dir",
     LoraAllowUnmatched = "lora_allow_unmatched",
+    // Textual inversions, by file or folder.
+    Embeddings = "embeddings",
     Model = "model",
     Unet = "unet",
     Vae = "vae",
@@ -121,6 +123,7 @@ impl Field {
                 | VaeTiling
                 | LoraDir
                 | LoraAllowUnmatched
+                | Embeddings
                 | StylesFile
         )
     }

@@ -66,8 +66,14 @@ pub fn embedding_tensors(config: &ClipConfig) -> Vec<(String, Vec<usize>)> {
 
 /// Token plus position embeddings of `ids`, `[ids.len(), hidden]`. Looked up in
 /// the mapped file: the whole table would exceed small adapters' binding limits,
-/// and only a few rows of it are wanted.
-pub fn embed(config: &ClipConfig, source: &dyn TensorSource, ids: &[u32]) -> Result<Vec<f32>> {
+/// and only a few rows of it are wanted. Ids from `vocab_size` on are rows of `extra`,
+/// `[.., hidden]`, finite (textual inversion).
+pub fn embed(
+    config: &ClipConfig,
+    source: &dyn TensorSource,
+    ids: &[u32],
+    extra: &[f32],
+) -> Result<Vec<f32>> {
     let c = config.hidden_size;
     let [(tokens, tokens_shape), (positions, positions_shape)] = &embedding_tensors(config)[..]
     else {
@@ -77,9 +83,17 @@ pub fn embed(config: &ClipConfig, source: &dyn TensorSource, ids: &[u32]) -> Res
     let positions = source.read(positions, positions_shape)?;
     let mut all = Vec::with_capacity(ids.len() * c);
     for (place, id) in ids.iter().enumerate() {
-        // Ids come from a tokenizer that was checked against the table's size.
-        let row = (*id as usize).min(config.vocab_size - 1);
-        let token = tokens.values(row * c..(row + 1) * c);
+        let row = *id as usize;
+        let own = row.checked_sub(config.vocab_size);
+        let own = own.and_then(|row| extra.get(row * c..(row + 1) * c));
+        let token = match own {
+            Some(values) => values.to_vec(),
+            None => {
+                // Ids come from a tokenizer that was checked against the table's size.
+                let row = row.min(config.vocab_size - 1);
+                tokens.values(row * c..(row + 1) * c)
+            }
+        };
         let position = positions.values(place * c..(place + 1) * c);
         for (name, values) in [(TOKEN_EMBEDDING, &token), (POSITION_EMBEDDING, &position)] {
             if !finite::twin(values) {
@@ -92,10 +106,13 @@ pub fn embed(config: &ClipConfig, source: &dyn TensorSource, ids: &[u32]) -> Res
 }
 
 /// Where the pooled vector is taken: the end of the text. The legacy rule
-/// (`eos_token_id` 2) is the first place of the largest id.
+/// (`eos_token_id` 2) is the first place of the largest id. Ids beyond the vocabulary
+/// are no end: ComfyUI and AUTOMATIC1111 agree, while diffusers takes the pooled vector
+/// at a textual inversion then.
 pub fn end_of_text(config: &ClipConfig, ids: &[u32]) -> usize {
     let wanted = if config.eos_token_id == 2 {
-        ids.iter().max().copied()
+        let known = ids.iter().filter(|id| (**id as usize) < config.vocab_size);
+        known.max().copied()
     } else {
         Some(config.eos_token_id)
     };

@@ -2,8 +2,8 @@
 
 use super::{Lora, Pipeline};
 use crate::Result;
+use crate::checkpoint::Part;
 use crate::checkpoint::lora::{LoraFile, LoraUse};
-use crate::model::Loaded;
 
 /// What is merged at the moment.
 #[derive(Default)]
@@ -14,8 +14,8 @@ pub(super) struct Merged {
 
 impl Pipeline {
     /// Merges these LoRAs and no others, and says what the user should know of them.
-    /// The weights are merged as they are read, so those on the device are dropped
-    /// where others are wanted; where the same are, nothing happens.
+    /// Weights are merged as they are read: of those on the device the ones that become
+    /// others are dropped, and read again when they are wanted.
     pub(super) fn merge(&mut self, loras: &[Lora]) -> Result<Vec<String>> {
         if self.merged.loras != loras {
             let open = |lora: &Lora| {
@@ -28,8 +28,16 @@ impl Pipeline {
             let uses = loras.iter().map(open).collect::<Result<Vec<_>>>()?;
             let allow = self.options.lora_allow_unmatched;
             let report = self.base.checkpoint.set_loras(&uses, allow)?;
-            self.base.unet = Loaded::default();
-            self.base.texts = Default::default();
+            let on_device = [
+                (Part::UNet, &self.base.unet),
+                (Part::TextEncoder, &self.base.texts[0]),
+                (Part::TextEncoder2, &self.base.texts[1]),
+            ];
+            for (part, loaded) in on_device {
+                if let Some(changed) = report.changed.get(&part) {
+                    loaded.forget(changed);
+                }
+            }
             self.merged = Merged {
                 loras: loras.to_vec(),
                 warnings: report.warnings(),

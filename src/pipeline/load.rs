@@ -7,6 +7,7 @@ use super::{
     Context, Dtype, Event, MemoryLimit, MemoryPlan, Observer, Preset, RawRequest, Request,
     TuningSource, WeightFormat,
 };
+use crate::checkpoint::embedding::Embeddings;
 use crate::checkpoint::{Checkpoint, Part, open_vae};
 use crate::gpu::{AdapterChoice, Gpu};
 use crate::kernel::product::Family;
@@ -15,6 +16,7 @@ use crate::kernel::{self, Storage};
 use crate::model::{self, Loaded, clip, time, unet};
 use crate::text::Styles;
 use crate::{Error, Field, Remedy, Result};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,6 +39,8 @@ pub struct LoadOptions {
     pub refiner: Option<String>,
     /// Go on where a LoRA has keys that match nothing.
     pub lora_allow_unmatched: bool,
+    /// Textual inversions: files, and folders of them, which are listed at every request.
+    pub embeddings: Vec<PathBuf>,
     /// An index or a part of an adapter's name.
     pub adapter: Option<String>,
     /// `vulkan`, `metal` or `dx12`.
@@ -248,6 +252,7 @@ impl Pipeline {
             Some(name) => Some(Refiner::open(name, &base.checkpoint)?),
             None => None,
         };
+        Embeddings::list(&options.embeddings)?;
         let previews = Previews::open(options.preview_vae.as_deref(), &base.checkpoint)?;
         observer.cancel.check()?;
         let gpu = open()?;

@@ -6,6 +6,7 @@
 
 use super::Tokenizer;
 use super::prompt::Piece;
+use super::words::{self, Words};
 use crate::Result;
 
 /// How far back a comma may be for a chunk to end at it.
@@ -57,18 +58,32 @@ pub fn chunks(
     tokenizers: &[&Tokenizer],
     normalise: bool,
 ) -> Result<Vec<Vec<Chunk>>> {
+    let none = Words::default();
+    let readers: Vec<_> = tokenizers.iter().map(|t| (*t, &none)).collect();
+    chunks_with(pieces, &readers, normalise)
+}
+
+/// The same with words that stand for ids of their own. Those of one word are never in
+/// two chunks: where they do not fit, the next chunk begins with them, as in
+/// AUTOMATIC1111.
+pub fn chunks_with(
+    pieces: &[Piece],
+    readers: &[(&Tokenizer, &Words)],
+    normalise: bool,
+) -> Result<Vec<Vec<Chunk>>> {
+    let tokenizers: Vec<&Tokenizer> = readers.iter().map(|(tokenizer, _)| *tokenizer).collect();
     let mut all: Vec<Vec<Chunk>> = vec![Vec::new(); tokenizers.len()];
     let commas: Vec<Option<u32>> = tokenizers.iter().map(|t| comma(t)).collect::<Result<_>>()?;
     let sections: Vec<&[Piece]> = pieces.split(|piece| *piece == Piece::Break).collect();
     for (i, section) in sections.iter().enumerate() {
         let mut found = Vec::with_capacity(tokenizers.len());
-        for (tokenizer, comma) in tokenizers.iter().zip(&commas) {
-            found.push(fill(section, tokenizer, *comma, normalise)?);
+        for (reader, comma) in readers.iter().zip(&commas) {
+            found.push(fill(section, *reader, *comma, normalise)?);
         }
         // Nothing after the last break is no chunk; nothing before one is.
         let least = usize::from(i == 0 || i + 1 < sections.len());
         let count = found.iter().map(Vec::len).fold(least, usize::max);
-        for ((all, found), tokenizer) in all.iter_mut().zip(found).zip(tokenizers) {
+        for ((all, found), tokenizer) in all.iter_mut().zip(found).zip(&tokenizers) {
             let level = all.len() + count;
             all.extend(found);
             pad_chunks(all, level, tokenizer);
@@ -96,7 +111,7 @@ fn comma(tokenizer: &Tokenizer) -> Result<Option<u32>> {
 /// The chunks of text without breaks; none where there are no tokens.
 fn fill(
     section: &[Piece],
-    tokenizer: &Tokenizer,
+    (tokenizer, words): (&Tokenizer, &Words),
     comma: Option<u32>,
     normalise: bool,
 ) -> Result<Vec<Chunk>> {
@@ -108,14 +123,19 @@ fn fill(
         last_comma: None,
         done: Vec::new(),
     };
+    let tokens = |text: &str| match normalise {
+        true => tokenizer.cleaned_tokens(text),
+        false => tokenizer.tokens(text),
+    };
     for piece in section {
-        if let Piece::Text { text, weight } = piece {
-            let ids = match normalise {
-                true => tokenizer.cleaned_tokens(text)?,
-                false => tokenizer.tokens(text)?,
-            };
-            for id in ids {
-                filler.push(id, *weight as f32);
+        let Piece::Text { text, weight } = piece else {
+            continue;
+        };
+        let weight = *weight as f32;
+        for part in words.split(text) {
+            match part {
+                words::Piece::Word(word) => filler.push_whole(&word.ids, weight),
+                words::Piece::Text(text) => filler.push_text(&tokens(text)?, words, weight),
             }
         }
     }
@@ -138,6 +158,29 @@ struct Filler<'a> {
 }
 
 impl Filler<'_> {
+    fn push_text(&mut self, mut tokens: &[u32], words: &Words, weight: f32) {
+        while let Some((first, rest)) = tokens.split_first() {
+            match words.at(tokens) {
+                Some((word, length)) => {
+                    self.push_whole(&word.ids, weight);
+                    tokens = tokens.get(length..).unwrap_or_default();
+                }
+                None => {
+                    self.push(*first, weight);
+                    tokens = rest;
+                }
+            }
+        }
+    }
+
+    /// Ids that stay together.
+    fn push_whole(&mut self, ids: &[u32], weight: f32) {
+        if self.tokens.len() + ids.len() > self.room && !self.tokens.is_empty() {
+            self.close();
+        }
+        self.tokens.extend(ids.iter().map(|id| (*id, weight)));
+    }
+
     fn push(&mut self, id: u32, weight: f32) {
         let is_comma = Some(id) == self.comma;
         if self.tokens.len() == self.room {

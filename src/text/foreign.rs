@@ -5,17 +5,13 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 /// Other programs' syntax, and whose it is.
-static FOREIGN: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
+static FOREIGN: LazyLock<[(Regex, &str); 3]> = LazyLock::new(|| {
     [
         (
             r"\{[^{}]*\|[^{}]*\}",
             "choices at random; [a|b] takes turns between steps",
         ),
         (r"\b__[\w/*.-]+__", "wildcards"),
-        (
-            r"(?i)\bembedding:[\w.-]+",
-            "textual inversion, which is not implemented",
-        ),
         (
             r"<(?:[Hh]ypernet|[Ll]yco|[Ss]egment|[Ww]ildcard|[Rr]andom|[Ss]etvar):[^<>]*>",
             "networks and macros; <lora:NAME:WEIGHT> is known",
@@ -91,7 +87,6 @@ mod tests {
         for (text, part) in [
             ("a {cat|dog}", "{cat|dog} is read as text"),
             ("in __places/city__ at", "__places/city__ is"),
-            ("a embedding:easy-negative, b", "embedding:easy-negative is"),
             ("<hypernet:ink:1> a", "<hypernet:ink:1> is"),
             ("a | b [c:d:3]", "because of a |"),
             ("a {x|y} [c|d]", "because of a |"),

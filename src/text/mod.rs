@@ -15,8 +15,9 @@ mod styles;
 mod tokenizer;
 mod vocabulary;
 mod weighting;
+mod words;
 
-pub use chunks::{Chunk, chunks, pad_chunks};
+pub use chunks::{Chunk, chunks, chunks_with, pad_chunks};
 pub use composition::{PARTS_MOST, Part, compose};
 pub use editing::{Schedule, Timeline, is_taken_literally, schedule};
 pub use foreign::plain_text_warnings;
@@ -26,3 +27,4 @@ pub use prompt::{Piece, WEIGHT_MOST, parse};
 pub use styles::{Style, Styles};
 pub use tokenizer::{Encoded, Tokenizer, TokenizerFiles};
 pub use weighting::{Weighting, weigh};
+pub use words::{Word, Words, asked_names, find_name, mentioned};

@@ -86,7 +86,11 @@ fn wrong(path: &Path, problem: &str) -> Error {
 
 /// The value of a tensor that holds one number.
 pub(super) fn number(entry: &Entry<'_>) -> Option<f64> {
-    match entry.numbers(2)?[..] {
+    let numbers = entry.numbers(2).or_else(|| {
+        let view = entry.view(entry.shape).filter(|view| view.count() == 1)?;
+        Some(vec![f64::from(*view.values(0..1).first()?)])
+    });
+    match numbers?[..] {
         [number] => Some(number),
         _ => None,
     }

@@ -50,9 +50,10 @@ pub(super) fn check(file: &LoraFile, checkpoint: &Checkpoint, names: &Names) -> 
         return foreign("a transformer model such as Flux or SD 3", why);
     }
     let own = checkpoint.unet.cross_attention_dim;
-    if let Some(width) = has("attn2_to_k").and_then(|m| file.shape(&m.down).get(1))
-        && *width != own
-        && let Some((_, model)) = TEXT_WIDTHS.iter().find(|(known, _)| known == width)
+    let width = has("attn2_to_k").and_then(|m| m.weight.as_ref()?.kind.columns(file));
+    if let Some(width) = width
+        && width != own
+        && let Some((_, model)) = TEXT_WIDTHS.iter().find(|(known, _)| *known == width)
     {
         let why = format!("its text is {width} numbers wide, this checkpoint's {own}");
         return foreign(model, why);

@@ -1,7 +1,11 @@
 //! An adapter file: pairs of matrices by the name of the module they belong to.
 
 use super::alphas::{self, Alphas};
+use super::change::{Roles, WeightChange};
+use super::foreign;
 use super::keys::{self, Role};
+use super::merge::Matrix;
+use crate::checkpoint::embedding::Encoder;
 use crate::checkpoint::file::TensorFile;
 use crate::{Error, Field, Remedy, Result};
 use std::borrow::Cow;
@@ -21,26 +25,39 @@ pub struct LoraFile {
     file: TensorFile,
     name: String,
     modules: Vec<Module>,
+    bundles: Vec<Bundle>,
     /// Names that are no adapter's.
     strange: Vec<String>,
 }
 
-/// One module's change, scale * (up x down), as names of tensors.
-#[derive(Debug, Default)]
+/// A textual inversion in an adapter's file, as OneTrainer and AUTOMATIC1111 have them:
+/// `bundle_emb.NAME.clip_l` and `.clip_g`, or `.string_to_param.*`.
+#[derive(Debug)]
+pub(in crate::checkpoint) struct Bundle {
+    pub name: String,
+    pub tensors: Vec<(Encoder, String)>,
+}
+
+/// What the file does to one module.
+#[derive(Debug)]
 pub(super) struct Module {
     /// The flattened name of the module.
     pub name: String,
     /// As the file writes it.
     pub written: String,
-    pub down: String,
-    pub up: String,
-    pub mid: Option<String>,
-    pub rank: usize,
-    /// alpha / rank.
-    pub scale: f64,
+    pub weight: Option<WeightChange>,
+    /// A difference of the bias, by its tensor's name.
+    pub bias: Option<String>,
     /// All its tensors in the file.
     pub keys: Vec<String>,
-    alpha: Option<String>,
+}
+
+/// The tensors of a module.
+struct Grouped {
+    name: String,
+    written: String,
+    roles: Roles,
+    keys: Vec<String>,
 }
 
 impl LoraFile {
@@ -48,13 +65,18 @@ impl LoraFile {
     /// of a kind that can be merged and with ranks that agree.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
         let path = path.as_ref();
-        let file = TensorFile::open(path).map_err(about_lora)?;
+        let file = TensorFile::open(path);
+        let file = file.map_err(|e| about(e, Field::Loras, "the adapter's .safetensors file"))?;
         let name = path.file_stem().unwrap_or(path.as_os_str());
         let mut keys = file.names();
         keys.sort();
         refuse_others(path, &keys)?;
-        let (modules, strange) = group(&keys);
+        let bundles = bundles(&mut keys);
+        let (modules, strange) = group(path, &keys)?;
         if modules.is_empty() {
+            if let Some((what, remedy)) = foreign::kind(path, &keys) {
+                return Err(Error::file(path, what, remedy));
+            }
             let first = keys.first().map_or("none", String::as_str);
             let problem = format!("holds no LoRA: its first tensor is {first}");
             return Err(Error::file(path, problem, USE_LORA));
@@ -62,6 +84,7 @@ impl LoraFile {
         let mut lora = Self {
             name: name.to_string_lossy().into_owned(),
             modules: Vec::with_capacity(modules.len()),
+            bundles,
             strange,
             file,
         };
@@ -71,6 +94,11 @@ impl LoraFile {
             lora.modules.push(module);
         }
         Ok(Arc::new(lora))
+    }
+
+    /// Whether a file with a tensor of this name is one.
+    pub(in crate::checkpoint) fn is_adapters(key: &str) -> bool {
+        keys::split(key).is_some()
     }
 
     /// The file's name without its ending.
@@ -86,58 +114,63 @@ impl LoraFile {
         &self.modules
     }
 
+    pub(in crate::checkpoint) fn bundles(&self) -> &[Bundle] {
+        &self.bundles
+    }
+
     pub(super) fn strange(&self) -> &[String] {
         &self.strange
     }
 
     /// The shape of one of the file's own tensors.
-    pub(super) fn shape(&self, key: &str) -> &[usize] {
+    pub(in crate::checkpoint) fn shape(&self, key: &str) -> &[usize] {
         self.file.entry(key).map_or(&[], |entry| entry.shape)
     }
 
     /// The values of one of the file's own tensors.
-    pub(super) fn values(&self, key: &str) -> Result<Vec<f32>> {
+    pub(in crate::checkpoint) fn values(&self, key: &str) -> Result<Vec<f32>> {
         let entry = self.file.entry(key);
         let view = entry.and_then(|entry| entry.view(entry.shape));
         let view = view.ok_or_else(|| self.wrong(key, "cannot be read"))?;
         Ok(view.values(0..view.count()))
     }
 
+    /// The values of one of the file's own tensors, all dimensions but the first as
+    /// columns.
+    pub(super) fn matrix(&self, key: &str) -> Result<Matrix> {
+        let shape = self.shape(key);
+        Ok(Matrix {
+            rows: shape.first().copied().unwrap_or(1),
+            columns: shape.iter().skip(1).product(),
+            values: self.values(key)?,
+        })
+    }
+
     pub(super) fn wrong(&self, tensor: &str, problem: impl ToString) -> Error {
         Error::tensor(self.path(), tensor, problem, "use an adapter that is whole")
     }
 
-    /// Completes a module: both matrices there, of readable types, one rank.
-    fn checked(&self, mut module: Module, alphas: &Alphas) -> Result<Module> {
-        for (have, end, other) in [
-            (&module.down, "lora_down", &module.up),
-            (&module.up, "lora_up", &module.down),
-        ] {
-            if have.is_empty() {
-                let key = match other.is_empty() {
-                    true => module.keys.first().unwrap_or(&module.written),
-                    false => other,
-                };
-                let problem = format!("its partner, the {end} of the module, is missing");
-                return Err(self.wrong(key, problem));
-            }
-        }
-        for key in [&module.down, &module.up].into_iter().chain(&module.mid) {
-            self.check_type(key)?;
-        }
-        module.rank = self.rank(&module)?;
-        let alpha = match &module.alpha {
-            Some(key) => Some(self.alpha(key)?),
-            None => None,
-        };
-        module.scale = match alpha {
-            Some(alpha) => alpha / module.rank as f64,
-            None => alphas.scale(self.path(), &module.written, module.rank)?,
-        };
-        Ok(module)
+    /// Completes a module: all tensors there that its kind has, of readable types and
+    /// fitting shapes.
+    fn checked(&self, module: Grouped, alphas: &Alphas) -> Result<Module> {
+        let Grouped {
+            name,
+            written,
+            roles,
+            keys,
+        } = module;
+        let bias = roles.get(&Role::DiffB).cloned();
+        bias.iter().try_for_each(|key| self.check_type(key))?;
+        Ok(Module {
+            weight: WeightChange::of(self, &written, &roles, alphas)?,
+            name,
+            written,
+            bias,
+            keys,
+        })
     }
 
-    fn check_type(&self, key: &str) -> Result<()> {
+    pub(in crate::checkpoint) fn check_type(&self, key: &str) -> Result<()> {
         match self.file.entry(key) {
             Some(entry) if entry.precision().is_some() => Ok(()),
             Some(entry) => {
@@ -156,46 +189,8 @@ impl LoraFile {
         }
     }
 
-    /// The rank that both matrices, and the kernel between them, agree on.
-    fn rank(&self, module: &Module) -> Result<usize> {
-        let (down, up) = (self.shape(&module.down), self.shape(&module.up));
-        let matrix = |shape: &[usize]| matches!(shape.len(), 2 | 4) && !shape.contains(&0);
-        for (key, shape, asked) in [
-            (
-                &module.down,
-                down,
-                "[rank, inputs] or [rank, inputs, kh, kw]",
-            ),
-            (&module.up, up, "[outputs, rank] or [outputs, rank, 1, 1]"),
-        ] {
-            if !matrix(shape) {
-                return Err(self.wrong(key, format!("its shape is {shape:?}, not {asked}")));
-            }
-        }
-        let inner = match &module.mid {
-            Some(key) => self.mid_ranks(key)?,
-            None => [down[0], down[0]],
-        };
-        if [up[1], down[0]] != inner || up.iter().skip(2).any(|n| *n != 1) {
-            let problem =
-                format!("its shape is {up:?}, which does not fit the lora_down of {down:?}");
-            return Err(self.wrong(&module.up, problem));
-        }
-        Ok(down[0])
-    }
-
-    /// The two ranks of the kernel between.
-    fn mid_ranks(&self, key: &str) -> Result<[usize; 2]> {
-        match self.shape(key) {
-            [a, b, _, _] => Ok([*a, *b]),
-            shape => {
-                let problem = format!("its shape is {shape:?}, not [rank, rank, kh, kw]");
-                Err(self.wrong(key, problem))
-            }
-        }
-    }
-
-    fn alpha(&self, key: &str) -> Result<f64> {
+    /// The one number that a tensor holds.
+    pub(super) fn number(&self, key: &str) -> Result<f64> {
         let entry = self.file.entry(key);
         let value = entry.and_then(|entry| alphas::number(&entry));
         value.filter(|alpha| alpha.is_finite()).ok_or_else(|| {
@@ -205,8 +200,8 @@ impl LoraFile {
     }
 }
 
-/// Errors of opening a file ask for another model; here it is an adapter.
-fn about_lora(error: Error) -> Error {
+/// Errors of opening a file ask for another model; here `what` is wanted of `field`.
+pub(in crate::checkpoint) fn about(error: Error, field: Field, what: &'static str) -> Error {
     match error {
         Error::File {
             path,
@@ -223,7 +218,7 @@ fn about_lora(error: Error) -> Error {
                 )
             };
             let remedy = match remedy.iter().any(wants_model) {
-                true => Remedy::give(Field::Loras, "the adapter's .safetensors file").into(),
+                true => Remedy::give(field, what).into(),
                 false => remedy,
             };
             Error::File {
@@ -236,7 +231,7 @@ fn about_lora(error: Error) -> Error {
     }
 }
 
-/// An error for every kind of adapter but LoRA and LoCon.
+/// An error for every kind of adapter that is not merged.
 fn refuse_others(path: &Path, keys: &[String]) -> Result<()> {
     let found = keys
         .iter()
@@ -245,34 +240,58 @@ fn refuse_others(path: &Path, keys: &[String]) -> Result<()> {
         None => Ok(()),
         Some((key, kind)) => {
             let problem = format!("an adapter of another kind, {kind} (tensor {key})");
-            let remedy = "use LoRA or LoCon, or merge it into the checkpoint beforehand";
+            let remedy = "use LoRA, LoCon, LoHa, LoKr, IA3, GLoRA or full differences, or merge it into the checkpoint beforehand";
             Err(Error::file(path, problem, remedy))
         }
     }
 }
 
+/// Takes the textual inversions' names out of `keys`.
+fn bundles(keys: &mut Vec<String>) -> Vec<Bundle> {
+    let mut found: BTreeMap<String, Vec<(Encoder, String)>> = BTreeMap::new();
+    keys.retain(|key| {
+        let Some(rest) = key.strip_prefix("bundle_emb.") else {
+            return true;
+        };
+        let named = rest.split_once(".string_to_param.");
+        let Some((name, end)) = named.or_else(|| rest.rsplit_once('.')) else {
+            return true;
+        };
+        let tensors = found.entry(name.to_owned()).or_default();
+        tensors.extend(Encoder::of(end).map(|encoder| (encoder, key.clone())));
+        false
+    });
+    let bundle = |(name, tensors)| Bundle { name, tensors };
+    found.into_iter().map(bundle).collect()
+}
+
 /// The tensors of each module, and names that are no adapter's.
-fn group(keys: &[String]) -> (Vec<Module>, Vec<String>) {
-    let mut modules: BTreeMap<String, Module> = BTreeMap::new();
+fn group(path: &Path, keys: &[String]) -> Result<(Vec<Grouped>, Vec<String>)> {
+    let mut modules: BTreeMap<String, Grouped> = BTreeMap::new();
     let mut strange = Vec::new();
+    let scaled = |key| {
+        let module = keys::scaled_module(key)?;
+        let marked = keys.binary_search(&keys::on_input(module)).is_ok();
+        marked.then_some((module, Role::ChannelScale))
+    };
     for key in keys {
-        let Some((written, role)) = keys::split(key) else {
+        let Some((written, role)) = keys::split(key).or_else(|| scaled(key)) else {
             strange.push(key.clone());
             continue;
         };
         let name = keys::flat(written);
-        let module = modules.entry(name.clone()).or_insert_with(|| Module {
+        let module = modules.entry(name.clone()).or_insert_with(|| Grouped {
             name,
             written: written.to_string(),
-            ..Default::default()
+            roles: Roles::new(),
+            keys: Vec::new(),
         });
-        match role {
-            Role::Down => module.down = key.clone(),
-            Role::Up => module.up = key.clone(),
-            Role::Mid => module.mid = Some(key.clone()),
-            Role::Alpha => module.alpha = Some(key.clone()),
+        if let Some(other) = module.roles.insert(role, key.clone()) {
+            let problem = format!("says the same of its module as {other}");
+            let remedy = "use an adapter that is whole";
+            return Err(Error::tensor(path, key, problem, remedy));
         }
         module.keys.push(key.clone());
     }
-    (modules.into_values().collect(), strange)
+    Ok((modules.into_values().collect(), strange))
 }

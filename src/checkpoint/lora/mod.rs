@@ -1,12 +1,28 @@
-//! LoRA adapters: changes of low rank to a checkpoint's weights (Hu et al. 2021,
-//! arXiv:2106.09685; LoCon, the same for convolutions, is LyCORIS'). A weight becomes
-//! `W + weight * alpha / rank * (up x down)`, which is what diffusers'
-//! `load_lora_weights` and `fuse_lora` compute.
+//! Adapters: changes to a checkpoint's weights, kept as a few small tensors each. W is a
+//! weight, w how much the adapter counts, s its alpha / rank:
+//!
+//! * LoRA (Hu et al. 2021, arXiv:2106.09685) and LoCon, the same for convolutions:
+//!   `W + w s (up x down)`, which is what diffusers' `load_lora_weights` and `fuse_lora`
+//!   compute;
+//! * LoHa (LyCORIS, Yeh et al. 2023, arXiv:2309.14859; `functional/loha.py`):
+//!   `W + w s (a1 x b1) * (a2 x b2)`, value by value;
+//! * LoKr (`functional/lokr.py`): `W + w s (w1 ⊗ w2)`, either of them whole or a product;
+//!   s is 1 where both are whole;
+//! * IA3 (`modules/ia3.py`): `W (1 + w v)`, v a number for each input or output;
+//! * full differences of weights, biases and norms (`modules/full.py`, `norms.py`):
+//!   `W + w D`;
+//! * GLoRA (`modules/glora.py`): `W + w s (W x a1 x a2 + b1 x b2)`;
+//! * DoRA on any of them ([`merge::Step`]).
+//!
+//! Several adapters follow one another in the order given, each on what those before it
+//! made, as in ComfyUI and AUTOMATIC1111. For DoRA, IA3 and GLoRA the order matters.
 
 mod alphas;
+mod change;
 mod family;
 mod file;
 mod find;
+mod foreign;
 mod keys;
 mod merge;
 mod names;
@@ -14,6 +30,7 @@ mod report;
 mod source;
 
 pub use file::LoraFile;
+pub(super) use file::about;
 pub use find::{find, names};
 pub use report::{LoraReport, MergedFile};
 
@@ -24,7 +41,7 @@ use crate::{Error, Result};
 use file::Module;
 use names::{Names, PARTS, Target};
 use source::{Delta, Merged};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// A file and how much it counts.
@@ -52,7 +69,8 @@ impl Checkpoint {
     /// Keys that name nothing in the checkpoint are an error, or, with
     /// `allow_unmatched`, left out and listed in the report.
     pub fn set_loras(&mut self, uses: &[LoraUse], allow_unmatched: bool) -> Result<LoraReport> {
-        let (adapters, report) = Adapters::new(self, uses, allow_unmatched)?;
+        let (adapters, mut report) = Adapters::new(self, uses, allow_unmatched)?;
+        report.changed = adapters.differ(&self.sources.adapters);
         self.sources.adapters = adapters;
         Ok(report)
     }
@@ -88,13 +106,15 @@ impl Adapters {
                 if weight == 0.0 {
                     continue;
                 }
-                let delta = Delta {
-                    file: one.file.clone(),
-                    scale: weight * one.file.modules().get(module).map_or(0.0, |m| m.scale),
-                    module,
-                };
                 let part = deltas.entry(target.part).or_default();
-                part.entry(target.tensor.clone()).or_default().push(delta);
+                for (tensor, is_bias) in one.file.changed(module, target) {
+                    part.entry(tensor.clone()).or_default().push(Delta {
+                        file: one.file.clone(),
+                        module,
+                        is_bias,
+                        weight,
+                    });
+                }
             }
         }
         let merged = deltas.into_iter().map(|(part, deltas)| {
@@ -106,6 +126,23 @@ impl Adapters {
             merged: merged.collect(),
         };
         Ok((adapters, report))
+    }
+
+    /// The tensors that these adapters change in another way than `others` do.
+    fn differ(&self, others: &Self) -> HashMap<Part, HashSet<String>> {
+        let of = |part: &Part| {
+            let both = [self, others].map(|adapters| adapters.merged.get(part));
+            let deltas = both.map(|merged| merged.map(|merged| &merged.deltas));
+            let names = deltas.iter().flatten().flat_map(|deltas| deltas.keys());
+            let [own, other] = deltas;
+            let get = |deltas: Option<&HashMap<String, Vec<Delta>>>, name: &String| {
+                let found = deltas.and_then(|deltas| deltas.get(name));
+                found.cloned().unwrap_or_default()
+            };
+            let differ = names.filter(|name| get(own, name) != get(other, name));
+            (*part, differ.cloned().collect())
+        };
+        PARTS.iter().map(of).collect()
     }
 
     /// A part's merged tensors; `None` for a part that no adapter changes.
@@ -150,7 +187,7 @@ fn targets<'a>(file: &LoraFile, names: &'a Names) -> Result<(Vec<Found<'a>>, Vec
             unmatched.extend(module.keys.iter().cloned());
             continue;
         };
-        check_shapes(file, module, target)?;
+        check_fit(file, module, target)?;
         let key = (target.part, target.tensor.as_str());
         let entry = match found.get(&key) {
             None => (number, target),
@@ -163,7 +200,8 @@ fn targets<'a>(file: &LoraFile, names: &'a Names) -> Result<(Vec<Found<'a>>, Vec
             Some(other) => {
                 let other = file.modules().get(other.0).map_or("", |m| &m.written);
                 let problem = format!("changes the same weight as {other}");
-                return Err(file.wrong(&module.down, problem));
+                let key = module.keys.first().unwrap_or(&module.written);
+                return Err(file.wrong(key, problem));
             }
         };
         found.insert(key, entry);
@@ -174,37 +212,49 @@ fn targets<'a>(file: &LoraFile, names: &'a Names) -> Result<(Vec<Found<'a>>, Vec
     Ok((found, unmatched))
 }
 
-/// Checks that the product of both matrices has as many rows and columns as the weight.
-/// 1x1 convolutions and linear layers stand for one another.
-fn check_shapes(file: &LoraFile, module: &Module, target: &Target) -> Result<()> {
-    let (down, up) = (file.shape(&module.down), file.shape(&module.up));
-    let [outputs, inputs, taps @ ..] = target.shape.as_slice() else {
+/// Checks that a module's changes have the shapes of what they change.
+fn check_fit(file: &LoraFile, module: &Module, target: &Target) -> Result<()> {
+    if let Some(change) = &module.weight {
+        change.check(file, &target.tensor, &target.shape)?;
+    }
+    let Some(key) = &module.bias else {
         return Ok(());
     };
-    let wrong = |key: &str, shape: &[usize], asked: String| {
-        let problem = format!(
-            "its shape is {shape:?}, {} of {:?} asks for {asked}",
-            target.tensor, target.shape
-        );
+    if target.bias.is_none() {
+        let problem = format!("a difference of a bias, which {} has not", module.written);
         let remedy = "use an adapter made for this checkpoint's architecture";
-        Err(Error::tensor(file.path(), key, problem, remedy))
-    };
-    if up.first() != Some(outputs) {
-        let asked = format!("{outputs} rows");
-        return wrong(&module.up, up, asked);
+        return Err(Error::tensor(file.path(), key, problem, remedy));
     }
-    let mut asked = vec![module.rank, *inputs];
-    match &module.mid {
-        None => asked.extend(taps),
-        Some(mid) => {
-            let kernel = file.shape(mid);
-            if kernel.get(2..) != Some(taps) {
-                return wrong(mid, kernel, format!("a kernel of {taps:?}"));
-            }
+    let have = file.shape(key);
+    let want = target.shape.get(..1).unwrap_or_default();
+    match have == want {
+        true => Ok(()),
+        false => {
+            let asked = format!("{want:?}");
+            Err(change::misfit(
+                file,
+                key,
+                have,
+                &target.tensor,
+                &target.shape,
+                asked,
+            ))
         }
     }
-    match same_but_ones(down, &asked) {
-        true => Ok(()),
-        false => wrong(&module.down, down, format!("{asked:?}")),
+}
+
+impl LoraFile {
+    /// The tensors that one of the modules changes, and whether they are biases.
+    fn changed<'a>(
+        &self,
+        module: usize,
+        target: &'a Target,
+    ) -> impl Iterator<Item = (&'a String, bool)> {
+        let module = self.modules().get(module);
+        let weight = module.is_some_and(|m| m.weight.is_some());
+        let bias = module.is_some_and(|m| m.bias.is_some());
+        let weight = weight.then_some((&target.tensor, false));
+        let bias = target.bias.as_ref().filter(|_| bias);
+        weight.into_iter().chain(bias.map(|bias| (bias, true)))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::keys::flat;
 use crate::checkpoint::{Checkpoint, Part, single};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The parts that adapters change.
 pub(super) const PARTS: [Part; 3] = [Part::UNet, Part::TextEncoder, Part::TextEncoder2];
@@ -10,13 +10,17 @@ pub(super) const PARTS: [Part; 3] = [Part::UNet, Part::TextEncoder, Part::TextEn
 /// What peft puts before every name.
 const PEFT: &str = "base_model_model_";
 
-/// Beginnings of flattened names: kohya's, diffusers' and ComfyUI's. UNets are also
-/// saved without any.
-const PREFIXES: [(&str, Part); 12] = [
+/// Beginnings of flattened names: kohya's, LyCORIS' (SimpleTuner's), diffusers',
+/// ComfyUI's and OneTrainer's. UNets are also saved without any.
+const PREFIXES: [(&str, Part); 18] = [
     ("lora_unet_", Part::UNet),
     ("lora_te1_", Part::TextEncoder),
     ("lora_te2_", Part::TextEncoder2),
     ("lora_te_", Part::TextEncoder),
+    ("lycoris_unet_", Part::UNet),
+    ("lycoris_text_encoder_2_", Part::TextEncoder2),
+    ("lycoris_text_encoder_", Part::TextEncoder),
+    ("lycoris_", Part::UNet),
     ("unet_", Part::UNet),
     ("text_encoder_2_", Part::TextEncoder2),
     ("text_encoder_", Part::TextEncoder),
@@ -24,21 +28,26 @@ const PREFIXES: [(&str, Part); 12] = [
     ("model_diffusion_model_", Part::UNet),
     ("text_encoders_clip_l_transformer_", Part::TextEncoder),
     ("text_encoders_clip_g_transformer_", Part::TextEncoder2),
+    ("clip_l_", Part::TextEncoder),
+    ("clip_g_", Part::TextEncoder2),
     ("", Part::UNet),
 ];
 
-/// One weight of the checkpoint.
+/// One module of the checkpoint: its weight, and its bias where it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub part: Part,
-    /// The tensor's name in its part, as diffusers calls it.
+    /// The weight's name in its part, as diffusers calls it.
     pub tensor: String,
+    /// The weight's.
     pub shape: Vec<usize>,
+    /// The bias's name; it has as many values as the weight has outputs.
+    pub bias: Option<String>,
     /// Found under the name that the original release has for it.
     pub original: bool,
 }
 
-/// All weights of linear layers and convolutions by their modules' flattened names.
+/// All linear layers, convolutions and norms by their flattened names.
 pub(super) struct Names(HashMap<Part, HashMap<String, Target>>);
 
 impl Names {
@@ -73,12 +82,14 @@ pub(super) fn without_prefix(module: &str) -> &str {
 fn modules(checkpoint: &Checkpoint, part: Part) -> HashMap<String, Target> {
     let mut all = HashMap::new();
     let original = single::unet_names(&checkpoint.unet);
-    for (tensor, shape) in checkpoint.expected(part) {
+    let expected = checkpoint.expected(part);
+    let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+    for (tensor, shape) in &expected {
         let Some(module) = tensor.strip_suffix(".weight") else {
             continue;
         };
-        // Norms are vectors, embeddings are looked up, not multiplied.
-        if shape.len() < 2 || module.contains("_embedding") && part != Part::UNet {
+        // Embeddings are looked up, not multiplied.
+        if module.contains("_embedding") && part != Part::UNet {
             continue;
         }
         let mut names = vec![(module.to_string(), false)];
@@ -89,12 +100,15 @@ fn modules(checkpoint: &Checkpoint, part: Part) -> HashMap<String, Target> {
             }
             _ => names.extend(old_clip(module).map(|name| (name, false))),
         }
+        let bias = format!("{module}.bias");
+        let bias = known.contains(bias.as_str()).then_some(bias);
         for (name, original) in names {
-            let (tensor, shape) = (tensor.clone(), shape.clone());
+            let (tensor, shape, bias) = (tensor.clone(), shape.clone(), bias.clone());
             let target = Target {
                 part,
                 tensor,
                 shape,
+                bias,
                 original,
             };
             all.insert(flat(&name), target);

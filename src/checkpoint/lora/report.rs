@@ -5,6 +5,7 @@ use super::{LoraFile, LoraUse};
 use crate::checkpoint::Part;
 use crate::{Error, Field, Remedy};
 use serde::Serialize;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 /// Unmatched names that a warning lists; more are counted.
@@ -14,6 +15,9 @@ const LISTED: usize = 3;
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct LoraReport {
     pub files: Vec<MergedFile>,
+    /// The tensors of each part that have other values than before.
+    #[serde(skip)]
+    pub changed: HashMap<Part, HashSet<String>>,
 }
 
 /// One file's share.

@@ -2,7 +2,7 @@
 //! second copy of the model.
 
 use super::file::LoraFile;
-use super::merge::{Term, joined, merge};
+use super::merge::{Change, Step, merge};
 use crate::Result;
 use crate::checkpoint::tensor::{DType, TensorSource, TensorView};
 use std::collections::HashMap;
@@ -14,8 +14,10 @@ pub(super) struct Delta {
     pub file: Arc<LoraFile>,
     /// Which of the file's modules.
     pub module: usize,
-    /// Weight * alpha / rank.
-    pub scale: f64,
+    /// Whether the tensor is the module's bias, not its weight.
+    pub is_bias: bool,
+    /// How much the adapter counts.
+    pub weight: f64,
 }
 
 /// A part with adapters.
@@ -25,27 +27,32 @@ pub(super) struct Merged {
     pub deltas: HashMap<String, Vec<Delta>>,
 }
 
+/// The same module of the same file, as much.
+impl PartialEq for Delta {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |delta: &Self| (delta.module, delta.is_bias, delta.weight);
+        self.file.path() == other.file.path() && of(self) == of(other)
+    }
+}
+
 impl Delta {
-    fn term(&self) -> Result<Option<Term>> {
+    /// What it does to the tensor, which has `shape`.
+    fn step(&self, shape: &[usize]) -> Result<Option<Step>> {
         let file = &self.file;
-        let Some(module) = file.modules().get(self.module) else {
-            return Ok(None);
-        };
-        let mut down = file.values(&module.down)?;
-        let mut rank = module.rank;
-        if let Some(mid) = &module.mid
-            && let [a, b, kh, kw] = *file.shape(mid)
-        {
-            down = joined(&file.values(mid)?, &down, [a, b, kh * kw])
-                .map_err(|e| file.wrong(mid, e))?;
-            rank = a;
+        let module = file.modules().get(self.module);
+        match (module, self.is_bias) {
+            (Some(module), false) => {
+                let change = module.weight.as_ref();
+                let step = change.map(|change| change.step(file, shape, self.weight));
+                step.transpose()
+            }
+            (Some(module), true) => {
+                let values = module.bias.as_ref().map(|key| file.values(key));
+                let values = values.transpose()?;
+                Ok(values.map(|values| Step::new(Change::Full(values), 1.0, self.weight, 1)))
+            }
+            (None, _) => Ok(None),
         }
-        Ok(Some(Term {
-            scale: self.scale as f32,
-            rank,
-            up: file.values(&module.up)?,
-            down,
-        }))
     }
 }
 
@@ -63,13 +70,13 @@ impl TensorSource for Merged {
         let Some([first, deltas @ ..]) = self.deltas.get(name).map(Vec::as_slice) else {
             return Ok(base);
         };
-        let mut terms = Vec::with_capacity(1 + deltas.len());
+        let mut steps = Vec::with_capacity(1 + deltas.len());
         for delta in std::iter::once(first).chain(deltas) {
-            terms.extend(delta.term()?);
+            steps.extend(delta.step(shape)?);
         }
         let rows = shape.first().copied().unwrap_or(1);
         let columns = shape.iter().skip(1).product();
-        let merged = merge(&base, [rows, columns], &terms)
+        let merged = merge(&base, [rows, columns], steps)
             .map_err(|e| first.file.wrong(name, format!("cannot be merged ({e})")))?;
         Ok(TensorView::new(DType::F32, shape, merged))
     }

@@ -250,6 +250,11 @@ pub struct ModelArgs {
     #[arg(long)]
     lora_allow_unmatched: bool,
 
+    /// A textual inversion, or a folder of them, for its name or embedding:NAME in
+    /// prompts; may be repeated
+    #[arg(long, value_name = "FILE")]
+    embedding: Vec<PathBuf>,
+
     #[command(flatten)]
     device: DeviceArgs,
 
@@ -472,6 +477,7 @@ impl ModelArgs {
             unet: self.unet.clone(),
             vae: self.vae.clone(),
             lora_allow_unmatched: self.lora_allow_unmatched,
+            embeddings: self.embedding.clone(),
             batch: self.batch.map(|n| n as usize),
             low_memory: self.low_memory,
             vae_tiling: match self.vae_tiling.as_str() {

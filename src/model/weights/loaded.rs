@@ -6,7 +6,7 @@ use crate::gpu::{Buffer, Gpu};
 use crate::graph::{Placed, Product};
 use crate::kernel::View;
 use crate::kernel::product::{Layout, WeightStorage};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes below which weights always stay: so few are not worth a piece of a stream.
@@ -34,6 +34,32 @@ impl Loaded {
         lock(&self.products).clear();
         lock(&self.norms).clear();
         *lock(&self.shares) = Shares::default();
+    }
+
+    /// Lets go of what was made of these tensors, which have other values now. Where
+    /// weights are streamed, of everything: they have their places together.
+    pub fn forget(&self, tensors: &HashSet<String>) {
+        let is_left = |name: &String| !tensors.contains(name);
+        lock(&self.wide).retain(|name, _| is_left(name));
+        if tensors.is_empty() {
+            return;
+        }
+        if !lock(&self.shares).pieces.is_empty() {
+            return self.clear();
+        }
+        let whole = |product: &Product| product.tensors().iter().all(|(name, _)| is_left(name));
+        let mut gone = 0;
+        lock(&self.products).retain(|product, placed| {
+            let stays = whole(product);
+            if !stays {
+                gone += placed.packed().0.size;
+            }
+            stays
+        });
+        lock(&self.shares).leave(gone);
+        let ends = ["weight", "bias"];
+        let whole = |norm: &str| ends.iter().all(|end| is_left(&format!("{norm}.{end}")));
+        lock(&self.norms).retain(|norm, _| whole(norm));
     }
 
     /// Tensors that stayed f32, though f16 was asked for, since they hold values
@@ -157,6 +183,12 @@ impl Shares {
             size: bytes,
         };
         Some((view, piece))
+    }
+
+    /// Notes that so many bytes of weights, which stayed on the device, are gone.
+    fn leave(&mut self, bytes: u64) {
+        self.placed = self.placed.saturating_sub(bytes);
+        self.stay = self.stay.saturating_sub(bytes);
     }
 
     /// Notes that `product` is one of a piece's.

@@ -81,6 +81,8 @@ pub(super) struct Encoder<'a> {
     part: Part,
     config: &'a ClipConfig,
     tokenizer: &'a Tokenizer,
+    /// Embeddings of ids beyond the vocabulary.
+    rows: &'a [f32],
     executor: Executor,
     /// Of its weights, as far as they do not stay on the device.
     stream: Rc<Streamed<'a>>,
@@ -132,9 +134,15 @@ impl<'a> Encoder<'a> {
             part,
             config,
             tokenizer,
+            rows: &[],
             executor,
             stream: Rc::new(Streamed::new(gpu, source, loaded)),
         })
+    }
+
+    /// The same with embeddings of ids beyond the vocabulary, `[.., width]`.
+    pub fn with_rows(self, rows: &'a [f32]) -> Self {
+        Self { rows, ..self }
     }
 
     /// The chunks' states one after another, weighted; the pooled vector is the
@@ -164,7 +172,7 @@ impl<'a> Encoder<'a> {
     fn run(&self, ids: &[u32], cancel: &Cancel) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
         let gpu = &self.pipeline.gpu;
         let source = self.checkpoint.source(self.part);
-        let embedded = clip::embed(self.config, source, ids);
+        let embedded = clip::embed(self.config, source, ids, self.rows);
         let embedded = embedded.map_err(|e| self.suspect.blamed(e))?;
         self.executor.write(gpu, "embeddings", &embedded)?;
         let mut runner = Runner::new(gpu, false)?.with_stream(self.stream.clone());

@@ -2,6 +2,7 @@
 //! numbers of the micro-conditioning.
 
 mod encoder;
+mod inversions;
 mod texts;
 
 use super::finite::{Suspect, wide_weights};
@@ -15,6 +16,7 @@ use crate::text::Chunk;
 use crate::{Error, Result};
 pub(super) use encoder::activations;
 use encoder::{Encoded, Encoder, Kind, Pair};
+use inversions::Inversions;
 use std::cell::RefCell;
 pub use texts::Cue;
 use texts::{Reading, Script, Styled};
@@ -84,10 +86,16 @@ pub(super) fn encode(
     // The refiner reads the first encoder's texts, as in diffusers.
     let for_refiner = script.first_twice();
     let shared = refiner.is_some_and(|refiner| refiner.shares_encoder) && script == for_refiner;
-    let mut readings = vec![Reading::new(base, &script, request)?];
+    let inversions = Inversions::new(pipeline, &script)?;
+    let mut readings = vec![Reading::new(base, &script, request, &inversions)?];
     if let (Some(refiner), false) = (refiner, shared) {
         let checkpoint = &refiner.model.checkpoint;
-        readings.push(Reading::new(checkpoint, &for_refiner, request)?);
+        readings.push(Reading::new(
+            checkpoint,
+            &for_refiner,
+            request,
+            &inversions,
+        )?);
     }
     let chunks = readings.iter().map(Reading::len).max().unwrap_or(1);
     readings.iter_mut().for_each(|reading| reading.pad(chunks));
@@ -105,7 +113,7 @@ pub(super) fn encode(
         tokens,
         wants_negative: request.guided() || script.is_composed() || traced,
         silent: request.negative_prompt.is_none() && negatives.all(String::is_empty),
-        warnings: RefCell::default(),
+        warnings: RefCell::new(readings[0].learned.warnings.clone()),
     };
     let mut second = None;
     if wants_base || shared {
@@ -271,7 +279,8 @@ impl Work<'_> {
                 let (pipeline, checkpoint) = (self.pipeline, reading.checkpoint);
                 let cancel = observer.cancel;
                 let encoder =
-                    Encoder::new(pipeline, checkpoint, kind, skip, suspect, loaded, cancel)?;
+                    Encoder::new(pipeline, checkpoint, kind, skip, suspect, loaded, cancel)?
+                        .with_rows(&reading.learned.rows[which]);
                 let mode = self.request.prompt_weighting;
                 texts
                     .map(|chunks| encoder.encode(chunks, mode, observer.cancel))

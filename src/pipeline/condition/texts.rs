@@ -1,11 +1,12 @@
 //! The texts that are read over a run, and the tokens that they are.
 
+use super::inversions::{Inversions, Learned};
 use crate::checkpoint::Checkpoint;
 use crate::error::Field;
 use crate::pipeline::Request;
 use crate::pipeline::route::Route;
 use crate::text::{
-    self, Chunk, Part, Schedule, Timeline, Tokenizer, Weighting, chunks, pad_chunks,
+    self, Chunk, Part, Schedule, Timeline, Tokenizer, Weighting, chunks_with, pad_chunks,
 };
 use crate::{Error, Result};
 
@@ -209,35 +210,46 @@ fn place(texts: &mut Vec<Text>, text: [&str; 2]) -> usize {
 /// encoder's, which a refiner has not.
 pub(super) struct Reading<'a> {
     pub checkpoint: &'a Checkpoint,
+    pub learned: Learned,
     pub positive: Vec<[Vec<Chunk>; 2]>,
     pub negative: Vec<[Vec<Chunk>; 2]>,
 }
 
 impl<'a> Reading<'a> {
-    pub fn new(checkpoint: &'a Checkpoint, script: &Script, request: &Request) -> Result<Self> {
-        let tokenizers = Self::tokenizers(checkpoint);
-        let split = |text: &str, tokenizers: &[&Tokenizer]| {
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        script: &Script,
+        request: &Request,
+        inversions: &Inversions,
+    ) -> Result<Self> {
+        let learned = inversions.learn(checkpoint)?;
+        let [first, second] = Self::tokenizers(checkpoint);
+        let readers = [(first, &learned.words[0]), (second, &learned.words[1])];
+        let split = |text: &str, readers: &[(&Tokenizer, &text::Words)]| {
             let pieces = request.prompt_weighting.parse(text);
-            chunks(&pieces, tokenizers, request.normalise_prompt)
+            chunks_with(&pieces, readers, request.normalise_prompt)
         };
         let read = |texts: &Text| -> Result<[Vec<Chunk>; 2]> {
             let alone = |i: usize| {
-                let mut one = split(&texts[i], &tokenizers[i..=i])?;
+                let mut one = split(&texts[i], &readers[i..=i])?;
                 Ok::<_, crate::Error>(one.pop().unwrap_or_default())
             };
             if texts[0] != texts[1] {
                 return Ok([alone(0)?, alone(1)?]);
             }
             // Breaks stay level between the two.
-            match <[_; 2]>::try_from(split(&texts[0], &tokenizers)?) {
+            match <[_; 2]>::try_from(split(&texts[0], &readers)?) {
                 Ok(both) => Ok(both),
                 Err(_) => Ok([alone(0)?, alone(1)?]),
             }
         };
+        let positive = script.positive.iter().map(read).collect::<Result<_>>()?;
+        let negative = script.negative.iter().map(read).collect::<Result<_>>()?;
         Ok(Self {
-            positive: script.positive.iter().map(read).collect::<Result<_>>()?,
-            negative: script.negative.iter().map(read).collect::<Result<_>>()?,
             checkpoint,
+            learned,
+            positive,
+            negative,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::SdapiError;
 use super::names::Loaded;
+use crate::checkpoint::embedding::Embeddings;
 use crate::checkpoint::lora;
 use crate::pipeline::model_name;
 use crate::schedule::automatic1111::{SAMPLERS, SCHEDULES, Sampler, Schedule};
@@ -200,11 +201,6 @@ list! {
 }
 
 list! {
-    /// Empty: no embeddings are loaded.
-    get embeddings "/sdapi/v1/embeddings" Value = |_service| json!({"loaded": {}, "skipped": {}})
-}
-
-list! {
     /// Empty: there are no scripts here.
     get scripts "/sdapi/v1/scripts" Value = |_service| json!({"txt2img": [], "img2img": []})
 }
@@ -297,6 +293,37 @@ async fn loras(State(service): State<Service>, _: Caller) -> Result<Json<Vec<Sda
         metadata: Map::new(),
     };
     Ok(Json(names.into_iter().map(lora).collect()))
+}
+
+/// The textual inversions that a prompt may name; `skipped` are those that cannot be read.
+#[utoipa::path(
+    get, path = "/sdapi/v1/embeddings", tag = "AUTOMATIC1111",
+    responses(
+        (status = 200, body = Object),
+        (status = 401, body = SdapiError, description = "No valid key"),
+        (status = 500, body = SdapiError, description = "The folder cannot be read"),
+    ),
+    security((), ("basic" = [])),
+)]
+async fn embeddings(State(service): State<Service>, _: Caller) -> Result<Json<Value>, Failure> {
+    let paths = service.setup.load.embeddings.clone();
+    let all = blocking(move || Embeddings::list(&paths).map(|all| all.sizes())).await??;
+    let (mut loaded, mut skipped) = (Map::new(), Map::new());
+    for (name, size) in all {
+        let (vectors, shape) = size.unwrap_or_default();
+        let about = json!({
+            "step": null,
+            "sd_checkpoint": null,
+            "sd_checkpoint_name": null,
+            "shape": shape,
+            "vectors": vectors,
+        });
+        match size {
+            Some(_) => loaded.insert(name, about),
+            None => skipped.insert(name, about),
+        };
+    }
+    Ok(Json(json!({"loaded": loaded, "skipped": skipped})))
 }
 
 /// Used by this process, and in all, from Linux' own files.
