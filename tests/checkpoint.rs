@@ -429,7 +429,6 @@ fn paths_that_lead_nowhere_are_errors() {
         ("vae/config.json", "vae/config.json"),
         ("text_encoder/model.safetensors", "model.safetensors"),
         ("tokenizer_2/vocab.json", "tokenizer_2"),
-        ("scheduler/scheduler_config.json", "scheduler_config.json"),
     ] {
         let path = copy.folder.join(file);
         let bytes = std::fs::read(&path).unwrap();

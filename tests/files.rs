@@ -278,17 +278,23 @@ fn a_unet_of_every_layout_takes_the_place_of_the_model_s_own() {
 #[test]
 fn a_unet_s_marks_say_what_it_predicts() {
     let folder = TempDir::new().unwrap();
-    let mut unet = File::single().keep(|name| name.starts_with(UNET));
-    unet.tensors
-        .push(("v_pred".into(), Dtype::F32, vec![0], Vec::new()));
-    if let Some(metadata) = &mut unet.metadata {
+    let mut model = File::single();
+    if let Some(metadata) = &mut model.metadata {
         let mut config: Value = serde_json::from_str(&metadata["calotype.config"]).unwrap();
         config.as_object_mut().unwrap().remove("scheduler");
         metadata.insert("calotype.config".into(), config.to_string());
     }
-    let mut checkpoint = open(&File::single().save(&folder, "model"));
+    let plain = model.clone().keep(|name| name.starts_with(UNET));
+    let mut marked = plain.clone();
+    let mark = ("v_pred".into(), Dtype::F32, vec![0], Vec::new());
+    marked.tensors.push(mark);
+    let mut checkpoint = open(&model.save(&folder, "model"));
     let before = checkpoint.scheduler.prediction_type;
-    checkpoint.replace_unet(unet.save(&folder, "v")).unwrap();
+    checkpoint
+        .replace_unet(plain.save(&folder, "plain"))
+        .unwrap();
+    assert_eq!(checkpoint.scheduler.prediction_type, before);
+    checkpoint.replace_unet(marked.save(&folder, "v")).unwrap();
     assert_ne!(checkpoint.scheduler.prediction_type, before);
 }
 
@@ -574,9 +580,7 @@ fn pruned_unets_have_a_depth_for_each_attention() {
         write_sparse(&path, &tensors);
         let mut other = Checkpoint::open("demo").unwrap();
         other.replace_unet(&path).unwrap();
-        let mut read = other.unet.clone();
-        read.num_attention_heads = checkpoint.unet.num_attention_heads.clone();
-        assert_eq!(read, checkpoint.unet, "{name}");
+                assert_eq!(other.unet, checkpoint.unet, "{name}");
         let report = other.report();
         assert_eq!(report.problems, Vec::<String>::new());
     }
@@ -703,4 +707,23 @@ fn an_instruct_pix2pix_model_is_named() {
     config["in_channels"] = json!(8);
     fs::write(&path, config.to_string()).unwrap();
     assert!(refused(&demo).contains("an instruct-pix2pix model"));
+}
+
+/// What SDXL's own files say where a folder's are missing: the second tokenizer pads with
+/// `!`, and the scheduler is Euler over SDXL's betas.
+#[test]
+fn files_that_are_missing_are_sdxl_s_own() {
+    let folder = TempDir::new().unwrap();
+    let whole = demo_in(&folder, "whole");
+    let bare = demo_in(&folder, "bare");
+    for part in ["tokenizer", "tokenizer_2"] {
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+            fs::remove_file(bare.join(part).join(file)).unwrap();
+        }
+    }
+    fs::remove_dir_all(bare.join("scheduler")).unwrap();
+    let (whole, bare) = (open(&whole), open(&bare));
+    let pads = |c: &Checkpoint| [c.tokenizer.as_ref().unwrap().pad(), c.tokenizer_2.pad()];
+    assert_eq!(pads(&bare), pads(&whole));
+    assert_eq!(bare.scheduler.beta_end, 0.012);
 }

@@ -37,8 +37,11 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
         false => Autoencoder::Kl(builtin::vae()),
     };
     let text_encoder_2 = architecture::clip(&config(Part::TextEncoder2)?, true)?;
-    let scheduler = tree.fields("scheduler/scheduler_config.json")?;
-    let scheduler = scheduler_config(tree, &index, &scheduler)?;
+    const SCHEDULER: &str = "scheduler/scheduler_config.json";
+    let scheduler = match tree.has(SCHEDULER) {
+        true => scheduler_config(tree, &index, &tree.fields(SCHEDULER)?)?,
+        false => schedule::Config::sdxl(),
+    };
     let aesthetics = index.optional_flag("requires_aesthetics_score")?;
     let second = weights(Part::TextEncoder2)?;
     let unet_weights = weights(Part::UNet)?;

@@ -69,7 +69,14 @@ impl Tree {
     pub fn tokenizer(&self, folder: &str) -> Result<Tokenizer> {
         let text = |name: &str| self.text(&format!("{folder}/{name}"));
         match self {
-            Tree::Disk(_) => Tokenizer::from_folder(&self.path(folder)),
+            Tree::Disk(_) => {
+                // As SDXL's own files have it.
+                let pad = match folder {
+                    "tokenizer_2" => "!",
+                    _ => "<|endoftext|>",
+                };
+                Tokenizer::from_folder_padding(&self.path(folder), pad)
+            }
             Tree::Embedded { .. } => {
                 let files = TokenizerFiles {
                     vocabulary: text("vocab.json").zip(text("merges.txt")),

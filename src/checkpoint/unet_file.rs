@@ -72,6 +72,11 @@ impl Checkpoint {
         let files = vec![(path.to_path_buf(), file.size())];
         let pooled = self.text_encoder_2.projection_dim.unwrap_or(0);
         let (config, source, scheduler) = single::open_unet(file, [pooled, self.time_id_count()])?;
+        // No shape tells the size of pictures.
+        let config = UNetConfig {
+            sample_size: self.unet.sample_size,
+            ..config
+        };
         Ok(UNetFile {
             config,
             source,

@@ -79,6 +79,11 @@ impl Tokenizer {
     /// `tokenizer.json`; and, where they are, `tokenizer_config.json` and
     /// `special_tokens_map.json`.
     pub fn from_folder(folder: &Path) -> Result<Self> {
+        Self::from_folder_padding(folder, "<|endoftext|>")
+    }
+
+    /// The same, padding with `pad` where the folder has no file that says with what.
+    pub fn from_folder_padding(folder: &Path, pad: &str) -> Result<Self> {
         let vocab = read_optional(&folder.join("vocab.json"))?;
         let merges = read_optional(&folder.join("merges.txt"))?;
         let vocabulary = vocab.as_deref().zip(merges.as_deref());
@@ -88,6 +93,11 @@ impl Tokenizer {
         };
         let config = read_optional(&folder.join("tokenizer_config.json"))?;
         let special_tokens = read_optional(&folder.join("special_tokens_map.json"))?;
+        let silent = serde_json::json!({ "pad_token": pad }).to_string();
+        let config = match (&config, &special_tokens) {
+            (None, None) => Some(silent),
+            _ => config,
+        };
         let files = TokenizerFiles {
             vocabulary,
             tokenizer: tokenizer.as_deref(),

@@ -342,7 +342,7 @@ impl Blocks {
             .enumerate()
             .map(|(i, depths)| told(depths, if i == last { self.middle.1.max(1) } else { 1 }))
             .collect();
-        if let (Some([first, ..]), 1..) = (downs().last(), self.middle.1)
+        if let (Some([first, ..]), 1..) = (downs().next_back(), self.middle.1)
             && *first > 0
             && *first != self.middle.1
         {
