@@ -580,7 +580,7 @@ fn pruned_unets_have_a_depth_for_each_attention() {
         write_sparse(&path, &tensors);
         let mut other = Checkpoint::open("demo").unwrap();
         other.replace_unet(&path).unwrap();
-                assert_eq!(other.unet, checkpoint.unet, "{name}");
+        assert_eq!(other.unet, checkpoint.unet, "{name}");
         let report = other.report();
         assert_eq!(report.problems, Vec::<String>::new());
     }

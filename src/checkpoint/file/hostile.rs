@@ -51,7 +51,7 @@ fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
 /// Opens bytes as a file would be, and reads some of every tensor.
 fn open(bytes: &[u8]) -> Result<usize> {
     let (opened, peak) = peak(|| {
-        let opened = TensorFile::new("file".into(), Bytes::Owned(bytes.to_vec())).map(|file| {
+        TensorFile::new("file".into(), Bytes::Owned(bytes.to_vec())).map(|file| {
             for name in file.names() {
                 if let Some(entry) = file.entry(&name) {
                     entry.numbers(4);
@@ -63,8 +63,7 @@ fn open(bytes: &[u8]) -> Result<usize> {
                 }
             }
             file.names().len()
-        });
-        opened
+        })
     });
     // A row of a table takes more room than its bytes in the file, but not without end.
     let most = (96 * bytes.len() + (256 << 10)).min(bytes.len() + (32 << 20));
@@ -121,8 +120,11 @@ fn mutated(u: &mut Unstructured<'_>, seeds: &[Vec<u8>]) -> Chosen<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Makes a file, from good ones or without them.
+type Make = fn(&mut Unstructured<'_>, &[Vec<u8>]) -> Chosen<Vec<u8>>;
+
 /// Runs of a fuzz target; `CALOTYPE_FUZZ_RUNS` asks for more.
-fn fuzz(seeds: Vec<Vec<u8>>, make: fn(&mut Unstructured<'_>, &[Vec<u8>]) -> Chosen<Vec<u8>>) {
+fn fuzz(seeds: Vec<Vec<u8>>, make: Make) {
     let runs = std::env::var("CALOTYPE_FUZZ_RUNS").ok();
     let runs: u64 = runs.and_then(|runs| runs.parse().ok()).unwrap_or(2000);
     let (done, taken) = (Cell::new(0u64), Cell::new(0u64));
