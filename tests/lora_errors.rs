@@ -266,7 +266,7 @@ fn types_and_alphas_are_checked() {
     let bad = Bad::new();
     bad.error(
         &[(DOWN, "I16", &[2, 64]), (UP, "F16", &[64, 2])],
-        &[DOWN, "I16", "F16 and BF16"],
+        &[DOWN, "I16", "F16, BF16 and fp8"],
     );
     let alpha = DOWN.replace("lora_down.weight", "alpha");
     bad.error(
