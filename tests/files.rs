@@ -188,6 +188,7 @@ fn a_checkpoint_without_a_vae_takes_another() {
     let path = bare.save(&folder, "bare");
     let mut checkpoint = open(&path);
     assert!(!checkpoint.has_vae());
+    assert!(checkpoint.expected(Part::Vae).is_empty());
     check(
         &checkpoint,
         &[Part::TextEncoder, Part::TextEncoder2, Part::UNet],
@@ -598,7 +599,10 @@ fn every_kind_of_file_is_named() {
         ),
         (&["unet.conv_in.lora_A.weight"], "an adapter (LoRA)"),
         (&["a.b.hada_w1_a"], "an adapter (LoRA)"),
-        (&["clip_l", "clip_g"], "a textual inversion"),
+        (
+            &["clip_l", "clip_g"],
+            "a textual inversion (embedding), not a whole checkpoint; point embeddings at",
+        ),
         (&["emb_params"], "a textual inversion"),
         (
             &["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"],

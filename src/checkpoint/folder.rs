@@ -30,7 +30,7 @@ pub(super) fn open(tree: &Tree, name: String, layout: Layout) -> Result<Checkpoi
         false => None,
     };
     let unet = architecture::unet(&config(Part::UNet)?)?;
-    let has_vae = tree.has("vae/config.json");
+    let has_vae = tree.has(Part::Vae.folder());
     let vae = match has_vae {
         true => architecture::autoencoder(&config(Part::Vae)?)?,
         // Another file's will take its place; the latents are SDXL's.

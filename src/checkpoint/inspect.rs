@@ -261,6 +261,7 @@ impl Checkpoint {
                 .unwrap_or_default(),
             Part::TextEncoder2 => expected::clip(&self.text_encoder_2),
             Part::UNet => expected::unet(&self.unet),
+            Part::Vae if !self.has_vae() => Vec::new(),
             Part::Vae => expected::autoencoder(&self.vae),
         }
     }

@@ -75,7 +75,7 @@ const KINDS: [Kind; 19] = [
                 || (keys.0.len() <= 2 && keys.begin(&["<"]))
         },
         what: "a textual inversion (embedding)",
-        belongs: Belongs::Told("it belongs to a prompt's words, beside a model"),
+        belongs: Belongs::To(Field::Embeddings, "this file, beside a model"),
     },
     Kind {
         fits: |keys| keys.begin(&["ip_adapter.", "image_proj."]),
