@@ -314,7 +314,10 @@ fn files_that_do_not_fit_are_named() {
         ),
     ] {
         write(tensors);
-        let message = refused(&mut demo(&[path.clone()]), raw("embedding:bad", ""));
+        let message = refused(
+            &mut demo(std::slice::from_ref(&path)),
+            raw("embedding:bad", ""),
+        );
         assert!(
             message.contains(expected) && message.contains("bad"),
             "{message}"
