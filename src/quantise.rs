@@ -132,7 +132,9 @@ mod tests {
                 let random = noise(BLOCK, seed as u64 + 1);
                 let mut q: [i8; BLOCK] = std::array::from_fn(|i| (random[i] * 2.0) as i8);
                 q[seed] = most;
-                let values = q.map(|q| f32::from(q.clamp(-8, 7).max(q.min(127))) * scale.to_f32());
+                let least = if format == BlockFormat::Q4 { -8 } else { -127 };
+                let most = if format == BlockFormat::Q4 { 7 } else { 127 };
+                let values = q.map(|q| f32::from(q.clamp(least, most)) * scale.to_f32());
                 let (again, made) = format.quantise(&values);
                 let back = made.map(|q| f32::from(q) * again.to_f32());
                 for (x, y) in back.iter().zip(values) {

@@ -63,8 +63,8 @@ fn what_is_written_draws_as_what_was_read() {
         ("safetensors", Precision::F32, 0.0),
         ("safetensors", Precision::F16, 0.0),
         ("gguf", Precision::F16, 1e-6),
-        ("gguf", Precision::Q8, 1e-2),
-        ("gguf", Precision::Q4, 1e-1),
+        ("gguf", Precision::Q8, 2e-2),
+        ("gguf", Precision::Q4, 2e-1),
     ] {
         let path = |name: &str| folder.path().join(format!("{name}-{precision:?}.{end}"));
         let (base, refiner) = (path("base"), path("refiner"));
@@ -119,7 +119,8 @@ fn converting_twice_changes_nothing() {
                 view.values(0..shape.iter().product())
             };
             let (a, b) = (values(&first), values(&second));
-            assert!(relative(&a, &b) <= 1e-6, "{name}: {}", relative(&a, &b));
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= b.abs() * 1e-6;
+            assert!(a.iter().zip(&b).all(close), "{name}");
         }
     }
 }

@@ -84,7 +84,13 @@ fn a_refiner_takes_turns_with_the_base() {
         max_memory: MemoryLimit::Bytes(6 * GIB),
         ..Default::default()
     });
-    let alone = plan(&pipeline, prompt());
+    let alone = plan(
+        &pipeline,
+        RawRequest {
+            refiner: Some(false),
+            ..prompt()
+        },
+    );
     let both = plan(
         &pipeline,
         RawRequest {
@@ -280,11 +286,11 @@ fn out_of_memory_takes_the_next_plan() {
     };
     let whole = run(None, "whole.png");
     let peak = whole["peak_device_bytes"].as_u64().unwrap();
-    let short = run(Some(peak * 2 / 3), "short.png");
+    let short = run(Some(peak * 4 / 5), "short.png");
     let warnings = short["warnings"].to_string();
     assert!(
-        short["peak_device_bytes"].as_u64().unwrap() <= peak * 2 / 3,
+        short["peak_device_bytes"].as_u64().unwrap() <= peak * 4 / 5,
         "{short}"
     );
-    println!("{warnings}");
+    assert!(warnings.contains("less memory"), "{warnings}");
 }

@@ -76,15 +76,17 @@ pub struct Executor {
     inputs: HashMap<String, Tensor>,
     outputs: Vec<Tensor>,
     bytes: u64,
-    /// Slots in which nothing outlives a run.
-    spare: Vec<Arc<Buffer>>,
+    /// All slots, and of each whether something in it outlives a run.
+    slots: Vec<(Arc<Buffer>, bool)>,
 }
 
 /// What an executor finds on the device.
 #[derive(Clone, Copy, Default)]
 struct Found<'a> {
-    /// Slots of another executor in which nothing outlives its runs.
-    spare: &'a [Arc<Buffer>],
+    /// Another executor, whose memory is used.
+    host: Option<&'a Executor>,
+    /// Nothing that either of them leaves behind is wanted once the other has run.
+    all: bool,
     /// An input that is there already, by name.
     input: Option<(&'a str, &'a Tensor)>,
 }
@@ -116,14 +118,18 @@ impl Executor {
         host: &Executor,
         input: Option<(&str, &Tensor)>,
     ) -> Result<Self> {
-        let spare = &host.spare;
-        let found = Found { spare, input };
+        let host = Some(host);
+        let found = Found {
+            host,
+            all: false,
+            input,
+        };
         let sources = HashMap::new();
         Self::build(context, activations, graph, weights, &sources, None, found)
     }
 
-    /// [`Self::new`], with group norms that other graphs share; beside `host`, if there is
-    /// one, as [`Self::beside`].
+    /// [`Self::new`], with group norms that other graphs share. Where there is a `host`, all
+    /// of its memory is used: what either leaves behind is gone once the other has run.
     pub fn with_norms(
         context: &Context,
         activations: impl Into<Activations>,
@@ -134,7 +140,8 @@ impl Executor {
         host: Option<&Executor>,
     ) -> Result<Self> {
         let found = Found {
-            spare: host.map_or(&[], |host| &host.spare),
+            host,
+            all: true,
             input: None,
         };
         Self::build(context, activations, graph, weights, sources, norms, found)
@@ -154,7 +161,7 @@ impl Executor {
         let gpu = &context.gpu;
         let storages = activations.into().of(graph);
         let plan = Plan::new(graph, context.mode, &storages);
-        let (slots, bytes) = slots(gpu, &plan, found.spare)?;
+        let (slots, bytes) = slots(gpu, &plan, &found)?;
         let mut lowering = Lowering {
             context,
             graph,
@@ -213,10 +220,7 @@ impl Executor {
                 .map(|x| lowering.tensors[x.0].clone())
                 .collect(),
             bytes,
-            spare: (0..slots.len())
-                .filter(|i| !plan.lasting[*i])
-                .map(|i| slots[i].clone())
-                .collect(),
+            slots: slots.iter().cloned().zip(plan.lasting).collect(),
         })
     }
 
@@ -303,9 +307,12 @@ fn compile_while(
 }
 
 /// The buffer of every slot, and the bytes of those that are new. What lasts gets new
-/// ones; the others get the smallest of `spare` that is large enough, the largest first.
-fn slots(gpu: &Gpu, plan: &Plan, spare: &[Arc<Buffer>]) -> Result<(Vec<Arc<Buffer>>, u64)> {
-    let mut spare = spare.to_vec();
+/// ones, unless nothing need last; the others get the smallest of the host's that is large
+/// enough, the largest first.
+fn slots(gpu: &Gpu, plan: &Plan, found: &Found<'_>) -> Result<(Vec<Arc<Buffer>>, u64)> {
+    let lent = found.host.iter().flat_map(|host| &host.slots);
+    let lent = lent.filter(|(_, lasting)| found.all || !lasting);
+    let mut spare: Vec<Arc<Buffer>> = lent.map(|(buffer, _)| buffer.clone()).collect();
     spare.sort_by_key(|buffer| buffer.size());
     let mut order: Vec<usize> = (0..plan.slots.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(plan.slots[*i]));
@@ -314,7 +321,7 @@ fn slots(gpu: &Gpu, plan: &Plan, spare: &[Arc<Buffer>]) -> Result<(Vec<Arc<Buffe
     for i in order {
         let bytes = plan.slots[i];
         let fitting = spare.iter().position(|buffer| buffer.size() >= bytes);
-        made[i] = Some(match fitting.filter(|_| !plan.lasting[i]) {
+        made[i] = Some(match fitting.filter(|_| found.all || !plan.lasting[i]) {
             Some(at) => spare.remove(at),
             None => {
                 fresh += bytes;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes below which weights always stay: so few are not worth a piece of a stream.
-const ALWAYS: u64 = 1 << 16;
+const ALWAYS: u64 = 1 << 13;
 
 /// The least bytes of a piece: many small products come together.
 pub(super) const PIECE: u64 = 8 << 20;
