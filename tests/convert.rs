@@ -64,7 +64,7 @@ fn what_is_written_draws_as_what_was_read() {
         ("safetensors", Precision::F16, 0.0),
         ("gguf", Precision::F16, 1e-6),
         ("gguf", Precision::Q8, 2e-2),
-        ("gguf", Precision::Q4, 2e-1),
+        ("gguf", Precision::Q4, 1.5e-1),
     ] {
         let path = |name: &str| folder.path().join(format!("{name}-{precision:?}.{end}"));
         let (base, refiner) = (path("base"), path("refiner"));

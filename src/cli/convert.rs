@@ -27,8 +27,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     vae: Option<String>,
 
-    /// How weights are stored; q8 and q4 are ggml's Q8_0 and Q4_0, in a .gguf, for the
-    /// matrices of UNet and text encoders
+    /// How weights are stored; q8 and q4 are ggml's Q8_0 and Q4_0, in a .gguf, for
+    /// matrices; those of text encoders are Q8_0 in both
     #[arg(long, default_value = "f16", value_parser = ["f32", "f16", "q8", "q4"], ignore_case = true)]
     weights: String,
 

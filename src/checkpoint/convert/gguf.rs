@@ -34,8 +34,9 @@ fn kind(tensor: &Planned, precision: Precision) -> u32 {
     match precision {
         Precision::F32 => F32,
         _ if tensor.shape.len() < 2 => F32,
-        Precision::Q8 if tensor.suits_blocks() => Q8_0,
-        Precision::Q4 if tensor.suits_blocks() => Q4_0,
+        // Four bits are too few for the text encoders, which are small.
+        Precision::Q4 if tensor.suits_blocks() && tensor.is_of_unet() => Q4_0,
+        Precision::Q8 | Precision::Q4 if tensor.suits_blocks() => Q8_0,
         _ => F16,
     }
 }

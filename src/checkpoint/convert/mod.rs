@@ -24,7 +24,7 @@ pub enum Precision {
     F16,
     /// ggml's Q8_0, for the matrices of UNet and text encoders; the rest is F16.
     Q8,
-    /// ggml's Q4_0, likewise.
+    /// ggml's Q4_0 for the matrices of the UNet, Q8_0 for those of text encoders.
     Q4,
 }
 

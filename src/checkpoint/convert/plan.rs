@@ -27,6 +27,10 @@ impl Planned {
         self.shape.len() == 2 && whole && !embedding && self.part != Part::Vae
     }
 
+    pub fn is_of_unet(&self) -> bool {
+        self.part == Part::UNet
+    }
+
     /// Its values.
     pub fn values(&self, checkpoint: &Checkpoint) -> Result<Vec<f32>> {
         let source = checkpoint.source(self.part);

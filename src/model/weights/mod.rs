@@ -539,7 +539,10 @@ mod tests {
     use super::*;
     use crate::checkpoint::DType;
     use crate::graph::Kernel;
+    use crate::graph::{Executor, Runner};
+    use crate::kernel::{Context, Mode, Storage};
     use half::bf16;
+    use std::rc::Rc;
 
     /// The f32 values of a file's tensor, and its bytes in a precision.
     fn tensor(dtype: DType, count: usize, seed: usize) -> (Vec<f32>, Vec<u8>) {
@@ -689,6 +692,62 @@ mod tests {
             let bytes = bytemuck::cast_slice(&values).to_vec();
             Ok(TensorView::new(DType::F32, shape, bytes))
         }
+    }
+
+    /// More weights than two pieces hold: each layer finds its own, in every run.
+    #[test]
+    fn streamed_pieces_take_turns() {
+        const SIDE: usize = 1024;
+        let gpu = Gpu::open(&Default::default()).unwrap();
+        let mut g = Graph::new();
+        let x = g.input("x", [1, 3, 1, SIDE]);
+        let layers = 'a'..='l';
+        let mut sum = None;
+        for name in layers.clone() {
+            let y = g.linear(x, Product::linear(name.to_string(), [SIDE, SIDE]));
+            sum = Some(match sum {
+                Some(sum) => g.add(sum, y),
+                None => y,
+            });
+        }
+        g.output(sum.unwrap());
+        let g = g.optimise();
+        let keeping = Keeping {
+            resident: Some(0),
+            ..WeightStorage::F16.into()
+        };
+        let loaded = Loaded::default();
+        let weights = DeviceWeights::new(&gpu, &Layers, keeping, &loaded);
+        let context = Context::new(&gpu, Mode { direct: true }).unwrap();
+        let none = HashMap::new();
+        let executor = Executor::new(&context, Storage::F32, &g, &weights, &none).unwrap();
+        executor
+            .write(&gpu, "x", &[1.0 / SIDE as f32; 3 * SIDE])
+            .unwrap();
+        let stream = Rc::new(Streamed::new(&gpu, &Layers, &loaded));
+        let runner = Runner::new(&gpu, false).unwrap();
+        let mut runner = runner.with_stream(stream.clone());
+        // Of each layer its value, times the sum of x, and its bias.
+        let expected: f32 = layers.map(|name| 2.0 * f32::from(name as u8)).sum();
+        for _ in 0..3 {
+            runner.run(|_| {}, &[executor.step()], &|| false).unwrap();
+            runner.finish().unwrap();
+            let made = executor.read(&gpu, 0).unwrap();
+            assert!(
+                made.iter().all(|y| *y == expected),
+                "{} {expected}",
+                made[0]
+            );
+        }
+        let once = loaded.streamed_bytes();
+        assert_eq!(once, 12 * 2 * (SIDE * SIDE) as u64);
+        assert!(stream.bytes() > 2 * once, "{} of {once}", stream.bytes());
+        // Two pieces and the biases are all that is on the device.
+        assert!(loaded.bytes() < once, "{}", loaded.bytes());
+        let none = Runner::new(&gpu, false)
+            .unwrap()
+            .run(|_| {}, &[executor.step()], &|| false);
+        assert!(matches!(none, Err(Error::Internal { .. })));
     }
 
     /// The query alone beside query, key and value, and what else differs.
