@@ -24,13 +24,13 @@ impl Pipeline {
         self.check(request)?;
         let mut shortages = Vec::new();
         loop {
-            let plan = self.memory_plan(request)?;
+            let plan = self.memory_plan(request);
             if let (false, Some(limit)) = (plan.fits, plan.limit) {
                 return Err(self.too_little(&plan, limit));
             }
             self.adopt(plan);
             match self.attempt(request, observer) {
-                Err(e) if e.is_out_of_memory() && self.gives_up_more(request)? => {
+                Err(e) if e.is_out_of_memory() && self.gives_up_more(request) => {
                     let said = format!("{e}: trying with less memory\n{}", self.plan);
                     tracing::warn!("{said}");
                     shortages.push(format!("{e}: drawn with less memory"));
@@ -155,6 +155,7 @@ impl Pipeline {
                 .peak_reserved_bytes
                 .load(Ordering::Relaxed),
             unet_device_bytes: self.base.unet.bytes(),
+            unet_shared_bytes: self.base.unet.shared_bytes(),
             plan: self.plan.clone(),
             stats,
             warnings,

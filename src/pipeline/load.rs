@@ -1,6 +1,7 @@
 //! Checkpoints and a device, ready to draw.
 
 use super::adapters::Merged;
+use super::memory::Question;
 use super::preview::Previews;
 use super::vae::Vae;
 use super::{
@@ -17,7 +18,7 @@ use crate::model::{self, Loaded, clip, time, unet};
 use crate::text::Styles;
 use crate::{Error, Field, Remedy, Result};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Whether the VAE works on tiles with blended seams.
@@ -196,6 +197,8 @@ pub struct Pipeline {
     pub(super) vae: Loaded,
     /// How the memory is used at the moment.
     pub(super) plan: MemoryPlan,
+    /// The last one that was asked for.
+    pub(super) planned: Mutex<Option<(Question, MemoryPlan)>>,
     /// Bytes that were too many, once the device ran out of memory.
     pub(super) short_of: Option<u64>,
     pub(super) load_seconds: f64,
@@ -269,6 +272,7 @@ impl Pipeline {
             merged: Merged::default(),
             vae: Loaded::default(),
             plan: MemoryPlan::of_format(options.weights),
+            planned: Mutex::default(),
             short_of: None,
             load_seconds: start.elapsed().as_secs_f64(),
         })
@@ -296,7 +300,7 @@ impl Pipeline {
         let models = models.into_iter().flatten();
         let of = |model: &Model| {
             let texts: u64 = model.texts.iter().map(Loaded::bytes).sum();
-            model.unet.bytes() + texts
+            model.unet.bytes() + model.unet.shared_bytes() + texts
         };
         models.map(of).sum::<u64>() + self.vae.bytes()
     }

@@ -160,7 +160,7 @@ impl Models {
     ) -> Result<Output> {
         loop {
             let pipeline = self.pipeline(model, observer)?;
-            let plan = pipeline.memory_plan(request)?;
+            let plan = pipeline.memory_plan(request);
             let others = pipeline.device_bytes().saturating_sub(pipeline.own_bytes());
             let crowded = plan.limit.is_some_and(|limit| plan.peak() + others > limit);
             if crowded && self.drop_oldest(model) {

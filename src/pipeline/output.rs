@@ -64,8 +64,11 @@ pub struct Output {
     /// What wgpu reserved of the driver at the most, gaps included; 0 where it does not
     /// tell.
     pub peak_reserved_bytes: u64,
-    /// Of the base's UNet on the device, what products share included.
+    /// Of the base's UNet on the device: weights that stay, biases and norms.
     pub unet_device_bytes: u64,
+    /// What its products take turns in: where blocks are expanded to, and where streamed
+    /// weights are brought to.
+    pub unet_shared_bytes: u64,
     /// How the memory was used.
     pub plan: MemoryPlan,
     pub stats: LoopStats,

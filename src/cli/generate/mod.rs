@@ -199,7 +199,7 @@ fn draw(
         picture::grid_size(request.samples, request.width, request.height)?;
     }
     if args.output.plan {
-        return Ok(Drawn::Plan(pipeline.memory_plan(&request)?));
+        return Ok(Drawn::Plan(pipeline.memory_plan(&request)));
     }
     let output = pipeline.generate(&request, &mut observer)?;
     Ok(Drawn::Pictures(Box::new((request, output))))

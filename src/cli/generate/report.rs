@@ -18,6 +18,7 @@ pub struct Report<'a> {
     peak_device_bytes: u64,
     peak_reserved_bytes: u64,
     unet_device_bytes: u64,
+    unet_shared_bytes: u64,
     memory: &'a MemoryPlan,
     #[serde(flatten)]
     stats: LoopStats,
@@ -52,6 +53,7 @@ impl<'a> Report<'a> {
             peak_device_bytes: output.peak_device_bytes,
             peak_reserved_bytes: output.peak_reserved_bytes,
             unet_device_bytes: output.unet_device_bytes,
+            unet_shared_bytes: output.unet_shared_bytes,
             memory: &output.plan,
             stats: output.stats,
             warnings: &output.warnings,

@@ -68,7 +68,7 @@ impl Loaded {
         lock(&self.wide).clone()
     }
 
-    /// Bytes on the device: weights that stay, biases, norms, and what products share.
+    /// Bytes on the device: weights that stay, biases and norms.
     pub fn bytes(&self) -> u64 {
         let products = lock(&self.products);
         let stay = products.values().map(|placed| {
@@ -80,7 +80,13 @@ impl Loaded {
         });
         let norms = lock(&self.norms);
         let norms = norms.values().flatten().map(|view| view.size);
-        stay.sum::<u64>() + norms.sum::<u64>() + lock(&self.shares).bytes()
+        stay.sum::<u64>() + norms.sum::<u64>()
+    }
+
+    /// Bytes on the device that products take turns in: where blocks are expanded to, and
+    /// where pieces of a stream are brought to.
+    pub fn shared_bytes(&self) -> u64 {
+        lock(&self.shares).bytes()
     }
 
     /// Bytes that every run of all products streams.

@@ -8,7 +8,7 @@ pub use plan::{MemoryPlan, Phase, TextEncoders, WeightsPlan};
 pub(super) use sizes::Sizes;
 
 use super::vae::Vae;
-use super::{Pipeline, Request};
+use super::{Pipeline, Refinement, Request};
 use crate::checkpoint::{Checkpoint, Part};
 use crate::kernel::product::BlockFormat;
 use crate::model::{Keeping, Loaded, unet};
@@ -19,6 +19,7 @@ use plan::Needs;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::PoisonError;
 
 /// How the UNet's weights are kept on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -117,6 +118,17 @@ impl FromStr for MemoryLimit {
 /// and other programs need some.
 const SHARE: f64 = 0.9;
 
+/// What a plan depends on: planning builds every graph, which takes a tenth of a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Question {
+    size: [usize; 2],
+    samples: usize,
+    cache_interval: usize,
+    is_refined: bool,
+    has_picture: bool,
+    limit: Option<u64>,
+}
+
 impl MemoryPlan {
     /// Before there is a request.
     pub(super) fn of_format(format: WeightFormat) -> Self {
@@ -151,20 +163,37 @@ impl Pipeline {
     }
 
     /// How `request` would be drawn within the memory that may be used.
-    ///
-    /// # Errors
-    /// A request for a refiner that there is not.
-    pub fn memory_plan(&self, request: &Request) -> Result<MemoryPlan> {
+    pub fn memory_plan(&self, request: &Request) -> MemoryPlan {
+        let question = Question {
+            size: [request.width, request.height],
+            samples: request.samples,
+            cache_interval: request.cache_interval,
+            is_refined: request.refinement != Refinement::None,
+            has_picture: request.image.is_some(),
+            limit: self.memory_limit(),
+        };
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*planned {
+            Some((known, plan)) if *known == question => plan.clone(),
+            _ => {
+                let plan = self.new_plan(request, question.limit);
+                *planned = Some((question, plan.clone()));
+                plan
+            }
+        }
+    }
+
+    fn new_plan(&self, request: &Request, limit: Option<u64>) -> MemoryPlan {
         let sizes = Sizes::new(self, request);
         let needs = Needs {
-            limit: self.memory_limit(),
+            limit,
             low_memory: self.options.low_memory,
             weights: self.options.weights.blocks(),
             pictures: self.options.batch,
             tiling: self.options.vae_tiling,
             samples: request.samples,
         };
-        Ok(plan::choose(&needs, &sizes))
+        plan::choose(&needs, &sizes)
     }
 
     /// How the weights of the UNet are kept, by the plan in use.
@@ -203,21 +232,25 @@ impl Pipeline {
     /// After the device ran out of memory, though the plan in use says that it should
     /// not: takes a lower limit, and says whether a plan fits that. What is on the device
     /// leaves it.
-    pub(super) fn gives_up_more(&mut self, request: &Request) -> Result<bool> {
+    pub(super) fn gives_up_more(&mut self, request: &Request) -> bool {
         let peak = self.plan.peak();
         // Half of it at the most, then again.
         for share in [0.85, 0.7, 0.5] {
             self.short_of = Some((peak as f64 * share) as u64);
-            let plan = self.memory_plan(request)?;
+            let plan = self.memory_plan(request);
             if plan.fits && plan.peak() < peak {
-                self.base.unet.clear();
+                let refiner = self.refiner.as_ref().map(|refiner| &refiner.model);
+                for model in [Some(&self.base), refiner].into_iter().flatten() {
+                    model.unet.clear();
+                    model.texts.iter().for_each(Loaded::clear);
+                }
                 self.vae.clear();
                 self.adopt(plan);
-                return Ok(true);
+                return true;
             }
         }
         self.short_of = None;
-        Ok(false)
+        false
     }
 
     /// Why nothing can be drawn within `limit`.
