@@ -101,10 +101,10 @@ fn quantise4(values: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn noise(count: usize, seed: u64) -> Vec<f32> {
+    pub(crate) fn noise(count: usize, seed: u64) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut uniform = || {
             state ^= state << 13;

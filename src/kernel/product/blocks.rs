@@ -268,20 +268,7 @@ pub fn twin_expand(format: BlockFormat, layout: Layout, panels: &[u8]) -> Vec<f3
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(count: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut uniform = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u32 << 24) as f32
-        };
-        // Of about normal distribution.
-        (0..count)
-            .map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0)
-            .collect()
-    }
+    use crate::quantise::tests::noise;
 
     fn pack(format: BlockFormat, layout: Layout, values: &[f32]) -> Vec<u8> {
         let columns: Vec<&[f32]> = values.chunks(layout.k * layout.taps).collect();
