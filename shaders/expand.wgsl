@@ -7,6 +7,11 @@
 //        pairs, [taps, K / 32 rounded up, 64]; then padding up to a multiple of 64 words
 //   out  f16 in pairs, units of 8 as product.wgsl reads them: [panels, taps, K / 8, 64, 8]
 // One invocation a unit. Needs no f16 feature.
+//
+// On an NVIDIA H200 (driver 580.159.04, 2026-11-27, `calotype bench kernels -o expand`):
+// 3 us for 1280x1280, 18 to 20 us for 1280x10240 and for a convolution of 1280 channels,
+// 1.4 to 2.2 TB/s read and written of the card's 4.1; q4 takes as long as q8. A guided
+// step of SDXL at 1024x1024 becomes 3 to 6 % slower than with f16 weights.
 
 override WG: u32 = 64u;
 

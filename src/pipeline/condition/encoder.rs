@@ -109,7 +109,8 @@ impl<'a> Encoder<'a> {
         let weights =
             DeviceWeights::new(gpu, source, pipeline.text_keeping(), loaded).while_ok(&check);
         let activations = activations(pipeline);
-        pipeline.tune_for(&graph, activations, &|| cancel.is_cancelled())?;
+        // Which kernels are fastest here is not measured: that takes longer than hundreds of
+        // prompts.
         let executor = Executor::new(
             &pipeline.context,
             activations,
