@@ -265,8 +265,6 @@ fn out_of_memory_takes_the_next_plan() {
             "512",
             "--height",
             "512",
-            "--samples",
-            "2",
             "--json",
             "-q",
             "--out",
