@@ -10,7 +10,7 @@ use calotype::gpu::PipelineKey;
 use calotype::kernel::permutations;
 use calotype::kernel::product::Family;
 use calotype::picture::{Mask, Picture};
-use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Tiling};
+use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Tiling, WeightFormat};
 use calotype::schedule::names;
 use case::{fixtures, generate, load};
 use serde_json::json;
@@ -104,6 +104,13 @@ fn every_pipeline_that_runs_is_a_permutation() {
             ..options.clone()
         };
         seen.extend(made(&tiny, &[painted()]));
+        for weights in [WeightFormat::Q8, WeightFormat::Q4] {
+            let blocks = LoadOptions {
+                weights,
+                ..options.clone()
+            };
+            seen.extend(made(&blocks, &[raw()]));
+        }
         let inpainting = LoadOptions {
             model: inpainting.path().to_str().unwrap().into(),
             ..options.clone()

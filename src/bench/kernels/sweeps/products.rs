@@ -27,7 +27,7 @@ fn expansions() -> Vec<Expand> {
         [1, 40, 65],
         [9, 31, 63],
     ];
-    let drawn = (0..28).map(|i| {
+    let drawn = (0..29).map(|i| {
         let taps = if i % 3 == 0 { 9 } else { 1 };
         [taps, random.size(1, 200), random.size(1, 200)]
     });
@@ -38,7 +38,8 @@ fn expansions() -> Vec<Expand> {
             let n = if geglu { 2 * n } else { n };
             Expand {
                 layout: Layout { taps, k, n, geglu },
-                format: [BlockFormat::Q8, BlockFormat::Q4][i % 2],
+                // Apart from which kernel's turn it is.
+                format: [BlockFormat::Q8, BlockFormat::Q4][i / 2 % 2],
                 seed: i as u64,
             }
         })
