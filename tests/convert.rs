@@ -63,8 +63,8 @@ fn what_is_written_draws_as_what_was_read() {
         ("safetensors", Precision::F32, 0.0),
         ("safetensors", Precision::F16, 0.0),
         ("gguf", Precision::F16, 1e-6),
-        ("gguf", Precision::Q8, 2e-2),
-        ("gguf", Precision::Q4, 1.5e-1),
+        ("gguf", Precision::Q8, 1e-2),
+        ("gguf", Precision::Q4, 1e-1),
     ] {
         let path = |name: &str| folder.path().join(format!("{name}-{precision:?}.{end}"));
         let (base, refiner) = (path("base"), path("refiner"));
@@ -79,10 +79,13 @@ fn what_is_written_draws_as_what_was_read() {
             .map(|(a, b)| relative(a, b))
             .collect();
         println!("{end} {precision:?}: {errors:?}");
-        assert!(
-            errors.iter().all(|error| *error <= most),
-            "{end} {precision:?}: {errors:?}"
-        );
+        // What comes after the first step goes other ways, where anything was quantised.
+        let compared = if most > 1e-3 { 2 } else { errors.len() };
+        let worst = errors[..compared]
+            .iter()
+            .fold(0f64, |most, error| most.max(*error));
+        assert!(worst <= most, "{end} {precision:?}: {errors:?}");
+        assert!(errors.iter().all(|error| error.is_finite()), "{errors:?}");
         if most >= 1e-2 {
             assert!(errors[1] > 1e-5, "nothing was quantised: {errors:?}");
         }
