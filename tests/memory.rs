@@ -289,3 +289,51 @@ fn out_of_memory_takes_the_next_plan() {
     );
     assert!(warnings.contains("less memory"), "{warnings}");
 }
+
+/// Little memory gives up from the beginning what costs time, and the rest as any other
+/// plan does where the card is small.
+#[test]
+fn low_memory_streams_where_it_must() {
+    let of = |limit: u64| {
+        let pipeline = sdxl(LoadOptions {
+            low_memory: true,
+            weights: WeightFormat::F16,
+            max_memory: MemoryLimit::Bytes(limit),
+            ..Default::default()
+        });
+        plan(&pipeline, prompt())
+    };
+    for (limit, all_stay) in [(24 * GIB, true), (6 * GIB, true), (4 * GIB, false)] {
+        let plan = of(limit);
+        assert!(plan.fits && plan.peak() <= limit, "{plan}");
+        assert_eq!(plan.unet.resident.is_none(), all_stay, "{plan}");
+        let low = (plan.pictures, plan.batched, plan.one_unet);
+        assert_eq!(low, (1, false, true), "{plan}");
+        assert_ne!(plan.texts, TextEncoders::Stay, "{plan}");
+    }
+}
+
+/// A request that does without the refiner leaves it on the device for the next.
+#[test]
+fn a_refiner_that_is_not_asked_for_waits() {
+    let mut pipeline = load(&LoadOptions {
+        model: "demo".into(),
+        refiner: Some("demo".into()),
+        ..Default::default()
+    })
+    .unwrap();
+    let mut bytes = Vec::new();
+    for refiner in [true, false, true] {
+        let raw = RawRequest {
+            width: Some(64),
+            height: Some(64),
+            steps: Some(2),
+            refiner: Some(refiner),
+            high_noise_fraction: refiner.then_some(0.5),
+            ..prompt()
+        };
+        generate(&mut pipeline, raw, None);
+        bytes.push(pipeline.own_bytes());
+    }
+    assert!(bytes[0] > 0 && bytes == [bytes[0]; 3], "{bytes:?}");
+}

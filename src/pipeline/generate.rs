@@ -21,6 +21,16 @@ impl Pipeline {
     /// Where the device has less than it was thought to have, once more with a plan that
     /// needs less.
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
+        self.draw(request, observer, true)
+    }
+
+    /// [`Self::generate`], which takes a plan that needs less only if it `gives_up`.
+    pub(super) fn draw(
+        &mut self,
+        request: &Request,
+        observer: &mut Observer<'_>,
+        gives_up: bool,
+    ) -> Result<Output> {
         self.check(request)?;
         let mut shortages = Vec::new();
         loop {
@@ -30,7 +40,7 @@ impl Pipeline {
             }
             self.adopt(plan);
             match self.attempt(request, observer) {
-                Err(e) if e.is_out_of_memory() && self.gives_up_more(request) => {
+                Err(e) if e.is_out_of_memory() && gives_up && self.gives_up_more(request) => {
                     let said = format!("{e}: trying with less memory\n{}", self.plan);
                     tracing::warn!("{said}");
                     shortages.push(format!("{e}: drawn with less memory"));

@@ -118,20 +118,9 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// The model that draws; others take the place of its parts.
-    fn base(name: &str, unet: Option<&str>, vae: Option<&str>) -> Result<Self> {
-        let mut checkpoint = Checkpoint::open(name)?;
-        if let Some(path) = vae {
-            checkpoint.replace_vae(open_vae(path)?)?;
-        }
-        if let Some(path) = unet {
-            checkpoint.replace_unet(path)?;
-        }
-        if !checkpoint.has_vae() {
-            let remedy = Remedy::give(Field::Vae, "one that was made for SDXL");
-            return Err(Error::file(name, "no VAE in this checkpoint", remedy));
-        }
-        Self::checked(checkpoint)
+    /// The model that draws.
+    fn base(options: &LoadOptions) -> Result<Self> {
+        Self::checked(base_checkpoint(options)?)
     }
 
     fn checked(checkpoint: Checkpoint) -> Result<Self> {
@@ -142,6 +131,23 @@ impl Model {
             texts: Default::default(),
         })
     }
+}
+
+/// The checkpoint that draws; others take the place of its parts.
+pub(super) fn base_checkpoint(options: &LoadOptions) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::open(&options.model)?;
+    if let Some(path) = &options.vae {
+        checkpoint.replace_vae(open_vae(path)?)?;
+    }
+    if let Some(path) = &options.unet {
+        checkpoint.replace_unet(path)?;
+    }
+    if !checkpoint.has_vae() {
+        let remedy = Remedy::give(Field::Vae, "one that was made for SDXL");
+        let problem = "no VAE in this checkpoint";
+        return Err(Error::file(&options.model, problem, remedy));
+    }
+    Ok(checkpoint)
 }
 
 /// The refiner of a pipeline.
@@ -246,11 +252,7 @@ impl Pipeline {
             part: "checkpoint".into(),
         });
         observer.cancel.check()?;
-        let base = Model::base(
-            &options.model,
-            options.unet.as_deref(),
-            options.vae.as_deref(),
-        )?;
+        let base = Model::base(options)?;
         let refiner = match &options.refiner {
             Some(name) => Some(Refiner::open(name, &base.checkpoint)?),
             None => None,

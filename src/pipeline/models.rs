@@ -1,8 +1,8 @@
 //! Several models on one device: each is loaded when it is first asked for, and those that
 //! were not used for the longest time leave when memory is asked for.
 
+use super::load::base_checkpoint;
 use super::{LoadOptions, Observer, Output, Pipeline, Preset, Request, model_name};
-use crate::checkpoint::Checkpoint;
 use crate::gpu::Gpu;
 use crate::{Error, Field, Result};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl ModelFacts {
     /// # Errors
     /// A checkpoint that cannot be opened.
     pub fn of(options: &LoadOptions) -> Result<Self> {
-        let checkpoint = Checkpoint::open(&options.model)?;
+        let checkpoint = base_checkpoint(options)?;
         let side = checkpoint.native_size();
         Ok(Self {
             name: model_name(&options.model).to_owned(),
@@ -90,6 +90,12 @@ impl Models {
     /// Whether a model is loaded at the moment.
     pub fn is_loaded(&self, model: usize) -> bool {
         self.known[model].pipeline.is_some()
+    }
+
+    /// How many models are loaded at the moment.
+    fn loaded(&self) -> usize {
+        let pipelines = self.known.iter().map(|known| &known.pipeline);
+        pipelines.flatten().count()
     }
 
     /// Memory on the device, of all models.
@@ -166,7 +172,10 @@ impl Models {
             if crowded && self.drop_oldest(model) {
                 continue;
             }
-            match self.pipeline(model, observer)?.generate(request, observer) {
+            // Others leave before this one does with less.
+            let alone = self.loaded() == 1;
+            let pipeline = self.pipeline(model, observer)?;
+            match pipeline.draw(request, observer, alone) {
                 Err(e) if e.is_out_of_memory() && self.drop_oldest(model) => {}
                 made => return made,
             }

@@ -128,11 +128,13 @@ impl Shares {
     /// Makes room for products of `layouts`, which are to come.
     pub fn prepare(&mut self, gpu: &Gpu, keeping: Keeping, layouts: &[Layout]) -> Result<()> {
         let bytes = |layout: &Layout| match keeping.blocks {
-            Some(format) if super::fits_blocks(*layout) => layout.block_bytes(format),
+            Some(format) if super::tensors::fits_blocks(*layout) => layout.block_bytes(format),
             _ => layout.bytes(keeping.storage),
         };
         if keeping.blocks.is_some() {
-            let blocks = layouts.iter().filter(|layout| super::fits_blocks(**layout));
+            let blocks = layouts
+                .iter()
+                .filter(|layout| super::tensors::fits_blocks(**layout));
             let wanted = blocks.map(|layout| layout.bytes(WeightStorage::F16)).max();
             let have = self.plane.as_ref().map_or(0, |plane| plane.size());
             // Products that were placed keep the one that they know.

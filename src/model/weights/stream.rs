@@ -1,9 +1,10 @@
 //! Weights that are brought from the checkpoint in every step, since not all of them fit
 //! the device.
 
+use super::Loaded;
 use super::loaded::lock;
 use super::packed::Packed;
-use super::{Loaded, Tensors, pack_weight};
+use super::tensors::{Tensors, pack_weight};
 use crate::Result;
 use crate::checkpoint::TensorSource;
 use crate::gpu::{Gpu, Uploads};

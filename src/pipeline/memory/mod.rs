@@ -16,14 +16,12 @@ use crate::{Error, Field, Remedy, Result};
 use parse_size::Config;
 pub(super) use plan::BATCH_BYTES;
 use plan::Needs;
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::PoisonError;
 
 /// How the UNet's weights are kept on the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WeightFormat {
     /// Plainly where they fit the device, else as q8.
     #[default]
@@ -284,12 +282,15 @@ impl Pipeline {
     /// Takes a plan into use; what it wants otherwise than the last one leaves the device.
     pub(super) fn adopt(&mut self, plan: MemoryPlan) {
         let mut plan = plan;
+        let room = plan.room();
         let refiner = self.refiner.as_ref().map(|refiner| &refiner.model.unet);
         for (new, old, loaded) in [
             (&mut plan.unet, self.plan.unet, Some(&self.base.unet)),
             (&mut plan.refiner, self.plan.refiner, refiner),
         ] {
-            match (new.keeps(&old), loaded) {
+            // A refiner that this request does without may wait for the next.
+            let waits = new.weights == 0 && old.bytes <= room;
+            match (waits || new.keeps(&old), loaded) {
                 // What is there takes no more than it may.
                 (true, _) => *new = old,
                 (false, Some(loaded)) => loaded.clear(),

@@ -14,12 +14,10 @@ const MOST_PICTURES: usize = 4;
 pub(in crate::pipeline) const BATCH_BYTES: u64 = 2 << 30;
 
 /// What no plan counts one by one: staging buffers, parameters, latents, what pipelines
-/// take, and gaps between buffers.
+/// take.
 const OVERHEAD: u64 = 64 << 20;
 
-/// The same of streamed weights: their staging buffers, and the gaps that come of buffers
-/// of all sizes. On an NVIDIA H200 wgpu reserved 117 MB more than was counted, by a plan
-/// of 4 GiB with f16 weights.
+/// The same of streamed weights, whose staging buffers are more.
 const STREAMING: u64 = 96 << 20;
 
 /// Where the text encoders are while pictures are drawn.
@@ -103,6 +101,12 @@ impl MemoryPlan {
         calls * (of(&self.unet) + of(&self.refiner))
     }
 
+    /// Bytes that may be used beside it.
+    pub(super) fn room(&self) -> u64 {
+        let limit = self.limit.unwrap_or(u64::MAX);
+        limit.saturating_sub(self.peak())
+    }
+
     /// The most bytes that are on the device at a time.
     pub fn peak(&self) -> u64 {
         self.phases.iter().map(Phase::bytes).max().unwrap_or(0)
@@ -172,7 +176,8 @@ impl fmt::Display for MemoryPlan {
 }
 
 /// Of what stays on the device, the part that is lost between buffers in wgpu's blocks of
-/// memory: a tenth. An NVIDIA H200 had 4 to 10 %, llvmpipe up to 9.
+/// memory: a tenth. An NVIDIA H200 had 3 to 10 %, llvmpipe 9 (2026-11-27,
+/// `peak_reserved_bytes` less `peak_device_bytes` of `generate --json`, SDXL).
 const GAPS: u64 = 10;
 
 /// What is asked of a plan.
@@ -241,6 +246,20 @@ impl Freedom {
         batched: false,
         ..Self::STREAMED
     };
+    /// The same, given up from the beginning what costs time alone.
+    fn low(self) -> Self {
+        Self {
+            texts: match self.texts {
+                TextEncoders::Stay => TextEncoders::Leave,
+                other => other,
+            },
+            one_unet: true,
+            single: true,
+            batched: false,
+            ..self
+        }
+    }
+
     /// In the order in which they are given up.
     const ALL: [Self; 9] = [
         Self::NONE,
@@ -279,20 +298,16 @@ pub(super) fn choose(needs: &Needs, sizes: &Sizes<'_>) -> MemoryPlan {
         texts: sizes.texts(),
         vae: sizes.vae(),
     };
-    if needs.low_memory {
-        let tile = (needs.tiling == Tiling::Always).then_some(TILES[0]);
-        let freedom = Freedom {
-            tile,
-            texts: TextEncoders::Leave,
-            ..Freedom::SPLIT
-        };
-        return parts.plan(0, freedom, None);
-    }
-    let Some(limit) = needs.limit else {
-        return parts.plan(0, Freedom::LEAVE, None);
+    let low = |freedom: Freedom| match needs.low_memory {
+        true => freedom.low(),
+        false => freedom,
     };
+    let Some(limit) = needs.limit else {
+        return parts.plan(0, low(Freedom::LEAVE), None);
+    };
+    let freedoms = Freedom::ALL.map(low);
     for format in 0..parts.unets.len() {
-        for freedom in Freedom::ALL {
+        for freedom in freedoms {
             let plan = parts.plan(format, freedom, None);
             if plan.fits {
                 return plan;
@@ -301,7 +316,7 @@ pub(super) fn choose(needs: &Needs, sizes: &Sizes<'_>) -> MemoryPlan {
     }
     // Weights must be streamed: of the last format, which has the fewest bytes.
     let format = parts.unets.len() - 1;
-    let plans = Freedom::ALL.map(|freedom| parts.streamed(format, freedom, limit));
+    let plans = freedoms.map(|freedom| parts.streamed(format, freedom, limit));
     let fitting = plans.iter().filter(|plan| plan.fits);
     let best = fitting.min_by_key(|plan| plan.streamed());
     let least = || plans.iter().min_by_key(|plan| plan.peak());

@@ -7,16 +7,36 @@ use crate::kernel::product::BlockFormat;
 use crate::model::{DeviceWeights, Keeping, Loaded, WeightSizes, autoencoder, clip, time, unet};
 use crate::pipeline::load::Model;
 use crate::pipeline::{Pipeline, Refinement, Request, condition};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 /// Sizes of the parts in bytes, for one request.
 pub(in crate::pipeline) struct Sizes<'a> {
     pipeline: &'a Pipeline,
     request: &'a Request,
+    /// Bytes of activations by predictions, and of the VAE's by tile: plans ask again and
+    /// again, and graphs take time.
+    unet: RefCell<BTreeMap<usize, u64>>,
+    vae: RefCell<BTreeMap<Option<usize>, u64>>,
+}
+
+/// What `known` has of `key`, else made and kept.
+fn once<K: Ord + Copy>(
+    known: &RefCell<BTreeMap<K, u64>>,
+    key: K,
+    make: impl FnOnce() -> u64,
+) -> u64 {
+    *known.borrow_mut().entry(key).or_insert_with(make)
 }
 
 impl<'a> Sizes<'a> {
     pub fn new(pipeline: &'a Pipeline, request: &'a Request) -> Self {
-        Self { pipeline, request }
+        Self {
+            pipeline,
+            request,
+            unet: RefCell::default(),
+            vae: RefCell::default(),
+        }
     }
 
     fn refiner(&self) -> Option<&Model> {
@@ -66,6 +86,12 @@ impl<'a> Sizes<'a> {
 
     /// Activations of a UNet call of so many predictions.
     pub fn unet_activations(&self, predictions: usize) -> u64 {
+        once(&self.unet, predictions, || {
+            self.new_unet_activations(predictions)
+        })
+    }
+
+    fn new_unet_activations(&self, predictions: usize) -> u64 {
         let size = unet_size(self.pipeline, self.request, predictions);
         let pass = match self.request.cache_interval {
             1 => unet::Pass::Whole,
@@ -131,6 +157,10 @@ impl<'a> Sizes<'a> {
 
     /// Activations of the VAE, whole or on tiles of `tile` latents.
     pub fn vae_activations(&self, tile: Option<usize>) -> u64 {
+        once(&self.vae, tile, || self.new_vae_activations(tile))
+    }
+
+    fn new_vae_activations(&self, tile: Option<usize>) -> u64 {
         let shape = self.pipeline.latent_shape(self.request);
         let vae = self.pipeline.vae(self.pipeline.options.vae_tiling);
         let vae = match tile {
