@@ -39,17 +39,12 @@
 
 #import attention_params
 #import bounded
+#import halves
 
-// Eight halves, one load.
-struct Unit8 {
-    lo: vec4<f16>,
-    hi: vec4<f16>,
-}
-
-@group(0) @binding(0) var<storage, read> q: array<Unit8>;
-@group(0) @binding(1) var<storage, read> k: array<Unit8>;
-@group(0) @binding(2) var<storage, read> v: array<Unit8>;
-@group(0) @binding(3) var<storage, read_write> out: array<Unit8>;
+@group(0) @binding(0) var<storage, read> q: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> out: array<Halves>;
 @group(0) @binding(4) var<uniform> p: Params;
 
 const T: u32 = ${T}u;             // invocations
@@ -72,7 +67,8 @@ var<workgroup> scores: array<f32, ${SCORES}>;
 var<workgroup> weights: array<f16, ${WEIGHTS}>;
 #endif
 
-fn put_kv(at: u32, x: Unit8) {
+fn put_kv(at: u32, unit: vec4<u32>) {
+    let x = halves(unit);
 #repeat j 4
     kv[at + ${j}u] = x.lo[${j}];
     kv[at + 4u + ${j}u] = x.hi[${j}];
@@ -99,7 +95,8 @@ var<workgroup> scores: array<vec4<f32>, ${SCORES}>;   // [SG][QR][ROOM + 4]
 var<workgroup> weights: array<vec4<f16>, ${WEIGHTS}>; // [SG][QR][KB + 8]
 #endif
 
-fn put_kv(at: u32, x: Unit8) {
+fn put_kv(at: u32, unit: vec4<u32>) {
+    let x = halves(unit);
     kv[at] = x.lo;
     kv[at + 1u] = x.hi;
 }
@@ -273,22 +270,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var k${i} = k[k_base + min(row${i}, last) * k_pitch];
     var v${i} = v[v_base + min(row${i}, last) * v_pitch];
 #end
+#repeat i ${KU}
+    put_kv(to${i}, k${i});
+    put_kv(VALUES + to${i}, v${i});
+#end
+    if thread == 0u {
+        grown = vec4(0u);
+    }
+    workgroupBarrier();
     for (var first = 0u; first < p.keys; first += ${KB}u) {
-#repeat i ${KU}
-        put_kv(to${i}, k${i});
-        put_kv(VALUES + to${i}, v${i});
-#end
-        if thread == 0u {
-            grown = vec4(0u);
-        }
-        workgroupBarrier();
-#repeat i ${KU}
-        {
-            let next = min(first + ${KB}u + row${i}, last);
-            k${i} = k[k_base + next * k_pitch];
-            v${i} = v[v_base + next * v_pitch];
-        }
-#end
 #repeat j ${KF}
         {
 #repeat i ${QF}
@@ -352,6 +342,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             workgroupBarrier();
 #end
         }
+        // Where no branch lies between the loads and their use: NVIDIA's driver would
+        // move them behind it.
+#repeat i ${KU}
+        {
+            let next = min(first + ${KB}u + row${i}, last);
+            k${i} = k[k_base + next * k_pitch];
+            v${i} = v[v_base + next * v_pitch];
+        }
+#end
 #repeat n ${CV}
         {
             // Not a number where the score is none.
@@ -380,6 +379,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
 #end
         workgroupBarrier();
+#repeat i ${KU}
+        put_kv(to${i}, k${i});
+        put_kv(VALUES + to${i}, v${i});
+#end
+        if thread == 0u {
+            grown = vec4(0u);
+        }
+        workgroupBarrier();
     }
 #endif
 #repeat s ${STEPS}
@@ -402,7 +409,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         {
             let lo = bounded(score_at(o_at + ${n}u * (8u / S)) * share, MOST);
             let hi = bounded(score_at(o_at + ${n}u * (8u / S) + 4u / S) * share, MOST);
-            out[at + ${c}u * ${OW}u / 8u + ${n}u] = Unit8(vec4<f16>(lo), vec4<f16>(hi));
+            out[at + ${c}u * ${OW}u / 8u + ${n}u] = Halves(vec4<f16>(lo), vec4<f16>(hi));
         }
 #end
     }

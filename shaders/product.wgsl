@@ -80,6 +80,10 @@ const RESIDUAL: u32 = 4u;
 const GEGLU: u32 = 8u;
 const SCALED: u32 = 16u;
 
+#ifdef COOP
+// Eight packed f16. NVIDIA's driver makes two loads of a struct of f16, one of this.
+alias Unit8 = vec4<u32>;
+#else
 #ifdef HALF
 // Eight values, one load.
 struct Unit8 {
@@ -94,6 +98,7 @@ struct Unit8 {
     lo: vec4<f32>,
     hi: vec4<f32>,
 }
+#endif
 #endif
 #endif
 
@@ -128,9 +133,11 @@ struct Eight {
 }
 
 #ifdef HALF
+#ifndef COOP
 fn split(x: Unit8) -> Unit8 {
     return x;
 }
+#endif
 #else
 fn split(x: Unit8) -> Eight {
 #ifdef W16

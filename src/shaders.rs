@@ -25,6 +25,7 @@ shaders!(
     "group_norm_stats",
     "guidance",
     "guidance_rescale",
+    "halves",
     "latent_input",
     "latent_mask",
     "latent_threshold",

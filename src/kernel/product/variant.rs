@@ -110,10 +110,12 @@ const TILES: [Tile; 6] = [
 
 /// Rows, columns and depth of the tiles of `product_coop.wgsl`, and their subgroups of
 /// 32 lanes along rows and columns. What they do on an H200 is in docs/gpu.md.
-const COOP16_OF_32: [[u32; 5]; 11] = [
+const COOP16_OF_32: [[u32; 5]; 13] = [
     [128, 128, 32, 2, 2],
     [64, 160, 32, 2, 2],
     [256, 160, 32, 4, 2],
+    [128, 256, 32, 2, 4],
+    [128, 128, 64, 4, 2],
     [128, 128, 32, 4, 2],
     [128, 160, 32, 4, 2],
     [128, 80, 32, 4, 1],
