@@ -112,6 +112,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let high = min(tiles_m - first, RASTER);
     let m0 = (first + tile % walk % high) * ${BM}u;
     let n0 = tile % walk / high * ${BN}u;
+    // Known when it runs: else compilers make a copy of the epilogue for each matrix.
+    let parts = select(0u, ${BI}u * ${BJ}u, p.m > 0u);
     let r0 = subgroup / ${WN}u * ${TM}u;
     let c0 = subgroup % ${WN}u * ${TN}u;
     // The units along K of this workgroup.
@@ -235,28 +237,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
 #end
 #end
 #else
+    // One copy of the epilogue for all matrices of 16 x 16.
+    for (var f = 0u; f < parts; f++) {
 #repeat i ${BI}
 #repeat j ${BJ}
+        if f == ${i}u * ${BJ}u + ${j}u {
 #repeat u ${Q}
 #repeat v ${Q}
-    {
-        let to = (subgroup * 256u + ${u}u * ${F}u * 16u + ${v}u * ${F}u) / S;
-        coopStoreT(c${i}_${u}_${j}_${v}, &sums[to], 16u / S);
-    }
+            let to${u}_${v} = (subgroup * 256u + ${u}u * ${F}u * 16u + ${v}u * ${F}u) / S;
+            coopStoreT(c${i}_${u}_${j}_${v}, &sums[to${u}_${v}], 16u / S);
 #end
 #end
-    workgroupBarrier();
-    // 16 rows of two groups of 8 columns.
-    for (var e = lane; e < 32u; e += ${LANES}u) {
-        let row = m0 + r0 + ${i}u * 16u + e / 2u;
-        let n8 = (n0 + c0) / 8u + ${j}u * 2u + e % 2u;
-        if row < p.m && n8 < p.n8 {
-            let at = subgroup * 256u + e * 8u;
-            finish(row, n8, 0u, Eight(sum_at(at), sum_at(at + 4u)));
         }
+#end
+#end
+        workgroupBarrier();
+        // 16 rows of two groups of 8 columns.
+        for (var e = lane; e < 32u; e += ${LANES}u) {
+            let row = m0 + r0 + f / ${BJ}u * 16u + e / 2u;
+            let n8 = (n0 + c0) / 8u + f % ${BJ}u * 2u + e % 2u;
+            if row < p.m && n8 < p.n8 {
+                let at = subgroup * 256u + e * 8u;
+                finish(row, n8, 0u, Eight(sum_at(at), sum_at(at + 4u)));
+            }
+        }
+        workgroupBarrier();
     }
-    workgroupBarrier();
-#end
-#end
 #endif
 }
