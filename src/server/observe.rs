@@ -167,7 +167,7 @@ fn unknown_host(service: &Service, client: &Client) -> Option<Failure> {
         Some(name_of(rest.split('/').next()?))
     });
     let known = config.hosts.iter().any(|known| name_of(known) == name);
-    (!known && public.as_ref() != Some(&name)).then(|| Failure::Host(name))
+    (!known && public.as_ref() != Some(&name)).then_some(Failure::Host(name))
 }
 
 /// Reads what is read anyway, or must be: a connection whose request was not read to
