@@ -44,6 +44,11 @@ enum Action {
         #[arg(long, value_name = "N", value_parser = super::generate::whole, allow_negative_numbers = true)]
         credits: i64,
     },
+    /// Copy the file, as it is at one moment, while a service may use it
+    Backup {
+        /// A new file
+        file: PathBuf,
+    },
     /// List the latest charges, latest first
     Usage {
         /// Of this key alone
@@ -75,7 +80,7 @@ struct Charges {
 /// Does what is asked with the file of keys.
 pub fn run(args: &Args) -> Result<()> {
     let Some(action) = &args.action else {
-        let allowed = "choose one of add, list, revoke, grant, usage";
+        let allowed = "choose one of add, list, revoke, grant, usage, backup";
         return Err(Error::invalid("the action of keys", "missing", allowed).into());
     };
     let path = args.keys.as_deref().ok_or_else(|| {
@@ -96,6 +101,7 @@ pub fn run(args: &Args) -> Result<()> {
             let balance = existing(path)?.grant(name, *credits)?;
             output::line(&describe(&balance))
         }
+        Action::Backup { file } => Ok(existing(path)?.backup(file)?),
         Action::Usage { name, last, json } => {
             let charges = existing(path)?.usage(name.as_deref(), *last)?;
             match json {

@@ -4,12 +4,11 @@ use super::device::DeviceArgs;
 use anyhow::Result;
 use calotype::checkpoint::{catalogue, is_catalogue};
 use calotype::pipeline::LoadOptions;
-use calotype::server::{Config, LogFormat, Setup, serve};
+use calotype::server::{Config, Listen, LogFormat, Setup, serve};
 use calotype::{Error, encoding};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Serve pictures over HTTP
@@ -63,10 +62,30 @@ pub struct Args {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Service")]
 struct Values {
-    /// Where to listen [default: 127.0.0.1:7860]
+    /// Where to listen: an address, a port, or unix:PATH [default: 127.0.0.1:7860]
     #[arg(long, env = "CALOTYPE_LISTEN", value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    listen: Option<SocketAddr>,
+    listen: Option<Listen>,
+
+    /// A certificate (PEM), to speak TLS; SIGHUP reads it again
+    #[arg(
+        long,
+        env = "CALOTYPE_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its key (PEM)
+    #[arg(
+        long,
+        env = "CALOTYPE_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key: Option<PathBuf>,
 
     /// The database of keys and credits (see calotype keys); anybody is served without
     #[arg(long, env = "CALOTYPE_KEYS", value_name = "FILE")]
@@ -138,6 +157,58 @@ struct Values {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_body: Option<u64>,
 
+    /// Whether a step is drawn before the service says that it is ready [default: true]
+    #[arg(long, value_name = "BOOL", action = clap::ArgAction::Set)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm_up: Option<bool>,
+
+    /// Most bytes of a prompt [default: 16384]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_prompt: Option<u64>,
+
+    /// Most bytes of all requests' bodies in memory at a time [default: 536870912]
+    #[arg(long, value_name = "BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_bodies: Option<u64>,
+
+    /// Most pixels of a picture that is sent [default: 33554432]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_input_pixels: Option<u64>,
+
+    /// Seconds for a request's head, and for an idle connection [default: 30]
+    #[arg(long, value_name = "S")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_timeout: Option<u64>,
+
+    /// Seconds for what runs when the service is asked to stop [default: 600]
+    #[arg(long, value_name = "S")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_timeout: Option<u64>,
+
+    /// Most connections [default: 1024]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_connections: Option<u64>,
+
+    /// Most connections of one address [default: 512]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_connections_per_address: Option<u64>,
+
+    /// An address or network of a proxy whose X-Forwarded headers are believed; may be
+    /// given again
+    #[arg(long = "trusted-proxy", value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    trusted_proxies: Vec<String>,
+
+    /// A name by which this service may be asked without keys, beside addresses and names
+    /// without a dot; may be given again
+    #[arg(long = "host", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<String>,
+
     /// A host that pictures may be fetched from by URL; may be given again
     #[arg(long = "image-host", value_name = "HOST")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -203,7 +274,11 @@ impl Args {
         let config: Config = figment
             .merge(Serialized::defaults(&self.values))
             .extract()
-            .map_err(|e| anyhow::anyhow!("configuration: {e}"))?;
+            .map_err(|e| {
+                // The profile's name is figment's matter.
+                let text = e.to_string().replace("\"default.", "\"");
+                anyhow::anyhow!("configuration: {text}")
+            })?;
         config.check()?;
         Ok(config)
     }
@@ -263,7 +338,7 @@ pub fn run(args: &Args) -> Result<()> {
     let config = args.config()?;
     super::start_log("info", config.log == LogFormat::Json);
     let (load, more) = args.all_load_options()?;
-    if config.keys.is_none() && !config.listen.ip().is_loopback() {
+    if config.keys.is_none() && !config.listen.is_local() {
         tracing::warn!(
             "anybody who reaches {} may draw: there are no keys",
             config.listen
@@ -271,7 +346,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     serve(Setup { config, load, more }, |address| {
         // Nobody may be reading; the service goes on.
-        let _ = super::output::line(&format!("listening on http://{address}"));
+        let _ = super::output::line(&format!("listening on {address}"));
     })?;
     Ok(())
 }

@@ -47,6 +47,8 @@ codes! {
     Cancelled = "cancelled",
     /// The body of a request cannot be read.
     UnreadableBody = "unreadable_body",
+    /// The body of a request is compressed in a way that is not known.
+    UnsupportedEncoding = "unsupported_encoding",
     /// The request carries no valid key.
     Unauthorized = "unauthorized",
     /// A page of another site that may not call the service.

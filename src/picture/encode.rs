@@ -16,7 +16,7 @@ pub enum Format {
     Webp,
 }
 
-const JPEG_QUALITY: u8 = 95;
+pub const JPEG_QUALITY: u8 = 95;
 /// The longest EXIF block of a JPEG: a segment's 65,535 bytes without its length
 /// and the mark `Exif`.
 const JPEG_EXIF: usize = 65_535 - 2 - 6;
@@ -64,10 +64,20 @@ impl Format {
     ///
     /// Fails for sizes that the format cannot hold.
     pub fn encode(self, picture: &Picture, parameters: Option<&Parameters>) -> Result<Vec<u8>> {
+        self.encode_at(JPEG_QUALITY, picture, parameters)
+    }
+
+    /// [`Format::encode`] with a quality from 1 to 100, which lossless formats do not need.
+    pub fn encode_at(
+        self,
+        quality: u8,
+        picture: &Picture,
+        parameters: Option<&Parameters>,
+    ) -> Result<Vec<u8>> {
         let exif = |most| parameters.map(|parameters| parameters.to_exif(most));
         let encoded = match self {
             Format::Png => png(picture, parameters).map_err(|e| e.to_string()),
-            Format::Jpeg => jpeg(picture, exif(JPEG_EXIF)).map_err(|e| e.to_string()),
+            Format::Jpeg => jpeg(picture, quality, exif(JPEG_EXIF)).map_err(|e| e.to_string()),
             Format::Webp => webp(picture, exif(WEBP_EXIF)).map_err(|e| e.to_string()),
         };
         encoded.map_err(|problem| {
@@ -100,9 +110,9 @@ fn png(picture: &Picture, parameters: Option<&Parameters>) -> Result<Vec<u8>, pn
     Ok(bytes)
 }
 
-fn jpeg(picture: &Picture, exif: Option<Vec<u8>>) -> image::ImageResult<Vec<u8>> {
+fn jpeg(picture: &Picture, quality: u8, exif: Option<Vec<u8>>) -> image::ImageResult<Vec<u8>> {
     let mut bytes = Vec::new();
-    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
+    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, quality);
     with_image(encoder, picture, exif)?;
     Ok(bytes)
 }

@@ -16,7 +16,7 @@ mod show;
 mod sixel;
 mod write;
 
-pub use encode::Format;
+pub use encode::{Format, JPEG_QUALITY};
 pub use grid::{grid, grid_shape, grid_size};
 pub use mask::{MOST_BLUR, Mask, MaskReading};
 pub use metadata::Parameters;

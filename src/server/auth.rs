@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::ledger::Key;
+use super::observe::Seen;
 use super::queue::Owner;
 use super::service::Service;
 use axum::extract::FromRequestParts;
@@ -29,7 +30,12 @@ impl FromRequestParts<Service> for Caller {
     async fn from_request_parts(parts: &mut Parts, service: &Service) -> Result<Self, Failure> {
         let presented = presented(&parts.headers);
         let key = service.authenticate(presented).await?;
-        Ok(Caller { key })
+        let caller = Caller { key };
+        if let (Some(key), Some(seen)) = (&caller.key, parts.extensions.get::<Seen>()) {
+            seen.key(&key.name);
+        }
+        parts.extensions.insert(caller.clone());
+        Ok(caller)
     }
 }
 

@@ -1,39 +1,113 @@
 //! A request's body, JSON or a form, as one of the types of a front door.
 
+use super::auth::Caller;
+use super::bodies::{self, Share, Unread};
 use super::failure::Failure;
 use super::lenient::shown;
+use super::service::Service;
 use crate::encoding;
 use crate::error::Field;
 use axum::RequestExt;
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
 use tower_http::timeout::TimeoutError;
 
 /// A body as a `T`. A form's files stand in their fields as base64, so that every
 /// front door sees one kind of body; unknown fields are ignored.
-pub struct Body<T>(pub T);
+///
+/// Its bytes count until the second part is dropped, with the handler's.
+pub struct Body<T>(pub T, pub Arc<Share>);
+
+/// Bodies of so many bytes are read whatever they are.
+pub const SMALL: u64 = 64 << 10;
 
 /// Empty means something in these; an empty field of a form else says nothing.
 const MAY_BE_EMPTY: [&str; 2] = ["prompt", "negative_prompt"];
 
-impl<S: Send + Sync, T: DeserializeOwned + 'static> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned + 'static> FromRequest<Service> for Body<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, service: &Service) -> Result<Self, Failure> {
+        let (request, share) = admitted(request, service).await?;
         let value = match media_type(&request).as_str() {
             "multipart/form-data" => Value::Object(form(request).await?),
             "application/x-www-form-urlencoded" => loose(&bytes(request).await?)?,
             _ => json(&bytes(request).await?)?,
         };
-        parse(value).map(Body)
+        parse(value).map(|value| Body(value, share))
+    }
+}
+
+/// A request whose body is counted in the [`Share`], for as long as that is held. One with
+/// a body that is not small is let in if its key can pay for anything at all.
+pub async fn admitted(
+    request: Request,
+    service: &Service,
+) -> Result<(Request, Arc<Share>), Failure> {
+    let owner = request.extensions().get::<Caller>().and_then(Caller::owner);
+    let share = service.bodies.share(owner);
+    let hint = request.body().size_hint();
+    let config = &service.setup.config;
+    let zipped = is_zipped(&request)?;
+    if hint.upper().is_some_and(|most| most <= SMALL) && !zipped {
+        return Ok((request, share));
+    }
+    let patience = Duration::from_secs(config.read_timeout);
+    if let Err(refused) = service.require_credits(owner, config.price.minimum).await {
+        // A client that still sends sees no answer: what comes soon is read, and dropped.
+        let mut rest = request.into_body().into_data_stream();
+        let read = async { while let Some(Ok(_)) = rest.next().await {} };
+        let _ = tokio::time::timeout(patience, read).await;
+        return Err(refused);
+    }
+    let length = hint.exact();
+    if let Some(length) = length {
+        let end = Instant::now() + patience;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        share.grow(length, end).await.map_err(unread)?;
+    }
+    let counted = length.is_some();
+    let held = share.clone();
+    let request = request.map(|body| bodies::metered(body, held, counted, patience));
+    if !zipped {
+        return Ok((request, share));
+    }
+    let (held, most) = (share.clone(), config.max_body);
+    let request = request.map(|body| bodies::unzipped(body, held, most, patience));
+    Ok((request, share))
+}
+
+/// Whether the body is compressed by gzip.
+fn is_zipped(request: &Request) -> Result<bool, Failure> {
+    let all = request.headers().get_all(header::CONTENT_ENCODING);
+    let mut encodings = all.iter().map(|value| value.to_str().unwrap_or("?").trim());
+    let encoding = encodings.next().unwrap_or("identity").to_ascii_lowercase();
+    match (&encoding[..], encodings.next()) {
+        ("identity" | "", None) => Ok(false),
+        ("gzip" | "x-gzip", None) => Ok(true),
+        _ => Err(Failure::Encoding(encoding)),
+    }
+}
+
+fn unread(why: Unread) -> Failure {
+    match why {
+        Unread::Slow => Failure::Slow,
+        Unread::Crowded => Failure::Unavailable("too many requests are sending pictures"),
+        Unread::Long => Failure::of_status(StatusCode::PAYLOAD_TOO_LARGE),
+        Unread::Damaged => Failure::Body("the body is no gzip, or damaged".into()),
+        Unread::Closed => Failure::Unavailable("the service is shutting down"),
     }
 }
 
@@ -57,6 +131,9 @@ fn unreadable(status: StatusCode, error: &(dyn Error + 'static)) -> Failure {
     while let Some(error) = cause {
         if error.is::<TimeoutError>() {
             return Failure::Slow;
+        }
+        if let Some(why) = error.downcast_ref::<Unread>() {
+            return unread(*why);
         }
         cause = error.source();
     }

@@ -1,6 +1,8 @@
 //! What the operator says: every value of the configuration file, the flags and
 //! the environment, under one name each.
 
+use super::http::Listen;
+use super::http::Network;
 use super::price::Price;
 use crate::pipeline::LoadOptions;
 use crate::pipeline::request::{CACHE_INTERVAL, SAMPLES, SIZES, STEPS};
@@ -14,7 +16,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    pub listen: SocketAddr,
+    pub listen: Listen,
+    /// PEM files of a certificate and its key: with them the service speaks TLS itself.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
     /// The database of keys and credits; without one anybody is served.
     pub keys: Option<PathBuf>,
     /// Anybody is served even from other machines.
@@ -41,10 +46,21 @@ pub struct Config {
     pub max_pixels: Option<usize>,
     /// Width times height of a picture that is sent.
     pub max_input_pixels: usize,
+    /// Bytes of each prompt.
+    pub max_prompt: usize,
     /// Bytes of a request's body.
     pub max_body: usize,
+    /// Bytes of all requests' bodies that are in memory at a time.
+    pub max_bodies: usize,
     /// Seconds for a request's headers, and between two pieces of its body.
     pub read_timeout: u64,
+    /// Connections in all, and of one address.
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    /// Addresses and networks whose `X-Forwarded-` headers are believed.
+    pub trusted_proxies: Vec<String>,
+    /// Names by which an open service may be asked, beside addresses and local names.
+    pub hosts: Vec<String>,
     /// Hosts that pictures may be fetched from by URL.
     pub image_hosts: Vec<String>,
     /// Origins whose pages may call this service; `*` for all.
@@ -80,7 +96,9 @@ pub enum LogFormat {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7860)),
+            listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7860))),
+            tls_cert: None,
+            tls_key: None,
             keys: None,
             insecure: false,
             queue: 32,
@@ -95,8 +113,14 @@ impl Default for Config {
             max_cache_interval: 5,
             max_pixels: None,
             max_input_pixels: 32 << 20,
+            max_prompt: 16 << 10,
             max_body: 48 << 20,
+            max_bodies: 512 << 20,
             read_timeout: 30,
+            max_connections: 1024,
+            max_connections_per_address: 512,
+            trusted_proxies: Vec::new(),
+            hosts: Vec::new(),
             image_hosts: Vec::new(),
             cors_origins: Vec::new(),
             public_url: None,
@@ -124,6 +148,8 @@ pub struct Limits {
     pub max_samples: usize,
     pub max_cache_interval: usize,
     pub max_pixels: Option<usize>,
+    /// Bytes of each prompt.
+    pub max_prompt: usize,
 }
 
 impl Default for Limits {
@@ -151,6 +177,7 @@ impl Config {
             max_samples: self.max_samples,
             max_cache_interval: self.max_cache_interval,
             max_pixels: self.max_pixels,
+            max_prompt: self.max_prompt,
         }
     }
 
@@ -190,8 +217,16 @@ impl Config {
                 (SIZES.start().pow(2), SIZES.end().pow(2)),
             ),
             ("max-input-pixels", self.max_input_pixels, (64, 1 << 28)),
+            ("max-prompt", self.max_prompt, (64, 1 << 20)),
             ("max-body", self.max_body, (1024, 1 << 30)),
+            ("max-bodies", self.max_bodies, (1024, 1 << 40)),
             ("read-timeout", self.read_timeout as usize, (1, 3600)),
+            ("max-connections", self.max_connections, (8, 1 << 20)),
+            (
+                "max-connections-per-address",
+                self.max_connections_per_address,
+                (1, 1 << 20),
+            ),
             ("results-for", self.results_for as usize, (1, 31_536_000)),
             ("stop-timeout", self.stop_timeout as usize, (1, 86_400)),
         ];
@@ -215,19 +250,67 @@ impl Config {
                 return Err(Error::invalid(field, least, allowed));
             }
         }
+        if self.max_bodies < self.max_body {
+            let allowed = format!("must not be below max-body, which is {}", self.max_body);
+            return Err(Error::invalid("max-bodies", self.max_bodies, allowed));
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            let allowed = "needs the other of tls-cert and tls-key too";
+            return Err(Error::invalid("tls", "half given", allowed));
+        }
+        for proxy in &self.trusted_proxies {
+            proxy.parse::<Network>()?;
+        }
+        self.cors_origins
+            .iter()
+            .try_for_each(|origin| check_origin(origin))?;
+        if let Some(url) = &self.public_url {
+            check_public_url(url)?;
+        }
         self.price.check()?;
         self.check_exposure()
     }
 
     /// Without keys, only this machine is served.
     fn check_exposure(&self) -> Result<()> {
-        if self.keys.is_some() || self.insecure || self.listen.ip().is_loopback() {
+        if self.keys.is_some() || self.insecure || self.listen.is_local() {
             return Ok(());
         }
         let allowed = "is open to other machines, and nobody would need a key; add --keys FILE, \
                        or --insecure if that is meant";
-        Err(Error::invalid("listen", self.listen, allowed))
+        Err(Error::invalid("listen", &self.listen, allowed))
     }
+}
+
+/// Refuses what no browser sends as `Origin`.
+fn check_origin(origin: &str) -> Result<()> {
+    let bare = origin.split_once("://").is_some_and(|(scheme, rest)| {
+        let scheme = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase());
+        let forbidden = |c: char| c.is_whitespace() || c.is_uppercase() || "/?#@".contains(c);
+        scheme && !rest.is_empty() && !rest.contains(forbidden)
+    });
+    if origin == "*" || bare {
+        return Ok(());
+    }
+    let allowed = "must be * or as browsers send it: https://app.example, in lower case, with a \
+                   port if it has one, without a path or a slash at the end";
+    Err(Error::invalid(
+        "cors-origin",
+        format!("{origin:?}"),
+        allowed,
+    ))
+}
+
+fn check_public_url(url: &str) -> Result<()> {
+    let host = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme))
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+    if host && !url.contains(|c: char| c.is_whitespace() || "?#@".contains(c)) {
+        return Ok(());
+    }
+    let allowed = "must be as clients see it: https://pictures.example, or below a path of it";
+    Err(Error::invalid("public-url", format!("{url:?}"), allowed))
 }
 
 /// The model and the device, and the service's settings.
@@ -258,7 +341,7 @@ mod tests {
     #[test]
     fn without_keys_only_loopback_is_served() {
         let mut config = Config {
-            listen: SocketAddr::from(([0, 0, 0, 0], 7860)),
+            listen: Listen::Tcp(SocketAddr::from(([0, 0, 0, 0], 7860))),
             ..Config::default()
         };
         let message = config.check().unwrap_err().to_string();
@@ -271,6 +354,31 @@ mod tests {
         config.insecure = false;
         config.keys = Some("keys.db".into());
         config.check().unwrap();
+    }
+
+    #[test]
+    fn origins_that_never_match_are_refused() {
+        for (origin, sound) in [
+            ("*", true),
+            ("https://app.example", true),
+            ("http://localhost:3000", true),
+            ("https://app.example/", false),
+            ("https://App.example", false),
+            ("app.example", false),
+            ("not an origin", false),
+            ("", false),
+        ] {
+            assert_eq!(check_origin(origin).is_ok(), sound, "{origin}");
+        }
+        for (url, sound) in [
+            ("https://pictures.example", true),
+            ("http://pictures.example:8080/draw/", true),
+            ("pictures.example", false),
+            ("https://", false),
+            ("https:///draw", false),
+        ] {
+            assert_eq!(check_public_url(url).is_ok(), sound, "{url}");
+        }
     }
 
     #[test]

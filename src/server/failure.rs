@@ -19,6 +19,9 @@ pub enum Failure {
     /// A body that cannot be read at all.
     #[error("{0}")]
     Body(String),
+    /// A `Content-Encoding` that is not known.
+    #[error("Content-Encoding is {0:?}: choose gzip, or send the body as it is")]
+    Encoding(String),
     #[error(
         "no valid API key: send yours as x-api-key, as a bearer token or as basic authentication"
     )]
@@ -28,6 +31,11 @@ pub enum Failure {
         "requests from {0} are not allowed; the operator can allow that origin (cors-origin in the configuration)"
     )]
     Origin(String),
+    /// A name that a page of another site could have.
+    #[error(
+        "requests to the host {0} are not allowed without keys; the operator can allow that name (host in the configuration)"
+    )]
+    Host(String),
     #[error("{0}")]
     NotFound(String),
     #[error("this path does not take this method; see the Allow header")]
@@ -81,8 +89,9 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Failure::Invalid { .. } | Failure::Body(_) => StatusCode::BAD_REQUEST,
+            Failure::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Failure::Unauthorized => StatusCode::UNAUTHORIZED,
-            Failure::Origin(_) => StatusCode::FORBIDDEN,
+            Failure::Origin(_) | Failure::Host(_) => StatusCode::FORBIDDEN,
             Failure::NotFound(_) => StatusCode::NOT_FOUND,
             Failure::Method => StatusCode::METHOD_NOT_ALLOWED,
             Failure::Credits { .. } => StatusCode::NOT_ACCEPTABLE,
@@ -146,8 +155,9 @@ impl Failure {
         match self {
             Failure::Invalid { .. } => Code::InvalidValue,
             Failure::Body(_) => Code::UnreadableBody,
+            Failure::Encoding(_) => Code::UnsupportedEncoding,
             Failure::Unauthorized => Code::Unauthorized,
-            Failure::Origin(_) => Code::OriginNotAllowed,
+            Failure::Origin(_) | Failure::Host(_) => Code::OriginNotAllowed,
             Failure::NotFound(_) => Code::NotFound,
             Failure::Method => Code::MethodNotAllowed,
             Failure::Credits { .. } => Code::NotEnoughCredits,
@@ -234,8 +244,10 @@ mod tests {
         vec![
             Failure::invalid("width", 1, "must be more"),
             Failure::Body("not JSON".into()),
+            Failure::Encoding("br".into()),
             Failure::Unauthorized,
             Failure::Origin("https://example.org".into()),
+            Failure::Host("example.org".into()),
             Failure::NotFound("no such path".into()),
             Failure::Method,
             Failure::Credits {

@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::ledger::Reservation;
 use super::order::Prepared;
 use super::queue::Owner;
+use super::store::{Pictured, Record, age};
 use crate::pipeline::{Cancel, Seconds};
 use axum::body::Bytes;
 use serde_json::Value;
@@ -86,6 +87,17 @@ pub struct Snapshot {
     pub preview: Option<Arc<Preview>>,
 }
 
+fn texts(prepared: &Prepared) -> usize {
+    let request = &prepared.request;
+    let others = [
+        &request.prompt_2,
+        &request.negative_prompt,
+        &request.negative_prompt_2,
+    ];
+    let others = others.into_iter().flatten().map(String::len);
+    request.prompt.len() + others.sum::<usize>()
+}
+
 /// One request on its way.
 pub struct Job {
     /// 128 random bits, in hex: who knows it may see the results.
@@ -93,7 +105,12 @@ pub struct Job {
     pub owner: Owner,
     pub request_id: String,
     pub route: &'static str,
-    pub prepared: Prepared,
+    /// Of the first picture.
+    pub seed: u64,
+    /// `None` of an earlier run's job.
+    prepared: Mutex<Option<Arc<Prepared>>>,
+    /// Bytes of its texts.
+    texts: usize,
     /// Credits.
     pub cost: i64,
     pub reservation: Option<Reservation>,
@@ -101,8 +118,10 @@ pub struct Job {
     pub kept: bool,
     pub cancel: Cancel,
     pub created: SystemTime,
+    /// When the request came.
     pub since: Instant,
     started: Mutex<Option<Instant>>,
+    ended: Mutex<Option<Instant>>,
     /// Why it was stopped, if not by its owner.
     stopped: Mutex<Option<Failure>>,
     progress: watch::Sender<Snapshot>,
@@ -116,6 +135,7 @@ impl Job {
         prepared: Prepared,
         bill: (i64, Option<Reservation>),
         kept: bool,
+        since: Instant,
     ) -> Self {
         let start = Snapshot {
             state: State::Queued,
@@ -129,16 +149,111 @@ impl Job {
             owner,
             request_id,
             route,
-            prepared,
+            seed: prepared.request.seed,
+            texts: texts(&prepared),
+            prepared: Mutex::new(Some(Arc::new(prepared))),
             cost: bill.0,
             reservation: bill.1,
             kept,
             cancel: Cancel::default(),
             created: SystemTime::now(),
-            since: Instant::now(),
+            since,
             started: Mutex::default(),
+            ended: Mutex::default(),
             stopped: Mutex::default(),
             progress: watch::Sender::new(start),
+        }
+    }
+
+    /// What is drawn; once the job has ended, without its pictures.
+    ///
+    /// # Errors
+    /// The job is of an earlier run.
+    pub fn prepared(&self) -> Result<Arc<Prepared>, Failure> {
+        self.lock(&self.prepared).clone().ok_or(Failure::Internal)
+    }
+
+    fn lock<'a, T>(&self, value: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {
+        value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since its end; `None` before it.
+    pub fn ended_for(&self) -> Option<Duration> {
+        self.lock(&self.ended).map(|at| at.elapsed())
+    }
+
+    /// About how many bytes it takes once it has ended: those of its texts.
+    pub fn bytes(&self) -> usize {
+        // The settings repeat them.
+        2 * self.texts + 4096
+    }
+
+    /// A job of an earlier run, as it was recorded.
+    pub fn recorded(record: Record) -> Self {
+        let ended = Instant::now().checked_sub(age(record.ended));
+        let pictures = record.pictures.into_iter().map(|picture| Made {
+            seed: picture.seed,
+            bytes: Bytes::new(),
+            infotext: String::new(),
+            file: Some(picture.file),
+        });
+        let drawn = Drawn {
+            pictures: pictures.collect(),
+            interrupted: record.interrupted,
+            seconds: Seconds::default(),
+            total: record.seconds,
+            settings: record.settings,
+            warnings: record.warnings,
+            remaining: None,
+        };
+        let end = Snapshot {
+            state: State::Done(Arc::new(drawn)),
+            position: 0,
+            step: record.steps,
+            steps: record.steps,
+            preview: None,
+        };
+        Self {
+            id: record.job,
+            owner: record.owner,
+            request_id: String::new(),
+            route: "",
+            seed: record.seed,
+            prepared: Mutex::default(),
+            texts: 0,
+            cost: record.cost,
+            reservation: None,
+            kept: true,
+            cancel: Cancel::default(),
+            created: record.created,
+            since: Instant::now(),
+            started: Mutex::default(),
+            ended: Mutex::new(Some(ended.unwrap_or_else(Instant::now))),
+            stopped: Mutex::default(),
+            progress: watch::Sender::new(end),
+        }
+    }
+
+    /// What the next run is to know of this job, which came to `drawn` just now.
+    pub fn record(&self, drawn: &Drawn) -> Record {
+        let pictures = drawn.pictures.iter().filter_map(|made| {
+            let (file, seed) = (made.file.clone()?, made.seed);
+            Some(Pictured { file, seed })
+        });
+        Record {
+            job: self.id.clone(),
+            owner: self.owner,
+            route: self.route.to_owned(),
+            cost: self.cost,
+            seed: self.seed,
+            steps: self.snapshot().steps,
+            created: self.created,
+            ended: SystemTime::now(),
+            pictures: pictures.collect(),
+            seconds: drawn.total,
+            interrupted: drawn.interrupted,
+            settings: drawn.settings.clone(),
+            warnings: drawn.warnings.clone(),
         }
     }
 
@@ -219,8 +334,12 @@ impl Job {
             .send_modify(|s| s.preview = Some(Arc::new(preview)));
     }
 
-    /// The end; only the first counts.
+    /// The end; only the first counts. What was sent is dropped.
     pub(super) fn ends(&self, state: State) {
+        self.lock(&self.ended).get_or_insert_with(Instant::now);
+        let mut prepared = self.lock(&self.prepared);
+        *prepared = prepared.take().map(|p| Arc::new(p.without_pictures()));
+        drop(prepared);
         self.progress.send_if_modified(|s| {
             if s.state.is_final() {
                 return false;
@@ -255,6 +374,7 @@ impl Job {
             Prepared::for_test(),
             (0, None),
             false,
+            Instant::now(),
         );
         job.id = id.into();
         job

@@ -7,6 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,9 +32,40 @@ pub struct Metrics {
     steps_per_second: Gauge<f64, AtomicU64>,
     pictures: Counter,
     queue: Gauge,
+    in_flight: Gauge,
+    connections: Gauge,
+    bodies: Gauge,
+    credits: Counter,
     device_bytes: Gauge,
+    resident: Gauge,
+    files: Gauge,
+    processor: Gauge<f64, AtomicU64>,
+    started: Gauge<f64, AtomicU64>,
+    ledger: Gauge,
     /// Copied into its gauge when asked for.
     device: AtomicU64,
+}
+
+/// What is known elsewhere.
+pub struct Now {
+    /// Requests that wait.
+    pub queue: usize,
+    /// Bytes of bodies in memory.
+    pub bodies: usize,
+    /// Whether the ledger can be written.
+    pub ledger: bool,
+}
+
+/// User and system time of this process.
+#[cfg(target_os = "linux")]
+fn processor_seconds() -> f64 {
+    // SAFETY: it reads a number and cannot fail for this name.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as f64;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The program's name, in parentheses, may hold spaces.
+    let rest = stat.rsplit(')').next().unwrap_or_default();
+    let fields = rest.split_whitespace().skip(11).take(2);
+    fields.filter_map(|n| n.parse::<f64>().ok()).sum::<f64>() / ticks
 }
 
 fn seconds() -> Histogram {
@@ -43,13 +75,22 @@ fn seconds() -> Histogram {
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("calotype"),
+            registry: Registry::default(),
             requests: Family::default(),
             stages: Family::new_with_constructor(seconds),
             waited: seconds(),
             steps_per_second: Gauge::default(),
             pictures: Counter::default(),
             queue: Gauge::default(),
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            bodies: Gauge::default(),
+            credits: Counter::default(),
+            resident: Gauge::default(),
+            files: Gauge::default(),
+            processor: Gauge::default(),
+            started: Gauge::default(),
+            ledger: Gauge::default(),
             device_bytes: Gauge::default(),
             device: AtomicU64::new(0),
         };
@@ -60,7 +101,8 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&mut self) {
-        let r = &mut self.registry;
+        self.register_process();
+        let r = self.registry.sub_registry_with_prefix("calotype");
         let requests = self.requests.clone();
         r.register("requests", "Answers by route and status code", requests);
         let (help, unit) = ("Wall time of each stage of a request", Unit::Seconds);
@@ -73,6 +115,59 @@ impl Metrics {
         r.register("queue_length", "Requests that wait", self.queue.clone());
         let (help, unit) = ("Memory held on the device", Unit::Bytes);
         r.register_with_unit("device", help, unit, self.device_bytes.clone());
+        let help = "Requests that are not answered yet";
+        r.register("requests_in_flight", help, self.in_flight.clone());
+        r.register("connections", "Open connections", self.connections.clone());
+        let (help, unit) = ("Requests' bodies in memory", Unit::Bytes);
+        r.register_with_unit("bodies", help, unit, self.bodies.clone());
+        r.register("credits_spent", "Credits paid", self.credits.clone());
+        let help = "Whether the file of keys can be written (1 without keys)";
+        r.register("ledger_up", help, self.ledger.clone());
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        r.register("build", "What runs", Info::new(version));
+    }
+
+    /// By the names that every program's figures have.
+    fn register_process(&mut self) {
+        let r = self.registry.sub_registry_with_prefix("process");
+        let (help, unit) = ("Memory of the process", Unit::Bytes);
+        r.register_with_unit("resident_memory", help, unit, self.resident.clone());
+        r.register("open_fds", "Open files and sockets", self.files.clone());
+        let (help, unit) = ("Processor time", Unit::Seconds);
+        r.register_with_unit("cpu", help, unit, self.processor.clone());
+        let (help, unit) = ("Unix time of the start", Unit::Seconds);
+        r.register_with_unit("start_time", help, unit, self.started.clone());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.started.set(now.map_or(0.0, |now| now.as_secs_f64()));
+    }
+
+    fn look_at_process(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<i64>().ok());
+            self.resident.set(kib.unwrap_or_default() << 10);
+            let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+            self.files.set(i64::try_from(files).unwrap_or(i64::MAX));
+            self.processor.set(processor_seconds());
+        }
+    }
+
+    /// Requests that came or went.
+    pub fn in_flight(&self, more: i64) {
+        self.in_flight.inc_by(more);
+    }
+
+    /// Connections that are open now.
+    pub fn connections(&self, count: usize) {
+        self.connections.set(count as i64);
+    }
+
+    /// Credits that were paid.
+    pub fn paid(&self, credits: i64) {
+        self.credits
+            .inc_by(u64::try_from(credits).unwrap_or_default());
     }
 
     /// One answer.
@@ -105,9 +200,12 @@ impl Metrics {
         self.device.store(bytes, Ordering::Relaxed);
     }
 
-    /// The text that Prometheus reads; `queue` requests wait.
-    pub fn text(&self, queue: usize) -> Result<String, std::fmt::Error> {
-        self.queue.set(queue as i64);
+    /// The text that Prometheus reads.
+    pub fn text(&self, now: Now) -> Result<String, std::fmt::Error> {
+        self.queue.set(now.queue as i64);
+        self.bodies.set(now.bodies as i64);
+        self.ledger.set(now.ledger.into());
+        self.look_at_process();
         let bytes = self.device.load(Ordering::Relaxed);
         self.device_bytes
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));

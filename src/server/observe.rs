@@ -1,15 +1,19 @@
 //! Around every request: its id, its log line, its figures, its body if it fails.
 
+use super::body::SMALL;
 use super::doors::Door;
 use super::failure::Failure;
+use super::http::{Client, can_be_rebound, name_of, names_its_host};
 use super::service::Service;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Names a request in headers, errors and the log.
@@ -48,35 +52,122 @@ impl RequestId {
     }
 }
 
-/// Runs a request and dresses its answer.
+/// Whose key a request shows, once that is known, for its line in the log.
+#[derive(Debug, Clone, Default)]
+pub struct Seen(Arc<OnceLock<String>>);
+
+impl Seen {
+    pub fn key(&self, name: &str) {
+        let _ = self.0.set(name.to_owned());
+    }
+}
+
+/// A request's line in the log, which is written whatever becomes of the request.
+struct Line {
+    service: Service,
+    start: Instant,
+    id: RequestId,
+    client: Option<IpAddr>,
+    method: Method,
+    /// The pattern: a path may hold anything.
+    route: String,
+    /// Where no route has it.
+    path: Option<String>,
+    seen: Seen,
+    code: Option<u16>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        /// The client went away (nginx's code).
+        const GONE: u16 = 499;
+        let code = self.code.unwrap_or(GONE);
+        self.service.metrics.answered(&self.route, code);
+        self.service.metrics.in_flight(-1);
+        let client = self.client.map(|address| address.to_string());
+        tracing::info!(
+            request_id = self.id.0,
+            client = client.as_deref().unwrap_or("unix"),
+            key = self.seen.0.get(),
+            method = %self.method,
+            route = self.route,
+            path = self.path,
+            code,
+            seconds = self.start.elapsed().as_secs_f64(),
+        );
+    }
+}
+
+/// Names a request and its client, and writes its line in the log.
 pub async fn observe(State(service): State<Service>, mut request: Request, next: Next) -> Response {
-    let start = Instant::now();
-    let id = RequestId::of(&request);
-    let door = Door::of(request.uri().path(), request.method());
-    let method = request.method().clone();
-    // The pattern: a path may hold anything.
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
-    let foreign = foreign_origin(&service, &request);
-    request.extensions_mut().insert(id.clone());
-    let response = match foreign {
-        Some(origin) => Failure::Origin(origin).into_response(),
-        None => next.run(request).await,
+    /// As much of a path that nobody knows is told, in characters.
+    const MOST: usize = 200;
+    let client = Client::of(&request, &service.proxies);
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map(|path| path.as_str().to_owned());
+    let path = request.uri().path();
+    service.metrics.in_flight(1);
+    let mut line = Line {
+        start: Instant::now(),
+        id: RequestId::of(&request),
+        client: client.address,
+        method: request.method().clone(),
+        path: route.is_none().then(|| path.chars().take(MOST).collect()),
+        route: route.unwrap_or_else(|| "unknown".to_owned()),
+        seen: Seen::default(),
+        code: None,
+        service,
     };
-    let mut response = dress(response, door, &id.0);
-    if let Ok(value) = HeaderValue::from_str(&id.0) {
-        response.headers_mut().insert(REQUEST_ID, value);
+    let extensions = request.extensions_mut();
+    extensions.insert(line.id.clone());
+    extensions.insert(line.seen.clone());
+    extensions.insert(client);
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(&line.id.0) {
+        headers.insert(REQUEST_ID, value);
     }
     let nosniff = HeaderValue::from_static("nosniff");
-    let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    let code = response.status().as_u16();
-    service.metrics.answered(&route, code);
-    let seconds = start.elapsed().as_secs_f64();
-    tracing::info!(request_id = id.0, %method, route, code, seconds);
+    line.code = Some(response.status().as_u16());
     response
+}
+
+/// Refuses pages that may not ask, and dresses answers.
+pub async fn guard(State(service): State<Service>, request: Request, next: Next) -> Response {
+    let door = Door::of(request.uri().path(), request.method());
+    let id = request.extensions().get::<RequestId>().cloned();
+    let client = request.extensions().get::<Client>().cloned();
+    let client = client.unwrap_or_default();
+    let nameless = || Failure::Body("a request has one Host header, with one name".into());
+    let refused = (!names_its_host(&request)).then(nameless);
+    let refused = refused.or_else(|| unknown_host(&service, &client));
+    let refused = refused.or_else(|| {
+        let origin = foreign_origin(&service, &request, &client);
+        origin.map(Failure::Origin)
+    });
+    let response = match refused {
+        Some(failure) => failure.into_response(),
+        None => next.run(request).await,
+    };
+    dress(response, door, &id.unwrap_or_else(RequestId::new).0)
+}
+
+/// Why an open service is not asked by this name: a page whose name was led to this
+/// machine would be a page of its own.
+fn unknown_host(service: &Service, client: &Client) -> Option<Failure> {
+    let config = &service.setup.config;
+    let host = client.host.as_deref()?;
+    if service.ledger.is_some() || !can_be_rebound(host) {
+        return None;
+    }
+    let name = name_of(host);
+    let public = config.public_url.as_deref().and_then(|url| {
+        let rest = url.split_once("://")?.1;
+        Some(name_of(rest.split('/').next()?))
+    });
+    let known = config.hosts.iter().any(|known| name_of(known) == name);
+    (!known && public.as_ref() != Some(&name)).then_some(Failure::Host(name))
 }
 
 /// Reads what is read anyway, or must be: a connection whose request was not read to
@@ -85,7 +176,6 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
 /// A small body is read before anybody is refused. One that says it is too large is
 /// refused, but read first, within limits.
 pub async fn meet_body(State(service): State<Service>, request: Request, next: Next) -> Response {
-    const SMALL: u64 = 64 << 10;
     /// As many times the largest body are read to be polite.
     const POLITE: u64 = 4;
     let most = service.setup.config.max_body as u64;
@@ -106,7 +196,15 @@ pub async fn meet_body(State(service): State<Service>, request: Request, next: N
         Some(1..=SMALL) => {
             let (parts, body) = request.into_parts();
             let read = axum::body::to_bytes(body, SMALL as usize);
-            match tokio::time::timeout(limit, read).await {
+            let read = tokio::time::timeout(limit, read);
+            let read = tokio::select! {
+                read = read => read,
+                () = service.bodies.closed() => {
+                    let why = "the service is shutting down";
+                    return Failure::Unavailable(why).into_response();
+                }
+            };
+            match read {
                 Ok(Ok(bytes)) => next.run(Request::from_parts(parts, bytes.into())).await,
                 Ok(Err(_)) => Failure::Body("the body ended too early".into()).into_response(),
                 Err(_) => Failure::Slow.into_response(),
@@ -118,17 +216,21 @@ pub async fn meet_body(State(service): State<Service>, request: Request, next: N
 
 /// The origin of a page of another site, which an open service does not serve: any
 /// page in the operator's browser could use it.
-fn foreign_origin(service: &Service, request: &Request) -> Option<String> {
+fn foreign_origin(service: &Service, request: &Request, client: &Client) -> Option<String> {
     if service.ledger.is_some() || request.method().is_safe() {
         return None;
     }
-    let text = |name| request.headers().get(name).and_then(|v| v.to_str().ok());
-    let origin = text(header::ORIGIN)?;
-    let host = text(header::HOST).unwrap_or_default();
-    let own = origin.split_once("://").is_some_and(|(_, o)| o == host);
-    let allowed = &service.setup.config.cors_origins;
-    let named = allowed.iter().any(|a| a == "*" || a == origin);
-    (!own && !named).then(|| origin.chars().take(100).collect())
+    let origin = request.headers().get(header::ORIGIN)?;
+    let origin = origin.to_str().unwrap_or("?");
+    let config = &service.setup.config;
+    let host = origin.split_once("://").map(|(_, host)| host);
+    let own = host.is_some() && host == client.host.as_deref();
+    let public = config.public_url.as_deref().is_some_and(|url| {
+        let rest = url.strip_prefix(origin);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    let named = config.cors_origins.iter().any(|a| a == "*" || a == origin);
+    (!own && !public && !named).then(|| origin.chars().take(100).collect())
 }
 
 /// Writes the body of a failure as its door does, whoever found it.

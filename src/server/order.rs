@@ -1,13 +1,17 @@
 //! What every front door asks for: one internal request, and how it becomes one
 //! that the pipeline can carry out.
+//!
+//! That happens in stages, so that a request is priced before its pictures are decoded:
+//! [`Order::check`] looks at the fields, [`Checked::measure`] at the headers of the
+//! pictures, and [`Measured::decode`] decodes them.
 
 use super::config::Limits;
 use super::failure::Failure;
 use super::media::Sources;
 use crate::error::Field;
-use crate::picture::{Format, MaskReading, Picture};
+use crate::picture::{Format, JPEG_QUALITY, MOST_BLUR, Mask, MaskReading, Picture};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
-use crate::pipeline::{Context, RawRequest, Request};
+use crate::pipeline::{Cancel, Context, RawRequest, Request};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,6 +54,8 @@ pub struct Order {
     pub image: Option<String>,
     pub mask: Option<MaskOrder>,
     pub format: Option<Format>,
+    /// Of a JPEG, from 1 to 100.
+    pub quality: Option<u8>,
     /// How many previews over the run; 0 for none.
     pub previews: usize,
 }
@@ -60,7 +66,11 @@ pub struct Prepared {
     /// Which of the service's models draws.
     pub model: usize,
     pub request: Request,
+    /// Whether it starts from a picture.
+    pub over_picture: bool,
     pub format: Format,
+    /// Of a JPEG, from 1 to 100.
+    pub quality: u8,
     /// A preview after so many steps; 0 for none.
     pub preview_every: usize,
     pub warnings: Vec<String>,
@@ -76,25 +86,46 @@ pub struct Rules<'a> {
     pub context: Context<'a>,
 }
 
+/// An order whose fields are within the limits; its pictures are text still.
+pub struct Checked {
+    order: Order,
+    warnings: Vec<String>,
+}
+
+/// An order of a known price: its pictures are files, of which the headers were read.
+pub struct Measured {
+    order: Order,
+    warnings: Vec<String>,
+    image: Option<Vec<u8>>,
+    mask: Option<Vec<u8>>,
+    /// The request with a blank picture and mask in the place of the order's.
+    dry: Request,
+    /// Pixels of picture and mask in all.
+    pub input_pixels: usize,
+    /// Bytes of all prompts.
+    pub prompt_bytes: usize,
+}
+
 impl Order {
-    /// Reads the pictures, fills in the defaults and checks everything. Takes as
-    /// long as decoding takes.
-    pub fn prepare(self, rules: &Rules<'_>) -> Result<Prepared, Failure> {
-        let Order {
-            mut raw,
-            model: _,
-            size,
-            image,
-            mask,
-            format,
-            previews,
-        } = self;
-        // Before anything costs time.
+    /// Checks what can be checked without its pictures, and takes the LoRA tags out of
+    /// its prompts.
+    pub fn check(mut self, rules: &Rules<'_>) -> Result<Checked, Failure> {
+        let raw = &mut self.raw;
+        for (field, text) in prompts(raw) {
+            let most = rules.limits.max_prompt;
+            if text.len() > most {
+                let (given, allowed) = (
+                    format!("{} bytes", text.len()),
+                    format!("must be at most {most} bytes"),
+                );
+                return Err(Failure::invalid(field, given, allowed));
+            }
+        }
         let most = rules.limits.max_steps;
         within("steps", raw.steps, 1, most as i64)?;
         within("samples", raw.samples, 1, rules.limits.max_samples as i64)?;
         check_cache_interval(raw.cache_interval, rules.limits.max_cache_interval as i64)?;
-        let mut warnings = raw
+        let warnings = raw
             .take_lora_tags(rules.loras, rules.context.styles)
             .map_err(|error| match error {
                 // The folder's path is the operator's matter.
@@ -104,11 +135,184 @@ impl Order {
                 }
                 other => other.into(),
             })?;
-        let picture = image
-            .map(|text| rules.sources.picture("image", &text, &mut warnings))
+        Ok(Checked {
+            order: self,
+            warnings,
+        })
+    }
+}
+
+/// The prompts that are given, with their fields.
+fn prompts(raw: &RawRequest) -> impl Iterator<Item = (Field, &str)> {
+    let all = [
+        (Field::Prompt, &raw.prompt),
+        (Field::Prompt2, &raw.prompt_2),
+        (Field::NegativePrompt, &raw.negative_prompt),
+        (Field::NegativePrompt2, &raw.negative_prompt_2),
+    ];
+    let given = all.into_iter();
+    given.filter_map(|(field, text)| Some((field, text.as_deref()?)))
+}
+
+impl Checked {
+    /// Whether a picture must be fetched from elsewhere.
+    pub fn is_remote(&self) -> bool {
+        let mask = self.order.mask.as_ref().map(|mask| &mask.text);
+        let mut texts = self.order.image.iter().chain(mask);
+        texts.any(|text| is_remote(text))
+    }
+
+    /// The request without its pictures' pixels, for a price where they are not known.
+    pub fn dry(&self, rules: &Rules<'_>) -> Result<(Request, usize), Failure> {
+        let request = self.order.dry(None, rules)?;
+        Ok((request, self.prompt_bytes()))
+    }
+
+    fn prompt_bytes(&self) -> usize {
+        prompts(&self.order.raw).map(|(_, text)| text.len()).sum()
+    }
+
+    /// Makes files of the pictures' texts and reads the files' headers. Waits for the
+    /// network where a picture is a URL.
+    pub fn measure(self, rules: &Rules<'_>) -> Result<Measured, Failure> {
+        let prompt_bytes = self.prompt_bytes();
+        let Checked {
+            mut order,
+            warnings,
+        } = self;
+        let sources = rules.sources;
+        // The text is not needed any more, and is as large as the file.
+        let image = order.image.take();
+        let image = image
+            .map(|text| sources.bytes("image", &text))
             .transpose()?;
-        if let Some(order) = mask {
-            let bytes = rules.sources.bytes("mask", &order.text)?;
+        let mask = order
+            .mask
+            .as_mut()
+            .map(|mask| std::mem::take(&mut mask.text));
+        let mask = mask.map(|text| sources.bytes("mask", &text)).transpose()?;
+        let size = |field, bytes: &Option<Vec<u8>>| {
+            let bytes = bytes.as_deref();
+            bytes.map(|bytes| sources.size(field, bytes)).transpose()
+        };
+        let (image_size, mask_size) = (size("image", &image)?, size("mask", &mask)?);
+        if let (Some(mask), Some(size)) = (&order.mask, mask_size) {
+            check_blur(mask.blur, size)?;
+        }
+        let sizes = image_size.into_iter().chain(mask_size);
+        let input_pixels = sizes.map(|(width, height)| width * height).sum();
+        Ok(Measured {
+            dry: order.dry(image_size, rules)?,
+            order,
+            warnings,
+            image,
+            mask,
+            input_pixels,
+            prompt_bytes,
+        })
+    }
+}
+
+/// Whether `text` stands for a picture somewhere else.
+fn is_remote(text: &str) -> bool {
+    let start = text.trim_start().get(..8).unwrap_or_default();
+    start.to_ascii_lowercase().starts_with("http")
+}
+
+/// Refuses a blur that takes seconds: its work is that of as many pixels as the mask has,
+/// each under as many weights as the Gaussian reaches.
+fn check_blur([x, y]: [f64; 2], (width, height): (usize, usize)) -> Result<(), Failure> {
+    /// Some seconds of one processor.
+    const MOST_WORK: f64 = 4e9;
+    const REACH: f64 = 2.5;
+    for radius in [x, y] {
+        if !(0.0..=MOST_BLUR).contains(&radius) {
+            let allowed = format!("must be from 0 to {MOST_BLUR} pixels");
+            return Err(Failure::invalid("mask_blur", radius, allowed));
+        }
+    }
+    let pixels = (width * height) as f64;
+    if pixels * REACH * (x + y) <= MOST_WORK {
+        return Ok(());
+    }
+    let most = (MOST_WORK / (2.0 * REACH * pixels)).floor();
+    let allowed = format!(
+        "must be at most {most} pixels for a mask of {width}x{height}; send a smaller mask"
+    );
+    Err(Failure::invalid("mask_blur", x.max(y), allowed))
+}
+
+impl Order {
+    /// The request as it will be carried out, but for the pixels of its picture and mask:
+    /// blank ones of the size that is drawn stand for them, which cost nothing.
+    fn dry(&self, image: Option<(usize, usize)>, rules: &Rules<'_>) -> Result<Request, Failure> {
+        let (width, height) = self
+            .size
+            .pixels(rules.context.native, image, rules.limits)?;
+        let side = |side: i64| side.clamp(*SIZES.start() as i64, *SIZES.end() as i64) as usize;
+        let (w, h) = (side(width), side(height));
+        let mut raw = self.raw.clone();
+        (raw.width, raw.height) = (Some(width), Some(height));
+        if image.is_some() {
+            raw.image = Some(Arc::new(Picture {
+                width: w,
+                height: h,
+                rgb: vec![0; w * h * 3],
+            }));
+            raw.mask = self.mask.as_ref().map(|_| {
+                Arc::new(Mask {
+                    width: w,
+                    height: h,
+                    values: vec![255; w * h],
+                })
+            });
+        } else if self.mask.is_some() || self.image.is_some() {
+            // What needs a picture is not looked at.
+            (raw.keep_unmasked, raw.padding_mask_crop) = (None, None);
+        }
+        if !rules.context.refiner {
+            raw.refiner = None;
+        }
+        let mut request = Request::resolve(raw, &rules.context)?;
+        let most = rules.limits.max_steps;
+        within("steps", Some(request.steps as i64), 1, most as i64)?;
+        (request.image, request.mask, request.overlay) = (None, None, None);
+        Ok(request)
+    }
+}
+
+impl Measured {
+    /// The request for its price: see [`super::price::Price::of`].
+    pub fn dry(&self) -> &Request {
+        &self.dry
+    }
+
+    /// Whether there is anything to decode.
+    pub fn has_pictures(&self) -> bool {
+        self.image.is_some() || self.mask.is_some()
+    }
+
+    /// Decodes the pictures and makes the request. Takes as long as decoding takes;
+    /// between one picture and the next, `cancel` ends it.
+    pub fn decode(self, rules: &Rules<'_>, cancel: &Cancel) -> Result<Prepared, Failure> {
+        let Order {
+            mut raw,
+            size,
+            mask,
+            format,
+            quality,
+            previews,
+            ..
+        } = self.order;
+        let mut warnings = self.warnings;
+        cancel.check()?;
+        let picture = self.image.map(|bytes| {
+            let sources = rules.sources;
+            sources.picture_from("image", &bytes, &mut warnings)
+        });
+        let picture = picture.transpose()?;
+        cancel.check()?;
+        if let (Some(order), Some(bytes)) = (mask, self.mask) {
             let mask = rules
                 .sources
                 .mask_from("mask", &bytes, order.reading, &mut warnings)?;
@@ -117,8 +321,10 @@ impl Order {
             raw.mask_blur = Some(order.blur);
             raw.mask_stretch = order.stretch;
         }
+        cancel.check()?;
         let native = rules.context.native;
-        let (width, height) = size.pixels(native, picture.as_ref(), rules.limits)?;
+        let picture_size = picture.as_ref().map(|p| (p.width, p.height));
+        let (width, height) = size.pixels(native, picture_size, rules.limits)?;
         (raw.width, raw.height) = (Some(width), Some(height));
         raw.image = picture.map(Arc::new);
         if raw.refiner == Some(true) && !rules.context.refiner {
@@ -126,14 +332,33 @@ impl Order {
             raw.refiner = None;
         }
         let request = Request::resolve(raw, &rules.context)?;
-        within("steps", Some(request.steps as i64), 1, most as i64)?;
         Ok(Prepared {
             preview_every: request.steps.checked_div(previews).map_or(0, |n| n.max(1)),
             format: format.unwrap_or(Format::Png),
+            quality: quality.unwrap_or(JPEG_QUALITY),
             model: rules.model,
+            over_picture: request.image.is_some(),
             request,
             warnings,
         })
+    }
+}
+
+impl Prepared {
+    /// The same without its pictures, for who asks after it is drawn.
+    #[must_use]
+    pub fn without_pictures(&self) -> Self {
+        let request = Request {
+            image: None,
+            mask: None,
+            overlay: None,
+            ..self.request.clone()
+        };
+        Self {
+            request,
+            warnings: self.warnings.clone(),
+            ..*self
+        }
     }
 }
 
@@ -169,7 +394,7 @@ impl Size {
     fn pixels(
         self,
         native: (usize, usize),
-        picture: Option<&Picture>,
+        picture: Option<(usize, usize)>,
         limits: &Limits,
     ) -> Result<(i64, i64), Failure> {
         let most = limits.most_pixels(native) as i64;
@@ -210,8 +435,8 @@ fn scaled(width: i64, height: i64, factor: f64) -> (i64, i64) {
 }
 
 /// The picture's size, made smaller or larger as the limits ask, in its proportions.
-fn near(picture: &Picture, most: i64) -> (i64, i64) {
-    let (w, h) = (picture.width as f64, picture.height as f64);
+fn near((width, height): (usize, usize), most: i64) -> (i64, i64) {
+    let (w, h) = (width as f64, height as f64);
     let least = *SIZES.start() as f64;
     let grow = (least / w.min(h)).max(1.0);
     let shrink = (most as f64 / (w * h)).sqrt().min(grow);
@@ -246,7 +471,9 @@ impl Prepared {
         Self {
             model: 0,
             request: Request::resolve(raw, &context).expect("a prompt is all it takes"),
+            over_picture: false,
             format: Format::Png,
+            quality: JPEG_QUALITY,
             preview_every: 0,
             warnings: Vec::new(),
         }
@@ -262,12 +489,7 @@ mod tests {
         native: usize,
         picture: Option<(usize, usize)>,
     ) -> Result<(i64, i64), String> {
-        let picture = picture.map(|(width, height)| Picture {
-            width,
-            height,
-            rgb: vec![0; width * height * 3],
-        });
-        size.pixels((native, native), picture.as_ref(), &Limits::default())
+        size.pixels((native, native), picture, &Limits::default())
             .map_err(|e| e.to_string())
     }
 

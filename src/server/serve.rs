@@ -2,7 +2,8 @@
 
 use super::config::Setup;
 use super::doors;
-use super::observe::{meet_body, observe};
+use super::http::{self, Listener, Serving, Tls};
+use super::observe::{guard, meet_body, observe};
 use super::page;
 use super::service::Service;
 use super::{health, worker};
@@ -11,63 +12,67 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
-use axum_server::Handle;
-use hyper_util::rt::TokioTimer;
-use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-/// Serves until a signal says stop. `listening` hears the address once requests are
-/// taken; the model is loaded after that.
+/// Serves until a signal says stop. `listening` hears the address, such as
+/// `http://127.0.0.1:7860`, once requests are taken; the model is loaded after that.
 ///
 /// # Errors
 /// The settings make no sense, the address is taken, a file cannot be used, or the
 /// model cannot be loaded.
-pub fn serve(setup: Setup, listening: impl FnOnce(SocketAddr)) -> Result<()> {
+pub fn serve(setup: Setup, listening: impl FnOnce(&str)) -> Result<()> {
+    let config = &setup.config;
+    config.check()?;
+    let tls = match (&config.tls_cert, &config.tls_key) {
+        (Some(certificate), Some(key)) => Some(Arc::new(Tls::open(certificate, key)?)),
+        _ => None,
+    };
+    // Before anything is touched that another service may use.
+    let listener = Listener::bind(&config.listen)?;
+    let scheme = match (listener.is_unix(), &tls) {
+        (true, _) => "",
+        (false, None) => "http://",
+        (false, Some(_)) => "https://",
+    };
+    let address = format!("{scheme}{}", listener.address());
     let service = Service::open(setup)?;
-    let (listener, address) = bind(service.setup.config.listen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::file("/", e, "allow this user more threads"))?;
-    listening(address);
-    let result = runtime.block_on(run(service, listener));
+    // From now on no signal ends the process at once.
+    let signals = {
+        let _inside = runtime.enter();
+        Signals::listen().map_err(|e| Error::file("/", e, "see that signals can be heard"))?
+    };
+    listening(&address);
+    let result = runtime.block_on(run(service, listener, tls, signals));
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
 }
 
-fn bind(listen: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
-    let refused = |e: std::io::Error| {
-        let allowed = format!("cannot be used ({e}); choose another address, port 0 for any");
-        Error::invalid("listen", listen, allowed)
-    };
-    let listener = TcpListener::bind(listen).map_err(refused)?;
-    listener.set_nonblocking(true).map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?;
-    Ok((listener, address))
-}
-
-async fn run(service: Service, listener: TcpListener) -> Result<()> {
+async fn run(
+    service: Service,
+    listener: Listener,
+    tls: Option<Arc<Tls>>,
+    mut signals: Signals,
+) -> Result<()> {
     /// For answers that are on their way when all work is done.
     const LAST_ANSWERS: Duration = Duration::from_secs(10);
-    let handle = Handle::new();
-    let app = router(service.clone());
-    let read_timeout = Duration::from_secs(service.setup.config.read_timeout);
-    let unusable = |e: std::io::Error| Error::invalid("listen", "unusable", e.to_string());
-    let mut server = axum_server::from_tcp(listener)
-        .map_err(unusable)?
-        .handle(handle.clone());
-    server
-        .http_builder()
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(read_timeout);
-    let serving = tokio::spawn(server.serve(app.into_make_service()));
+    let (stop, stopped) = tokio::sync::watch::channel(None);
+    let serving = tokio::spawn(http::serve(
+        listener,
+        serving(&service, tls.clone()),
+        stopped,
+    ));
+    let tidying = tokio::spawn(tidy(service.clone()));
 
     let (ended, mut end) = tokio::sync::oneshot::channel();
     let worker = service.clone();
@@ -76,10 +81,11 @@ async fn run(service: Service, listener: TcpListener) -> Result<()> {
         .spawn(move || ended.send(worker::work(&worker)))
         .map_err(|e| Error::file("/", e, "allow this user more threads"))?;
 
+    let reload = || reload(tls.as_deref());
     let (result, grace) = tokio::select! {
         // The model cannot be loaded.
         result = &mut end => (result, LAST_ANSWERS),
-        () = asked_to_stop() => {
+        () = signals.stop(reload) => {
             tracing::info!("stopping: what runs is finished, what waits is turned away");
             service.stop();
             let limit = Duration::from_secs(service.setup.config.stop_timeout);
@@ -87,30 +93,99 @@ async fn run(service: Service, listener: TcpListener) -> Result<()> {
                 result = &mut end => (result, LAST_ANSWERS),
                 // What still runs has no answer to wait for.
                 () = tokio::time::sleep(limit) => (Ok(Ok(())), Duration::ZERO),
-                () = asked_to_stop() => (Ok(Ok(())), Duration::ZERO),
+                () = signals.stop(reload) => (Ok(Ok(())), Duration::ZERO),
             }
         }
     };
-    handle.graceful_shutdown(Some(grace));
-    let _ = serving.await;
+    service.bodies.close();
+    stop.send_replace(Some(grace));
+    if let Ok(Err(error)) = serving.await {
+        tracing::error!("the listener failed: {error}");
+    }
+    tidying.abort();
+    let _ = tokio::task::spawn_blocking(move || service.tidy()).await;
     result.unwrap_or(Ok(()))
 }
 
-/// SIGTERM or Ctrl-C.
-async fn asked_to_stop() {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            }
-            return;
+/// How connections are served.
+fn serving(service: &Service, tls: Option<Arc<Tls>>) -> Serving {
+    let config = &service.setup.config;
+    let (proxies, metrics) = (service.proxies.clone(), service.clone());
+    Serving {
+        app: router(service.clone()),
+        tls,
+        idle: Duration::from_secs(config.read_timeout),
+        most: config.max_connections,
+        most_per_address: config.max_connections_per_address,
+        is_proxy: Box::new(move |address| proxies.iter().any(|network| network.has(address))),
+        count: Box::new(move |count| metrics.metrics.connections(count)),
+    }
+}
+
+/// Forgets what is too old, though nobody asks.
+async fn tidy(service: Service) {
+    const PERIOD: Duration = Duration::from_secs(1);
+    let mut period = tokio::time::interval(PERIOD);
+    loop {
+        period.tick().await;
+        let service = service.clone();
+        let tidied = tokio::task::spawn_blocking(move || service.tidy());
+        if let Err(error) = tidied.await {
+            tracing::error!("{error}");
         }
     }
-    let _ = interrupt.await;
+}
+
+/// What a running service reads again.
+fn reload(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        None => tracing::info!("SIGHUP: there is nothing to read again"),
+        Some(Ok(())) => tracing::info!("SIGHUP: the certificate was read again"),
+        Some(Err(error)) => tracing::error!("SIGHUP: the old certificate stays: {error}"),
+    }
+}
+
+/// What the operator says while the service runs.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                hang_up: signal(SignalKind::hangup())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    /// SIGTERM or Ctrl-C; calls `reload` for every SIGHUP before.
+    async fn stop(&mut self, reload: impl Fn()) {
+        #[cfg(unix)]
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hang_up.recv() => reload(),
+            }
+        }
+        #[cfg(not(unix))]
+        {
+            let _ = reload;
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
 }
 
 /// The API's document, to which the routes add themselves.
@@ -169,11 +244,12 @@ fn router(service: Service) -> Router {
         .layer(RequestBodyLimitLayer::new(config.max_body))
         .layer(middleware::from_fn_with_state(service.clone(), meet_body))
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(service.clone(), observe));
+        .layer(middleware::from_fn_with_state(service.clone(), guard));
     if let Some(cors) = cors(&config.cors_origins) {
         app = app.layer(cors);
     }
-    app.with_state(service)
+    app.layer(middleware::from_fn_with_state(service.clone(), observe))
+        .with_state(service)
 }
 
 fn cors(origins: &[String]) -> Option<CorsLayer> {
@@ -187,8 +263,10 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     Some(
         layer
             .allow_methods(Any)
-            .allow_headers(Any)
-            .expose_headers(Any),
+            // `*` would leave out Authorization (Fetch standard, 4.8).
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers(Any)
+            .max_age(Duration::from_secs(7200)),
     )
 }
 

@@ -1,24 +1,29 @@
 //! What all front doors share: an order goes in, a job comes out.
 
 use super::auth::Caller;
+use super::bodies::Bodies;
 use super::config::{Limits, Setup};
 use super::failure::Failure;
+use super::http::{Client, Network};
 use super::job::{Drawn, Job, State};
 use super::ledger::{Key, Ledger, Purpose, Reservation};
 use super::media::Sources;
 use super::metrics::Metrics;
-use super::order::{Order, Prepared, Rules};
-use super::queue::Queue;
+use super::order::{Checked, Measured, Order, Prepared, Rules};
+use super::price::Inputs;
+use super::queue::{Owner, Queue};
 use super::store::Store;
+use super::turns::Turns;
 use crate::Result;
 use crate::error::Field;
-use crate::pipeline::{Cancel, Context, Preset, Refinement, model_name};
+use crate::pipeline::{Cancel, Context, Preset, Refinement, Request, model_name};
 use crate::schedule;
 use crate::text::Styles;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::oneshot;
 
 /// What the loaded model is, for those who do not hold it.
 #[derive(Debug, Clone)]
@@ -45,6 +50,61 @@ impl Deref for Service {
     }
 }
 
+/// How long a job that failed or was cancelled can be asked about.
+const FAILED_FOR: Duration = Duration::from_secs(60);
+/// Jobs of one owner that are kept after their end, and their bytes.
+const MOST_KEPT: usize = 500;
+const MOST_KEPT_BYTES: usize = 16 << 20;
+
+/// The jobs of owners that have too many which ended, the oldest.
+fn too_many(jobs: &HashMap<String, Arc<Job>>) -> Vec<String> {
+    let ended = jobs
+        .values()
+        .filter_map(|job| Some((job.ended_for()?, job)));
+    let mut ended: Vec<_> = ended.collect();
+    ended.sort_by_key(|(ago, _)| *ago);
+    let mut held: HashMap<Owner, (usize, usize)> = HashMap::new();
+    let too_many = ended.into_iter().filter(|(_, job)| {
+        let (count, bytes) = held.entry(job.owner).or_default();
+        *count += 1;
+        *bytes += job.bytes();
+        *count > MOST_KEPT || *bytes > MOST_KEPT_BYTES
+    });
+    too_many.map(|(_, job)| job.id.clone()).collect()
+}
+
+/// How a request came.
+struct Arrival {
+    owner: Owner,
+    route: &'static str,
+    request_id: String,
+    /// Its results go to the store.
+    kept: bool,
+    since: Instant,
+}
+
+/// How long is waited for a request to be prepared.
+struct Patience {
+    /// Ends when the client goes away.
+    gone: oneshot::Receiver<()>,
+    end: tokio::time::Instant,
+    /// Of the whole, for who is told.
+    seconds: u64,
+}
+
+impl Patience {
+    async fn over<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done,
+            _ = &mut self.gone => Err(Failure::Cancelled),
+            () = tokio::time::sleep_until(self.end) => Err(Failure::TimedOut(self.seconds)),
+        }
+    }
+}
+
 /// See [`Service`].
 pub struct Inner {
     pub setup: Setup,
@@ -55,6 +115,10 @@ pub struct Inner {
     pub queue: Queue,
     pub metrics: Metrics,
     pub store: Store,
+    /// Whose `X-Forwarded-` headers are believed.
+    pub proxies: Arc<[Network]>,
+    /// Memory for requests' bodies.
+    pub bodies: Arc<Bodies>,
     /// The default one first.
     models: OnceLock<Vec<Model>>,
     /// Ends the loading of the model.
@@ -64,10 +128,15 @@ pub struct Inner {
     /// All jobs that may be asked about: those that wait and run, and those whose
     /// results are kept.
     jobs: Mutex<HashMap<String, Arc<Job>>>,
+    /// Reservations that the ledger could not end when their jobs did, and what of each is
+    /// spent; `None` for a refund.
+    unsettled: Mutex<Vec<(Reservation, Option<i64>)>>,
     /// What the device works on.
     current: Mutex<Option<Arc<Job>>>,
-    /// How many requests' pictures are decoded at a time.
-    decoders: tokio::sync::Semaphore,
+    /// Decoding pictures.
+    pub decoders: Arc<Turns>,
+    /// Fetching pictures from elsewhere.
+    fetchers: Arc<Turns>,
 }
 
 impl Service {
@@ -77,6 +146,13 @@ impl Service {
         config.check()?;
         let fetch = Duration::from_secs(config.read_timeout);
         let most = config.max_body;
+        let ledger = config.keys.as_deref().map(Ledger::serve).transpose()?;
+        let (store, records) = Store::open(
+            config.results.as_deref(),
+            Duration::from_secs(config.results_for),
+            config.results_most,
+        )?;
+        let jobs = records.into_iter().map(Job::recorded);
         Ok(Self(Arc::new(Inner {
             limits: config.limits(),
             styles: match &config.styles_file {
@@ -84,20 +160,20 @@ impl Service {
                 None => Styles::builtin(),
             },
             sources: Sources::new(&config.image_hosts, most, config.max_input_pixels, fetch)?,
-            ledger: config.keys.as_deref().map(Ledger::serve).transpose()?,
+            ledger,
             queue: Queue::new(config.queue, config.per_key()),
             metrics: Metrics::default(),
-            store: Store::open(
-                config.results.as_deref(),
-                Duration::from_secs(config.results_for),
-                config.results_most,
-            )?,
+            store,
+            proxies: networks(&config.trusted_proxies)?,
+            bodies: Bodies::new(config.max_bodies),
             models: OnceLock::new(),
             loading: Cancel::default(),
             ready: Default::default(),
-            jobs: Mutex::default(),
+            jobs: Mutex::new(jobs.map(|job| (job.id.clone(), Arc::new(job))).collect()),
+            unsettled: Mutex::default(),
             current: Mutex::default(),
-            decoders: tokio::sync::Semaphore::new(2),
+            decoders: Turns::new(2),
+            fetchers: Turns::new(8),
             setup,
         })))
     }
@@ -111,45 +187,169 @@ impl Service {
         request_id: &str,
         kept: bool,
     ) -> Result<Ticket, Failure> {
-        let (service, owner) = (self.clone(), caller.owner());
-        let request_id = request_id.to_owned();
-        // A task of its own: a client that goes away meanwhile drops this future,
-        // and what was reserved must still find its job, which the ticket ends.
-        let admitted = tokio::spawn(async move {
-            let slot = service.queue.admit(owner)?;
-            let prepared = service.prepare(order).await?;
-            let cost = service.price(&prepared)?;
-            let reservation = service
-                .reserve(owner, cost, &prepared, route, &request_id)
-                .await?;
-            let bill = (cost, reservation);
-            let job = Job::new(owner, request_id, route, prepared, bill, kept);
-            let job = Arc::new(job);
-            let ticket = Ticket::new(service.clone(), job.clone());
-            service.jobs().insert(job.id.clone(), job.clone());
-            if let Err(failure) = service.queue.push(slot, job.clone()) {
-                service.finish_soon(job, failure.clone());
-                return Err(failure);
-            }
-            service.give_up_in_time(&job);
-            Ok(ticket)
-        });
+        let since = Instant::now();
+        let service = self.clone();
+        let arrival = Arrival {
+            owner: caller.owner(),
+            route,
+            request_id: request_id.to_owned(),
+            kept,
+            since,
+        };
+        // Dropped with this future, when the client goes away.
+        let (_here, gone) = oneshot::channel::<()>();
+        // A task of its own: what was reserved must still find its job, which the ticket
+        // ends.
+        let admitted = tokio::spawn(async move { service.let_in(order, arrival, gone).await });
         admitted.await.map_err(Failure::internal)?
     }
 
-    async fn prepare(&self, order: Order) -> Result<Prepared, Failure> {
+    /// [`Service::submit`], until the client is `gone`.
+    async fn let_in(
+        &self,
+        order: Order,
+        arrival: Arrival,
+        gone: oneshot::Receiver<()>,
+    ) -> Result<Ticket, Failure> {
+        let slot = self.queue.admit(arrival.owner)?;
         let (index, model) = self.pick(order.model.as_deref())?;
-        let _permit = self.decoders.acquire().await.map_err(Failure::internal)?;
-        let service = self.clone();
+        let model = Arc::new((index, model));
+        let limit = self.setup.config.timeout();
+        let mut wait = Patience {
+            gone,
+            end: tokio::time::Instant::from_std(arrival.since + limit),
+            seconds: limit.as_secs(),
+        };
+        let measured = wait.over(self.measure(order, &arrival, &model)).await?;
+        let inputs = Inputs {
+            prompt_bytes: measured.prompt_bytes,
+            pixels: measured.input_pixels,
+        };
+        let price = &self.setup.config.price;
+        let cost = price.of(measured.dry(), inputs, model.1.native);
+        // Not given up half-way: what is reserved must be known.
+        let reservation = self.reserve(cost, measured.dry(), &arrival).await?;
+        let cancel = Cancel::default();
+        let decoded = self.decode(measured, arrival.owner, &model, &cancel);
+        let prepared = match wait.over(decoded).await {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                cancel.cancel();
+                if let Some(reservation) = reservation {
+                    self.give_back(reservation).await;
+                }
+                return Err(failure);
+            }
+        };
+        let Arrival {
+            owner,
+            route,
+            request_id,
+            kept,
+            since,
+        } = arrival;
+        let bill = (cost, reservation);
+        let job = Job::new(owner, request_id, route, prepared, bill, kept, since);
+        let job = Arc::new(job);
+        let ticket = Ticket::new(self.clone(), job.clone());
+        self.jobs().insert(job.id.clone(), job.clone());
+        if let Err(failure) = self.queue.push(slot, job.clone()) {
+            self.finish_soon(job, failure.clone());
+            return Err(failure);
+        }
+        self.give_up_in_time(&job);
+        Ok(ticket)
+    }
+
+    /// What an order asks for, by the headers of its pictures.
+    async fn measure(
+        &self,
+        order: Order,
+        arrival: &Arrival,
+        model: &Arc<(usize, Model)>,
+    ) -> Result<Measured, Failure> {
+        let checked = self.ruled(model, |rules| order.check(rules)).await?;
+        if !checked.is_remote() {
+            return self.ruled(model, |rules| checked.measure(rules)).await;
+        }
+        let checked = self.afford(arrival.owner, model, checked).await?;
+        let turn = self.fetchers.turn(arrival.owner).await;
+        let fetch = move |rules: &Rules<'_>| {
+            let _turn = turn;
+            checked.measure(rules)
+        };
+        self.ruled(model, fetch).await
+    }
+
+    /// Decodes an order's pictures, in turn with other keys.
+    async fn decode(
+        &self,
+        measured: Measured,
+        owner: Owner,
+        model: &Arc<(usize, Model)>,
+        cancel: &Cancel,
+    ) -> Result<Prepared, Failure> {
+        let turn = match measured.has_pictures() {
+            true => self.decoders.turn(owner).await,
+            false => None,
+        };
+        let cancel = cancel.clone();
+        let decode = move |rules: &Rules<'_>| {
+            let _turn = turn;
+            measured.decode(rules, &cancel)
+        };
+        self.ruled(model, decode).await
+    }
+
+    /// Refuses who cannot pay for an order whatever its pictures are, before they are
+    /// fetched.
+    async fn afford(
+        &self,
+        owner: Owner,
+        model: &Arc<(usize, Model)>,
+        checked: Checked,
+    ) -> Result<Checked, Failure> {
+        let dry = move |rules: &Rules<'_>| {
+            let dry = checked.dry(rules)?;
+            Ok((dry, checked))
+        };
+        let ((request, prompt_bytes), checked) = self.ruled(model, dry).await?;
+        let inputs = Inputs {
+            prompt_bytes,
+            pixels: 0,
+        };
+        let cost = self.setup.config.price.of(&request, inputs, model.1.native);
+        self.require_credits(owner, cost).await?;
+        Ok(checked)
+    }
+
+    /// Refuses a key that has fewer credits than `cost`.
+    pub async fn require_credits(&self, owner: Owner, cost: i64) -> Result<(), Failure> {
+        let Some(key) = owner else { return Ok(()) };
+        let balance = self.with_ledger(move |ledger| ledger.balance(key)).await?;
+        match balance.remaining {
+            remaining if remaining < cost => Err(Failure::Credits { cost, remaining }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `work`, which may wait, with what orders for this model are measured against.
+    async fn ruled<T: Send + 'static>(
+        &self,
+        model: &Arc<(usize, Model)>,
+        work: impl FnOnce(&Rules<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let (service, model) = (self.clone(), model.clone());
         blocking(move || {
-            order.prepare(&Rules {
+            let (index, model) = &*model;
+            work(&Rules {
                 limits: &service.limits,
                 sources: &service.sources,
                 loras: service.setup.config.lora_dir.as_deref(),
-                model: index,
+                model: *index,
                 context: Context {
                     native: model.native,
-                    preset: service.preset(&model),
+                    preset: service.preset(model),
                     refiner: model.refiner,
                     styles: &service.styles,
                 },
@@ -158,12 +358,20 @@ impl Service {
         .await?
     }
 
+    /// Refunds what no job was made of.
+    async fn give_back(&self, reservation: Reservation) {
+        let service = self.clone();
+        // It panics at nothing; and what it cannot do is done later.
+        let _ = blocking(move || service.settle(Some(reservation), None)).await;
+    }
+
     /// Ends a job if it is not finished in time.
     fn give_up_in_time(&self, job: &Arc<Job>) {
-        let (service, job) = (self.clone(), Arc::downgrade(job));
         let limit = self.setup.config.timeout();
+        let end = tokio::time::Instant::from_std(job.since + limit);
+        let (service, job) = (self.clone(), Arc::downgrade(job));
         tokio::spawn(async move {
-            tokio::time::sleep(limit).await;
+            tokio::time::sleep_until(end).await;
             if let Some(job) = job.upgrade()
                 && !job.snapshot().state.is_final()
             {
@@ -190,24 +398,20 @@ impl Service {
     /// Ends a job: pays for it or refunds it, and tells whoever waits. Called once
     /// for every job, by whoever took it out of the queue.
     pub fn finish(&self, job: &Arc<Job>, result: Result<Drawn, Failure>) {
-        let result = result.and_then(|mut drawn| {
-            if let (Some(ledger), Some(reservation)) = (&self.ledger, &job.reservation) {
-                let spent = job.spent(&drawn);
-                let balance = ledger.settle(reservation, spent);
-                let balance = balance.map_err(Failure::internal)?;
-                drawn.remaining = Some(balance.remaining);
-            }
-            Ok(drawn)
-        });
+        let spent = result.as_ref().ok().map(|drawn| job.spent(drawn));
         let state = match result {
-            Ok(drawn) => State::Done(Arc::new(drawn)),
-            Err(failure) => {
-                if let (Some(ledger), Some(reservation)) = (&self.ledger, &job.reservation)
-                    && let Err(error) = ledger.refund(reservation)
+            Ok(mut drawn) => {
+                // First: what is paid for is there after a crash too.
+                if job.kept
+                    && let Err(error) = self.store.note(&job.record(&drawn))
                 {
-                    // The next start refunds it.
                     tracing::error!("{error}");
                 }
+                drawn.remaining = self.settle(job.reservation, spent);
+                State::Done(Arc::new(drawn))
+            }
+            Err(failure) => {
+                self.settle(job.reservation, None);
                 State::Failed(failure)
             }
         };
@@ -226,15 +430,66 @@ impl Service {
         self.forget_old();
     }
 
-    /// Forgets jobs whose results are kept no longer.
-    fn forget_old(&self) {
-        let gone = self.store.evict();
-        let limit = Duration::from_secs(self.setup.config.results_for);
-        let old = |job: &Job| {
-            job.snapshot().state.is_final()
-                && (gone.contains(&job.id) || job.since.elapsed() > limit)
+    /// Pays `spent` of what was reserved, or refunds it; the credits that remain. Where the
+    /// ledger cannot be written it is done later.
+    fn settle(&self, reservation: Option<Reservation>, spent: Option<i64>) -> Option<i64> {
+        let (ledger, reservation) = (self.ledger.as_ref()?, reservation?);
+        let settled = match spent {
+            Some(spent) => ledger.settle(&reservation, spent),
+            None => ledger.refund(&reservation),
         };
-        self.jobs().retain(|_, job| !old(job));
+        match settled {
+            Ok(balance) => {
+                self.metrics.paid(spent.unwrap_or_default());
+                Some(balance.remaining)
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                if !ledger.is_well() {
+                    self.unsettled().push((reservation, spent));
+                }
+                None
+            }
+        }
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, Vec<(Reservation, Option<i64>)>> {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what is due: forgets what is too old, and settles what could not be settled.
+    pub fn tidy(&self) {
+        self.forget_old();
+        let due = std::mem::take(&mut *self.unsettled());
+        for (reservation, spent) in due {
+            self.settle(Some(reservation), spent);
+        }
+    }
+
+    /// Forgets jobs whose results are kept no longer, and those that failed or of which a
+    /// key has too many.
+    pub fn forget_old(&self) {
+        let mut gone = self.store.evict();
+        let results_for = Duration::from_secs(self.setup.config.results_for);
+        let mut jobs = self.jobs();
+        jobs.retain(|id, job| {
+            let Some(ended) = job.ended_for() else {
+                return true;
+            };
+            let limit = match job.snapshot().state {
+                State::Done(_) => results_for,
+                _ => results_for.min(FAILED_FOR),
+            };
+            !gone.contains(id) && ended <= limit
+        });
+        gone = too_many(&jobs);
+        for id in &gone {
+            jobs.remove(id);
+        }
+        drop(jobs);
+        self.store.remove(&gone);
     }
 
     /// Stops taking requests; those that wait are turned away, and a model that is
@@ -244,6 +499,23 @@ impl Service {
         for job in self.queue.stop() {
             self.finish_soon(job, Failure::Unavailable("the service is shutting down"));
         }
+    }
+
+    /// Whether all that drawing needs is well.
+    pub async fn check_ready(&self) -> Result<(), Failure> {
+        self.model()?;
+        if self.queue.is_stopped() {
+            return Err(Failure::Unavailable("the service is shutting down"));
+        }
+        match self.ledger {
+            Some(_) => self.with_ledger(Ledger::probe).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The path below which links for this client lead.
+    pub fn below(&self, client: &Client) -> String {
+        client.path(self.setup.config.public_url.as_deref())
     }
 
     /// The key that a request shows, if the service has keys and it is one.
@@ -275,7 +547,13 @@ impl Service {
     ) -> Result<T, Failure> {
         let service = self.clone();
         blocking(move || match &service.ledger {
-            Some(ledger) => work(ledger).map_err(Failure::internal),
+            Some(ledger) => work(ledger).map_err(|error| match ledger.is_well() {
+                true => Failure::internal(error),
+                false => {
+                    tracing::error!("{error}");
+                    Failure::Unavailable("the books of keys and credits cannot be used now")
+                }
+            }),
             None => Err(Failure::internal("there is no database of keys")),
         })
         .await?
@@ -283,20 +561,17 @@ impl Service {
 
     async fn reserve(
         &self,
-        owner: Option<i64>,
         cost: i64,
-        prepared: &Prepared,
-        route: &'static str,
-        request_id: &str,
+        request: &Request,
+        arrival: &Arrival,
     ) -> Result<Option<Reservation>, Failure> {
-        let Some(key) = owner else {
+        let Some(key) = arrival.owner else {
             return Ok(None);
         };
-        let request = &prepared.request;
         let (samples, steps) = (request.samples, request.steps);
         let (width, height) = (request.width, request.height);
         let refiner = request.refinement != Refinement::None;
-        let request_id = request_id.to_owned();
+        let (route, request_id) = (arrival.route, arrival.request_id.clone());
         let reserved = self
             .with_ledger(move |ledger| {
                 let purpose = Purpose {
@@ -317,11 +592,6 @@ impl Service {
         reserved
             .map(Some)
             .map_err(|remaining| Failure::Credits { cost, remaining })
-    }
-
-    fn price(&self, prepared: &Prepared) -> Result<i64, Failure> {
-        let native = self.models()?[prepared.model].native;
-        Ok(self.setup.config.price.of(&prepared.request, native))
     }
 
     /// Where a request is silent: what the model asks for, and the operator.
@@ -445,6 +715,10 @@ impl Service {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = job;
     }
+}
+
+fn networks(texts: &[String]) -> Result<Arc<[Network]>> {
+    texts.iter().map(|text| text.parse()).collect()
 }
 
 /// Whether a client's name means this one: `folder/NAME.safetensors [hash]` does.

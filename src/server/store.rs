@@ -1,18 +1,27 @@
-//! Results of jobs, kept for a while in a folder, bounded.
+//! Results of jobs, kept for a while in a folder, bounded. A folder that the operator names
+//! keeps them over restarts: beside the pictures of a job lies what is known of it.
 
 use crate::picture::write_file;
 use crate::{Error, Result};
-use std::collections::VecDeque;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{HashSet, VecDeque};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
+
+const REMEDY: &str = "point --results at a folder that can be written";
+const LOCK: &str = ".calotype.lock";
 
 /// Files of results.
 pub struct Store {
     folder: PathBuf,
     /// Removes the folder at the end, where the operator named none.
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
+    /// Held open for its lock, which the system drops with the process.
+    _lock: Option<File>,
     keep_for: Duration,
     /// Bytes.
     most: u64,
@@ -22,36 +31,73 @@ pub struct Store {
 /// The files of one job.
 struct Kept {
     job: String,
-    since: Instant,
+    ended: SystemTime,
     bytes: u64,
     files: Vec<PathBuf>,
 }
 
+/// What is known of a job that is done, for the next run of the service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub job: String,
+    /// The key's number.
+    pub owner: Option<i64>,
+    pub route: String,
+    /// Credits.
+    pub cost: i64,
+    /// Of the first picture.
+    pub seed: u64,
+    pub steps: usize,
+    pub created: SystemTime,
+    pub ended: SystemTime,
+    pub pictures: Vec<Pictured>,
+    /// Wall time of drawing.
+    pub seconds: f64,
+    pub interrupted: bool,
+    pub settings: Value,
+    pub warnings: Vec<String>,
+}
+
+/// A picture of a [`Record`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pictured {
+    pub file: String,
+    pub seed: u64,
+}
+
 impl Store {
-    /// In `folder`, or in a temporary one. What an earlier run left there is removed.
-    pub fn open(folder: Option<&Path>, keep_for: Duration, most: u64) -> Result<Self> {
-        let remedy = "point --results at a folder that can be written";
-        let (folder, temporary) = match folder {
-            Some(folder) => {
-                std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, e, remedy))?;
-                sweep(folder).map_err(|e| Error::file(folder, e, remedy))?;
-                (folder.to_owned(), None)
-            }
-            None => {
-                let temporary = tempfile::Builder::new()
-                    .prefix("calotype-")
-                    .tempdir()
-                    .map_err(|e| Error::file(std::env::temp_dir(), e, remedy))?;
-                (temporary.path().to_owned(), Some(temporary))
-            }
-        };
-        Ok(Self {
-            folder,
-            _temporary: temporary,
+    /// In `folder`, or in a temporary one; and what an earlier run left in that folder.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or another service uses it.
+    pub fn open(
+        folder: Option<&Path>,
+        keep_for: Duration,
+        most: u64,
+    ) -> Result<(Self, Vec<Record>)> {
+        let mut store = Self {
+            folder: PathBuf::new(),
+            temporary: None,
+            _lock: None,
             keep_for,
             most,
             kept: Mutex::default(),
-        })
+        };
+        let Some(folder) = folder else {
+            let temporary = tempfile::Builder::new()
+                .prefix("calotype-")
+                .tempdir()
+                .map_err(|e| Error::file(std::env::temp_dir(), e, REMEDY))?;
+            store.folder = temporary.path().to_owned();
+            store.temporary = Some(temporary);
+            return Ok((store, Vec::new()));
+        };
+        let failed = |e: std::io::Error| Error::file(folder, e, REMEDY);
+        make(folder).map_err(failed)?;
+        store.folder = folder.to_owned();
+        store._lock = Some(lock(folder)?);
+        let records = store.recover().map_err(failed)?;
+        Ok((store, records))
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
@@ -64,15 +110,12 @@ impl Store {
         let names: Vec<String> = (0..pictures.len()).map(name).collect();
         let mut kept = Kept {
             job: job.to_owned(),
-            since: Instant::now(),
+            ended: SystemTime::now(),
             bytes: 0,
             files: Vec::new(),
         };
         for (name, bytes) in names.iter().zip(pictures) {
-            let path = self.folder.join(name);
-            kept.files.push(path.clone());
-            kept.bytes += bytes.len() as u64;
-            if let Err(error) = write_file(&path, bytes) {
+            if let Err(error) = self.write(name, bytes, &mut kept) {
                 kept.remove();
                 return Err(error);
             }
@@ -81,11 +124,49 @@ impl Store {
         Ok(names)
     }
 
+    fn write(&self, name: &str, bytes: &[u8], kept: &mut Kept) -> Result<()> {
+        let path = self.folder.join(name);
+        kept.files.push(path.clone());
+        kept.bytes += bytes.len() as u64;
+        write_file(&path, bytes)?;
+        close_to_others(&path, 0o640);
+        Ok(())
+    }
+
+    /// Keeps what is known of a job whose pictures are kept; for the next run alone.
+    pub fn note(&self, record: &Record) -> Result<()> {
+        if self.temporary.is_some() {
+            return Ok(());
+        }
+        // Plain data always has a JSON form.
+        let bytes = serde_json::to_vec(record).unwrap_or_default();
+        let mut kept = self.kept();
+        match kept.iter_mut().find(|kept| kept.job == record.job) {
+            Some(kept) => self.write(&format!("{}.json", record.job), &bytes, kept),
+            None => Ok(()),
+        }
+    }
+
     /// The bytes of a result; `None` for what is no result or is gone.
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {
         let path = self.folder.join(name);
         let known = self.kept().iter().any(|kept| kept.files.contains(&path));
-        known.then(|| std::fs::read(path).ok()).flatten()
+        let picture = known && !name.ends_with(".json");
+        picture.then(|| std::fs::read(path).ok()).flatten()
+    }
+
+    /// Removes the results of these jobs.
+    pub fn remove(&self, jobs: &[String]) {
+        if jobs.is_empty() {
+            return;
+        }
+        self.kept().retain(|kept| {
+            let stays = !jobs.contains(&kept.job);
+            if !stays {
+                kept.remove();
+            }
+            stays
+        });
     }
 
     /// Removes what is too old or too much, oldest first; the jobs that it was of.
@@ -96,7 +177,7 @@ impl Store {
         while let Some(oldest) = kept.front() {
             let newest = kept.len() == 1;
             let too_much = bytes > self.most && !newest;
-            if !too_much && oldest.since.elapsed() <= self.keep_for {
+            if !too_much && age(oldest.ended) <= self.keep_for {
                 break;
             }
             if let Some(oldest) = kept.pop_front() {
@@ -107,6 +188,54 @@ impl Store {
         }
         gone
     }
+
+    /// What an earlier run left; its files that nothing is known of are removed.
+    fn recover(&self) -> std::io::Result<Vec<Record>> {
+        let mut ours = HashSet::new();
+        let mut records: Vec<Record> = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !is_ours(&name) {
+                continue;
+            }
+            if name.ends_with(".json") {
+                let bytes = std::fs::read(self.folder.join(&name))?;
+                let record = serde_json::from_slice(&bytes);
+                records.extend(record.ok().filter(|r: &Record| names_itself(r, &name)));
+            }
+            ours.insert(name);
+        }
+        records.retain(|record| record.pictures.iter().all(|p| ours.contains(&p.file)));
+        records.sort_by_key(|record| record.ended);
+        let mut kept = self.kept();
+        for record in &records {
+            let note = format!("{}.json", record.job);
+            let pictures = record.pictures.iter().map(|picture| picture.file.clone());
+            let names: Vec<String> = pictures.chain([note]).collect();
+            let files: Vec<PathBuf> = names.iter().map(|n| self.folder.join(n)).collect();
+            let sizes = files
+                .iter()
+                .map(|file| file.metadata().map_or(0, |m| m.len()));
+            kept.push_back(Kept {
+                job: record.job.clone(),
+                ended: record.ended,
+                bytes: sizes.sum(),
+                files,
+            });
+            for name in names {
+                ours.remove(&name);
+            }
+        }
+        for name in ours {
+            std::fs::remove_file(self.folder.join(name))?;
+        }
+        Ok(records)
+    }
+}
+
+/// How long ago; nothing where the clock was set back.
+pub fn age(time: SystemTime) -> Duration {
+    SystemTime::now().duration_since(time).unwrap_or_default()
 }
 
 impl Kept {
@@ -121,22 +250,63 @@ impl Kept {
     }
 }
 
-/// Removes results of an earlier run: files named as this one names them.
-fn sweep(folder: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let ours = name.split_once('-').is_some_and(|(id, rest)| {
-            id.len() == 32
-                && id.bytes().all(|b| b.is_ascii_hexdigit())
-                && rest.starts_with(|c: char| c.is_ascii_digit())
-        });
-        if ours {
-            std::fs::remove_file(entry.path())?;
+/// Makes the folder, for its owner and group; one that is there stays as it is.
+fn make(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    close_to_others(folder, 0o750);
+    Ok(())
+}
+
+fn close_to_others(path: &Path, mode: u32) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let permissions = std::fs::Permissions::from_mode(mode);
+        if let Err(error) = std::fs::set_permissions(path, permissions) {
+            tracing::warn!("{}: {error}", path.display());
         }
     }
-    Ok(())
+    #[cfg(not(unix))]
+    let _ = (path, mode);
+}
+
+/// Takes the lock that keeps a second service away, or says that it is taken.
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::file(&path, e, REMEDY))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::file(
+            folder,
+            "another service keeps its results here",
+            "stop that one, or give this one a folder of its own",
+        )),
+        Err(TryLockError::Error(error)) => Err(Error::file(path, error, "choose a local folder")),
+    }
+}
+
+/// Whether a file is named as this one names them: `ID-N.ENDING` or `ID.json`.
+fn is_ours(name: &str) -> bool {
+    let Some((id, rest)) = name.split_at_checked(32) else {
+        return false;
+    };
+    let digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    let known = rest == ".json" || rest.strip_prefix('-').is_some_and(digit);
+    known && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Whether a record names files of its own job alone.
+fn names_itself(record: &Record, name: &str) -> bool {
+    let own = |picture: &Pictured| is_ours(&picture.file) && picture.file.starts_with(&record.job);
+    name == format!("{}.json", record.job) && record.pictures.iter().all(own)
 }
 
 #[cfg(test)]
@@ -147,7 +317,7 @@ mod tests {
 
     #[test]
     fn older_results_make_room() {
-        let store = Store::open(None, HOUR, 10).unwrap();
+        let (store, _) = Store::open(None, HOUR, 10).unwrap();
         let a = store.put("a", "png", &[b"12345", b"678"]).unwrap();
         assert_eq!(a, ["a-0.png", "a-1.png"]);
         assert!(store.evict().is_empty());
@@ -163,10 +333,64 @@ mod tests {
 
     #[test]
     fn results_grow_old() {
-        let store = Store::open(None, Duration::ZERO, 10).unwrap();
+        let (store, _) = Store::open(None, Duration::ZERO, 10).unwrap();
         store.put("a", "png", &[b"1"]).unwrap();
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(store.evict(), ["a"]);
+    }
+
+    #[test]
+    fn results_outlive_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Store::open(Some(folder.path()), HOUR, 1000);
+        let job = format!("{:032x}", 7);
+        let record = |file: &str| Record {
+            job: job.clone(),
+            owner: Some(1),
+            route: "/v1/jobs".into(),
+            cost: 2,
+            seed: 7,
+            steps: 1,
+            created: SystemTime::now(),
+            ended: SystemTime::now(),
+            pictures: vec![Pictured {
+                file: file.into(),
+                seed: 7,
+            }],
+            seconds: 0.5,
+            interrupted: false,
+            settings: serde_json::json!({"prompt": "a"}),
+            warnings: Vec::new(),
+        };
+        let (store, _) = open().unwrap();
+        let names = store.put(&job, "png", &[b"12345"]).unwrap();
+        store.note(&record(&names[0])).unwrap();
+        let error = open().err().unwrap().to_string();
+        assert!(error.contains("another service keeps"), "{error}");
+        drop(store);
+        let (store, found) = open().unwrap();
+        assert_eq!(
+            found,
+            [record(&names[0])].map(|r| Record {
+                created: found[0].created,
+                ended: found[0].ended,
+                ..r
+            })
+        );
+        assert_eq!(store.read(&names[0]).as_deref(), Some(&b"12345"[..]));
+        assert_eq!(store.read(&format!("{job}.json")), None);
+        store.remove(std::slice::from_ref(&job));
+        drop(store);
+        assert_eq!(open().unwrap().1, []);
+        // One that names another's files is none.
+        let note = folder.path().join(format!("{job}.json"));
+        std::fs::write(
+            &note,
+            serde_json::to_vec(&record("../../etc/passwd")).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(open().unwrap().1, []);
+        assert!(!note.exists());
     }
 
     #[test]

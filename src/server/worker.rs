@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::job::{Drawn, Job, Made, Preview};
+use super::order::Prepared;
 use super::service::{Model, Service};
 use crate::picture::{Format, Picture};
 use crate::pipeline::{Event, Models, Observer, Output, RawRequest, Settings};
@@ -31,7 +32,7 @@ pub fn work(service: &Service) -> Result<()> {
             }
             Ok(Err(error)) => {
                 let sound = !matches!(error, Error::Adapter { .. });
-                service.finish(&job, Err(why(&job, error)));
+                service.finish(&job, Err(why(service, &job, error)));
                 sound
             }
             // The panic has said where it was on stderr.
@@ -110,7 +111,7 @@ fn again(service: &Service, broken: Models) -> Result<Models> {
 
 fn draw(service: &Service, models: &mut Models, job: &Arc<Job>) -> Result<Drawn> {
     let start = Instant::now();
-    let prepared = &job.prepared;
+    let prepared = &job.prepared().map_err(|_| Error::Cancelled)?;
     let mut observer = Observer {
         events: &mut |event| tell(job, event),
         cancel: &job.cancel,
@@ -124,7 +125,7 @@ fn draw(service: &Service, models: &mut Models, job: &Arc<Job>) -> Result<Drawn>
     let count = output.pictures.len();
     service.metrics.drawn(count, steps, waited, &output.seconds);
     let settings = Settings::new(models.options(prepared.model), &prepared.request, &output);
-    let mut pictures = encode(&settings, &output, prepared.format)?;
+    let mut pictures = encode(&settings, &output, prepared)?;
     if job.kept {
         keep(service, job, prepared.format, &mut pictures)?;
     }
@@ -151,11 +152,12 @@ fn tell(job: &Job, event: Event) {
     }
 }
 
-fn encode(settings: &Settings<'_>, output: &Output, format: Format) -> Result<Vec<Made>> {
+fn encode(settings: &Settings<'_>, output: &Output, prepared: &Prepared) -> Result<Vec<Made>> {
     let pictures = output.pictures.iter().zip(&output.seeds);
     let encoded = pictures.map(|(picture, seed): (&Picture, &u64)| {
         let parameters = settings.parameters(*seed);
-        let bytes = format.encode(picture, Some(&parameters))?;
+        let format = prepared.format;
+        let bytes = format.encode_at(prepared.quality, picture, Some(&parameters))?;
         Ok(Made {
             seed: *seed,
             bytes: bytes.into(),
@@ -172,15 +174,28 @@ fn keep(service: &Service, job: &Job, format: Format, pictures: &mut [Made]) -> 
     let names = service.store.put(&job.id, format.extension(), &bytes)?;
     for (made, name) in pictures.iter_mut().zip(names) {
         made.bytes = Default::default();
+        // It is in the file too.
+        made.infotext = String::new();
         made.file = Some(name);
     }
     Ok(())
 }
 
 /// What the owner of a job is told of an error.
-fn why(job: &Job, error: Error) -> Failure {
+fn why(service: &Service, job: &Job, error: Error) -> Failure {
+    let loras = service.setup.config.lora_dir.as_deref();
     match (error, job.stopped()) {
         (Error::Cancelled, Some(failure)) => failure,
+        // They named it, and the folder is the operator's matter.
+        (Error::File { path, problem, .. }, _) if loras.is_some_and(|l| path.starts_with(l)) => {
+            tracing::error!("{}: {problem}", path.display());
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            Failure::Failed {
+                code: crate::error::Code::UnusableFile,
+                problem: format!("the LoRA {name:?} of this service {problem}"),
+                remedy: "leave it out, or tell the operator".into(),
+            }
+        }
         (error, _) => error.into(),
     }
 }

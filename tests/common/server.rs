@@ -40,11 +40,18 @@ impl Server {
 
     /// Starts it with `args` on a free port, and waits until it listens.
     pub fn spawn(args: &[&str]) -> Self {
+        Self::launch(
+            Command::new(env!("CARGO_BIN_EXE_calotype"))
+                .args(["serve", "--listen", "127.0.0.1:0"])
+                .args(args),
+        )
+    }
+
+    /// Starts `command`, which runs the service, and waits until that listens.
+    pub fn launch(command: &mut Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_calotype"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(args)
+        let mut child = command
             .env_remove("CALOTYPE_MODEL")
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).unwrap())

@@ -360,6 +360,7 @@ async fn carry_out(
     (name, request): (Option<String>, Request),
 ) -> Result<Response, Failure> {
     let answer = Answer::of(&headers)?;
+    let (request, _share) = body::admitted(request, &service).await?;
     let bytes = body::bytes(request).await?;
     let request = match image::guess_format(&bytes) {
         Ok(_) => TaskRequest::of_picture(&bytes),

@@ -6,6 +6,7 @@ use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
 use crate::server::failure::Failure;
+use crate::server::http::Client;
 use crate::server::job::{Job, Preview, Snapshot, State as JobState};
 use crate::server::lenient::{Flag, Integer, Number, Seed};
 use crate::server::observe::RequestId;
@@ -172,6 +173,7 @@ impl JobRequest {
             }
         };
         Ok(Order {
+            quality: None,
             model: said(self.model),
             size,
             image,
@@ -299,8 +301,9 @@ struct JobImage {
 }
 
 impl JobView {
-    pub fn new(job: &Job, snapshot: &Snapshot) -> Self {
-        let path = format!("/v1/jobs/{}", job.id);
+    /// With links below the path `below`; see [`Client::path`].
+    pub fn new(job: &Job, snapshot: &Snapshot, below: &str) -> Self {
+        let path = format!("{below}/v1/jobs/{}", job.id);
         let created = job.created.duration_since(UNIX_EPOCH);
         let mut view = Self {
             id: job.id.clone(),
@@ -309,7 +312,7 @@ impl JobView {
             step: snapshot.step,
             steps: snapshot.steps,
             cost: job.cost,
-            seed: job.prepared.request.seed,
+            seed: job.seed,
             created: created.map_or(0, |since| since.as_secs()),
             links: Links {
                 events: format!("{path}/events"),
@@ -327,7 +330,7 @@ impl JobView {
                 let files = drawn.pictures.iter();
                 view.images = files
                     .filter_map(|made| {
-                        let url = format!("/v1/results/{}", made.file.as_ref()?);
+                        let url = format!("{below}/v1/results/{}", made.file.as_ref()?);
                         Some(JobImage {
                             url,
                             seed: made.seed,
@@ -374,15 +377,16 @@ pub fn routes() -> OpenApiRouter<Service> {
 async fn submit(
     State(service): State<Service>,
     caller: Caller,
+    client: Client,
     id: RequestId,
-    Body(request): Body<JobRequest>,
+    Body(request, _share): Body<JobRequest>,
 ) -> Result<Response, Failure> {
     let order = request.order()?;
     let ticket = service
         .submit(&caller, order, "/v1/jobs", &id.0, true)
         .await?;
     let job = ticket.release().ok_or(Failure::Internal)?;
-    let view = JobView::new(&job, &job.snapshot());
+    let view = JobView::new(&job, &job.snapshot(), &service.below(&client));
     let location = HeaderValue::from_str(&view.links.itself).map_err(Failure::internal)?;
     Ok((
         StatusCode::ACCEPTED,
@@ -406,10 +410,15 @@ async fn submit(
 async fn look(
     State(service): State<Service>,
     caller: Caller,
+    client: Client,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, Failure> {
     let job = service.job(&caller, &id)?;
-    Ok(Json(JobView::new(&job, &job.snapshot())))
+    Ok(Json(JobView::new(
+        &job,
+        &job.snapshot(),
+        &service.below(&client),
+    )))
 }
 
 /// Cancels a job; a running one stops at its next step. Nothing is charged.
@@ -426,13 +435,18 @@ async fn look(
 async fn cancel(
     State(service): State<Service>,
     caller: Caller,
+    client: Client,
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, Failure> {
     let job = service.job(&caller, &id)?;
     service.stop_job(&job, Failure::Cancelled);
     // A step at the most.
     let _ = job.finished().await;
-    Ok(Json(JobView::new(&job, &job.snapshot())))
+    Ok(Json(JobView::new(
+        &job,
+        &job.snapshot(),
+        &service.below(&client),
+    )))
 }
 
 /// What happens to a job, as server-sent events: queued, step, preview, and done,
@@ -450,10 +464,15 @@ async fn cancel(
 async fn events(
     State(service): State<Service>,
     caller: Caller,
+    client: Client,
     Path(id): Path<String>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     let job = service.job(&caller, &id)?;
-    let start = Some((job.watch(), job, Told::default()));
+    let told = Told {
+        below: service.below(&client),
+        ..Default::default()
+    };
+    let start = Some((job.watch(), job, told));
     let stream = unfold(start, async |state| {
         let (mut watch, job, mut told) = state?;
         if told.began && watch.changed().await.is_err() {
@@ -472,6 +491,8 @@ async fn events(
 /// What a listener has heard.
 #[derive(Default)]
 struct Told {
+    /// Where links lead.
+    below: String,
     began: bool,
     position: Option<usize>,
     step: Option<usize>,
@@ -507,7 +528,7 @@ impl Told {
             }
             JobState::Queued => {}
             JobState::Done(_) | JobState::Failed(_) => {
-                let view = JobView::new(job, snapshot);
+                let view = JobView::new(job, snapshot, &self.below);
                 events.push(event(snapshot.state.name(), &view));
             }
         }

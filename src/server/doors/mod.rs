@@ -11,6 +11,8 @@ pub mod openai;
 pub mod sdxl_torch;
 pub mod stability;
 
+pub use accept::accepted;
+
 use super::failure::Failure;
 use super::observe::Dressed;
 use super::service::Service;

@@ -251,7 +251,7 @@ async fn text_to_image(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    Body(request): Body<TextToImage>,
+    Body(request, _share): Body<TextToImage>,
 ) -> Result<Response, Failure> {
     let order = Order {
         raw: request.raw(&service.limits)?,
@@ -298,7 +298,7 @@ async fn image_to_image(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    Body(request): Body<ImageToImage>,
+    Body(request, _share): Body<ImageToImage>,
 ) -> Result<Response, Failure> {
     let mut order = Order {
         raw: request.raw(&service.limits)?,
@@ -327,7 +327,7 @@ async fn inpaint(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    Body(request): Body<Inpaint>,
+    Body(request, _share): Body<Inpaint>,
 ) -> Result<Response, Failure> {
     let mut order = Order {
         raw: request.raw(&service.limits)?,
@@ -426,7 +426,7 @@ fn reply(finished: &Finished) -> Reply {
         image,
         status: "success",
         infer_time: drawn.total,
-        seed: finished.job.prepared.request.seed,
+        seed: finished.job.seed,
         seeds: drawn.pictures.iter().map(|made| made.seed).collect(),
         warnings: drawn.warnings.clone(),
     }
@@ -435,7 +435,7 @@ fn reply(finished: &Finished) -> Reply {
 /// Adds what a picture cost, took and was drawn from.
 pub fn put_headers(response: &mut Response, finished: &Finished) {
     let drawn = &finished.drawn;
-    let seed = finished.job.prepared.request.seed;
+    let seed = finished.job.seed;
     let mut pairs = vec![
         ("x-seed-value", seed.to_string()),
         ("x-generation-time", format!("{:.3}", drawn.total)),

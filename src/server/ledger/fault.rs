@@ -9,6 +9,8 @@ const RESTORE: &str = "stop whatever uses the file and put back a copy of it";
 /// What stops a transaction: SQLite, or an error of ours.
 pub(super) enum Fault {
     Sqlite(rusqlite::Error),
+    /// Other threads wait for the file already.
+    Busy,
     Other(Error),
 }
 
@@ -25,10 +27,34 @@ impl From<Error> for Fault {
 }
 
 impl Fault {
+    /// What hinders every use of the file for now, whatever was asked for.
+    pub fn is_trouble(&self) -> Option<String> {
+        let error = match self {
+            Fault::Busy => return Some("another program holds the file".into()),
+            Fault::Other(_) => return None,
+            Fault::Sqlite(error) => error,
+        };
+        let trouble = matches!(
+            error.sqlite_error_code()?,
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::CannotOpen
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+        );
+        trouble.then(|| error.to_string())
+    }
+
     /// The error to show, which names the file.
     pub fn at(self, path: &Path) -> Error {
         let error = match self {
             Fault::Other(error) => return error,
+            Fault::Busy => {
+                let remedy = "try again, or see what uses it";
+                return Error::file(path, "is held by another program", remedy);
+            }
             Fault::Sqlite(error) => error,
         };
         let say = |problem: &str, remedy: &str| Error::file(path, problem, remedy);

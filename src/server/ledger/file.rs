@@ -103,6 +103,14 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
     Ok(connection)
 }
 
+/// Another connection to a file that [`connect`] has opened, which only reads.
+pub(super) fn reader(path: &Path) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
 /// Switches the journal mode and gives the one that came of it. SQLite does not
 /// wait here by itself where several programs open a new file.
 fn write_ahead(connection: &Connection) -> rusqlite::Result<String> {

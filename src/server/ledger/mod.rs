@@ -7,6 +7,7 @@
 //!
 //! All functions block, mostly for a lookup; those that write wait for the disk.
 
+mod backup;
 mod books;
 mod charges;
 mod fault;
@@ -25,16 +26,26 @@ use fault::Fault;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// The most credits that one key is ever granted: sums of balances stay far
 /// below 2^63, and exact as JSON numbers.
 pub const MOST_CREDITS: i64 = 1_000_000_000_000;
 
+/// How long a running service waits for another program's transaction: to write, and to
+/// read, which in this mode of the journal seldom waits at all.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
+const READ_PATIENCE: Duration = Duration::from_millis(25);
+
 /// The open file of keys and credits.
 pub struct Ledger {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// Reads beside writes, which may wait for the disk or another program.
+    reader: Option<Mutex<Connection>>,
+    /// Why the file could not be written or read at the last try.
+    trouble: Mutex<Option<String>>,
     /// Held open for its lock, which the system drops with the process.
     _lock: Option<File>,
 }
@@ -53,6 +64,8 @@ impl Ledger {
         Ok(Ledger {
             path,
             connection: Mutex::new(connection),
+            reader: None,
+            trouble: Mutex::default(),
             _lock: None,
         })
     }
@@ -73,25 +86,93 @@ impl Ledger {
             let path = ledger.path.display();
             tracing::info!("{path}: refunded {refunded} charges that the last run left open");
         }
+        let patient = |connection: &Connection, time| {
+            let set = connection.busy_timeout(time);
+            set.map_err(|error| Fault::from(error).at(&ledger.path))
+        };
+        let reader = file::reader(&ledger.path).map_err(|fault| fault.at(&ledger.path))?;
+        patient(&reader, READ_PATIENCE)?;
+        patient(&ledger.connection(), WRITE_PATIENCE)?;
+        ledger.reader = Some(Mutex::new(reader));
         Ok(ledger)
+    }
+
+    /// Whether the file could be written at the last try.
+    pub fn is_well(&self) -> bool {
+        self.trouble().is_none()
+    }
+
+    /// Tries whether the file can be written; waits for another program's transaction.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn probe(&self) -> Result<()> {
+        let was_well = self.is_well();
+        self.write(|books| match was_well {
+            true => Ok(()),
+            // A full disk shows in a write only.
+            false => schema::touch(books).map_err(Fault::from),
+        })
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` in a transaction that holds the write lock from its start, so
     /// that what it reads stays true until it has written.
     fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T> {
-        let mut connection = self.connection();
         let run = || {
+            let mut connection = self.turn()?;
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = work(&transaction)?;
             transaction.commit()?;
             Ok(value)
         };
-        run().map_err(|fault: Fault| fault.at(&self.path))
+        let result = run();
+        match &result {
+            Ok(_) => *self.trouble() = None,
+            Err(fault) => self.note(fault),
+        }
+        result.map_err(|fault: Fault| fault.at(&self.path))
+    }
+
+    /// The connection that writes, in turn with other threads: a service does not wait
+    /// longer for them than for another program.
+    fn turn(&self) -> Result<MutexGuard<'_, Connection>, Fault> {
+        const PAUSE: Duration = Duration::from_millis(2);
+        if self.reader.is_none() {
+            return Ok(self.connection());
+        }
+        let end = Instant::now() + WRITE_PATIENCE;
+        loop {
+            match self.connection.try_lock() {
+                Ok(connection) => return Ok(connection),
+                // A panic amid a transaction has rolled it back.
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => return Err(Fault::Busy),
+            }
+        }
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T> {
-        work(&self.connection()).map_err(|fault| fault.at(&self.path))
+        let result = match &self.reader {
+            Some(reader) => work(&reader.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => work(&self.connection()),
+        };
+        if let Err(fault) = &result {
+            self.note(fault);
+        }
+        result.map_err(|fault| fault.at(&self.path))
+    }
+
+    /// Remembers trouble with the file, which is not the fault of who asked.
+    fn note(&self, fault: &Fault) {
+        if let Some(why) = fault.is_trouble() {
+            self.trouble().get_or_insert(why);
+        }
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

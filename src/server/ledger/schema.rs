@@ -72,6 +72,11 @@ pub(super) fn recognize(books: &Transaction<'_>, path: &Path) -> Result<bool, Fa
     }
 }
 
+/// Writes to the file what it holds already.
+pub(super) fn touch(books: &Connection) -> rusqlite::Result<()> {
+    books.pragma_update(None, "user_version", VERSION)
+}
+
 /// Makes the tables, unless another program has made them meanwhile.
 pub(super) fn install(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -95,7 +95,7 @@ impl Sources {
         bytes: &[u8],
         notes: &mut Vec<String>,
     ) -> Result<Picture> {
-        self.check(field, bytes)?;
+        self.size(field, bytes)?;
         Picture::from_bytes_noting(field, bytes, notes)
     }
 
@@ -107,16 +107,17 @@ impl Sources {
         reading: MaskReading,
         notes: &mut Vec<String>,
     ) -> Result<Mask> {
-        self.check(field, bytes)?;
+        self.size(field, bytes)?;
         Mask::read(field, bytes, reading, notes)
     }
 
-    /// Refuses what is too large, before its pixels take memory.
-    fn check(&self, field: &str, bytes: &[u8]) -> Result<()> {
+    /// Width and height of the picture in a file that was uploaded as `field`, by its
+    /// header. Refuses what is too large, before its pixels take memory.
+    pub fn size(&self, field: &str, bytes: &[u8]) -> Result<(usize, usize)> {
         require_at_most(field, bytes.len(), self.most_bytes)?;
         let (width, height) = Picture::size_of(field, bytes)?;
         if width.saturating_mul(height) <= self.most_pixels {
-            return Ok(());
+            return Ok((width, height));
         }
         let size = format!("{width}x{height} pixels");
         let allowed = format!(

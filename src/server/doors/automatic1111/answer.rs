@@ -3,7 +3,9 @@
 use super::names::Loaded;
 use crate::picture::Parameters;
 use crate::pipeline::Request;
+use crate::server::failure::Failure;
 use crate::server::job::{Drawn, Job};
+use crate::server::order::Prepared;
 use crate::server::service::Service;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -81,7 +83,16 @@ struct Info<'a> {
 }
 
 /// The answer for a job; without `drawn` it was interrupted.
-pub fn answer(service: &Service, asked: Asked, job: &Job, drawn: Option<&Drawn>) -> SdapiAnswer {
+///
+/// # Errors
+/// The job is of an earlier run.
+pub fn answer(
+    service: &Service,
+    asked: Asked,
+    job: &Job,
+    drawn: Option<&Drawn>,
+) -> Result<SdapiAnswer, Failure> {
+    let prepared = job.prepared()?;
     let pictures = drawn.map_or(&[][..], |drawn| &drawn.pictures);
     let images = match asked.send_images {
         true => pictures
@@ -90,21 +101,21 @@ pub fn answer(service: &Service, asked: Asked, job: &Job, drawn: Option<&Drawn>)
             .collect(),
         false => Vec::new(),
     };
-    let info = info(service, &asked, job, drawn);
-    SdapiAnswer {
+    let info = info(service, &asked, (job, &prepared), drawn);
+    Ok(SdapiAnswer {
         images,
         info: json!(info).to_string(),
-        parameters: parameters(asked, &job.prepared.request),
-    }
+        parameters: parameters(asked, &prepared.request),
+    })
 }
 
 fn info<'a>(
     service: &'a Service,
     asked: &'a Asked,
-    job: &'a Job,
+    (job, prepared): (&'a Job, &'a Prepared),
     drawn: Option<&'a Drawn>,
 ) -> Info<'a> {
-    let request = &job.prepared.request;
+    let request = &prepared.request;
     let loaded = Loaded::of(service);
     let count = request.samples;
     let negative = request.negative_prompt.as_deref();
@@ -115,7 +126,7 @@ fn info<'a>(
     let mut warnings = asked.warnings.clone();
     warnings.extend(
         drawn
-            .map_or(&job.prepared.warnings, |d| &d.warnings)
+            .map_or(&prepared.warnings, |d| &d.warnings)
             .iter()
             .cloned(),
     );
@@ -144,7 +155,7 @@ fn info<'a>(
         sd_vae_hash: None,
         seed_resize_from_w: -1,
         seed_resize_from_h: -1,
-        denoising_strength: request.image.as_ref().map(|_| request.strength),
+        denoising_strength: prepared.over_picture.then_some(request.strength),
         extra_generation_params: Map::new(),
         index_of_first_image: 0,
         infotexts: pictures.iter().map(|made| made.infotext.as_str()).collect(),

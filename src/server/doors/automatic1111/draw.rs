@@ -4,6 +4,7 @@ use super::Refusals;
 use super::answer::{Asked, FIRST_LAYER, SdapiAnswer, answer};
 use super::names::Loaded;
 use super::types::SdapiRequest;
+use crate::error::Field;
 use crate::picture::{Format, MaskReading};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Preset, RawRequest};
@@ -41,7 +42,7 @@ pub async fn text_to_image(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    Body(sent): Body<Map<String, Value>>,
+    Body(sent, _share): Body<Map<String, Value>>,
 ) -> Result<Json<SdapiAnswer>, Failure> {
     let (request, asked) = read(sent)?;
     let mut work = Work::new(&service, request, asked)?;
@@ -63,7 +64,7 @@ pub async fn image_to_image(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    Body(sent): Body<Map<String, Value>>,
+    Body(sent, _share): Body<Map<String, Value>>,
 ) -> Result<Json<SdapiAnswer>, Failure> {
     let (request, asked) = read(sent)?;
     let mut work = Work::new(&service, request, asked)?;
@@ -420,7 +421,7 @@ impl<'a> Work<'a> {
             Err(Failure::Cancelled) => None,
             Err(failure) => return Err(failure),
         };
-        Ok(Json(answer(service, self.asked, &job, drawn.as_deref())))
+        answer(service, self.asked, &job, drawn.as_deref()).map(Json)
     }
 }
 
@@ -430,6 +431,13 @@ fn refuse(request: &SdapiRequest) -> Result<(), Failure> {
         let allowed =
             "there is no hires fix here; send false, and the size itself as width and height";
         return Err(Failure::invalid("enable_hr", "true", allowed));
+    }
+    for (name, script) in request.alwayson_scripts.iter().flatten() {
+        if name.eq_ignore_ascii_case("controlnet") && has_unit(script) {
+            let allowed = "there is no ControlNet here; leave it out, or disable its units";
+            let field = Field::Named(format!("alwayson_scripts.{name}"));
+            return Err(Failure::invalid(field, "enabled", allowed));
+        }
     }
     match said(request.script_name.as_deref()) {
         Some(name) => {
@@ -477,10 +485,37 @@ fn switched_on(script: &Value) -> bool {
     }
 }
 
+/// Whether one of ControlNet's units is to work: they are, unless they say otherwise.
+fn has_unit(script: &Value) -> bool {
+    let units = script.get("args").and_then(Value::as_array);
+    let works = |unit: &Value| unit.is_object() && unit.get("enabled") != Some(&false.into());
+    units.into_iter().flatten().any(works)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn control_nets_that_are_asked_for_are_refused() {
+        for (units, wanted) in [
+            (json!([]), false),
+            (
+                json!([{"enabled": false}, {"enabled": false, "model": "canny"}]),
+                false,
+            ),
+            (json!([{"enabled": false}, {"enabled": true}]), true),
+            (json!([{"model": "canny"}]), true),
+            (json!([null, false]), false),
+        ] {
+            assert_eq!(has_unit(&json!({ "args": units })), wanted, "{units}");
+            let scripts = json!({ "ControlNet": { "args": units } });
+            let request = json!({ "prompt": "a", "alwayson_scripts": scripts });
+            let request = serde_json::from_value(request).unwrap();
+            assert_eq!(refuse(&request).is_err(), wanted, "{units}");
+        }
+    }
 
     #[test]
     fn scripts_that_are_switched_off_are_no_news() {

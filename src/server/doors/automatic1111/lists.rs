@@ -1,6 +1,7 @@
 //! What there is to choose from.
 
 use super::SdapiError;
+use super::extras::UPSCALERS;
 use super::names::Loaded;
 use crate::checkpoint::embedding::Embeddings;
 use crate::checkpoint::lora;
@@ -170,14 +171,16 @@ list! {
 }
 
 list! {
-    /// None: there are no upscalers here.
-    get upscalers "/sdapi/v1/upscalers" Vec<SdapiUpscaler> = |_service| vec![SdapiUpscaler {
-        name: "None",
-        model_name: None,
-        model_path: None,
-        model_url: None,
-        scale: 1.0,
-    }]
+    /// Those of `extra-single-image`.
+    get upscalers "/sdapi/v1/upscalers" Vec<SdapiUpscaler> = |_service| {
+        UPSCALERS.map(|name| SdapiUpscaler {
+            name,
+            model_name: None,
+            model_path: None,
+            model_url: None,
+            scale: 4.0,
+        }).into()
+    }
 }
 
 list! {

@@ -8,6 +8,7 @@
 
 mod answer;
 mod draw;
+mod extras;
 mod lists;
 mod names;
 mod options;
@@ -44,8 +45,13 @@ pub struct SdapiError {
 /// A failure as this API words it.
 pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
     let status = failure.status();
-    if let Failure::NotFound(_) = failure {
-        return (status, json!({ "detail": "Not Found" }));
+    match &failure {
+        // What that program says of a model of `interrogate`.
+        Failure::NotFound(message) if message == "Model not found" => {
+            return (status, json!({ "detail": message }));
+        }
+        Failure::NotFound(_) => return (status, json!({ "detail": "Not Found" })),
+        _ => {}
     }
     let message = failure.message(&NAMES);
     let body = SdapiError {
@@ -86,6 +92,7 @@ pub fn routes() -> OpenApiRouter<Service> {
         .routes(routes!(progress::skip))
         .routes(routes!(options::options, options::set_options))
         .routes(routes!(png_info::png_info))
+        .merge(extras::routes())
         .merge(lists::routes())
 }
 

@@ -55,7 +55,7 @@ pub async fn options(State(service): State<Service>, _: Caller) -> Json<SdapiOpt
 pub async fn set_options(
     State(service): State<Service>,
     _: Caller,
-    Body(options): Body<Map<String, Value>>,
+    Body(options, _share): Body<Map<String, Value>>,
 ) -> Result<Json<Value>, Failure> {
     let loaded = Loaded::of(&service);
     for (name, value) in options.iter().filter(|(_, value)| !value.is_null()) {

@@ -42,7 +42,7 @@ pub struct PngInfo {
 pub async fn png_info(
     State(service): State<Service>,
     _: Caller,
-    Body(request): Body<PngInfoRequest>,
+    Body(request, _share): Body<PngInfoRequest>,
 ) -> Result<Json<PngInfo>, Failure> {
     let read = move || {
         let bytes = service.sources.bytes("png", &request.image)?;

@@ -2,21 +2,20 @@
 
 use super::stream;
 use super::types::{
-    Edit, ErrorBody, Generation, ImagesResponse, OneOrMany, OpenAiImage, Shared, TokenUsage,
-    Variation,
+    Edit, ErrorBody, Generation, ImagesResponse, OpenAiImage, Shared, TokenUsage, Variation,
 };
-use crate::picture::MaskReading;
+use crate::picture::{Format, MaskReading};
 use crate::pipeline::RawRequest;
 use crate::server::auth::Caller;
 use crate::server::body::Body;
 use crate::server::doors::jobs::format;
 use crate::server::failure::Failure;
+use crate::server::http::Client;
 use crate::server::observe::RequestId;
 use crate::server::order::{MaskOrder, Order, Size, within};
 use crate::server::service::{Finished, Service};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -45,8 +44,8 @@ pub async fn generations(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    headers: HeaderMap,
-    Body(request): Body<Generation>,
+    client: Client,
+    Body(request, _share): Body<Generation>,
 ) -> Result<Response, Failure> {
     let shared = request.shared(&request.prompt);
     let order = order(&shared)?;
@@ -54,7 +53,7 @@ pub async fn generations(
         service: &service,
         caller: &caller,
         id: &id,
-        headers: &headers,
+        client: &client,
         route: "/v1/images/generations",
         event: "image_generation",
     };
@@ -77,11 +76,20 @@ pub async fn edits(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    headers: HeaderMap,
-    Body(request): Body<Edit>,
+    client: Client,
+    Body(request, _share): Body<Edit>,
 ) -> Result<Response, Failure> {
     let shared = request.shared(&request.prompt);
-    let mut order = order_over(&shared, &request.image)?;
+    let by_url = request
+        .images
+        .iter()
+        .flatten()
+        .map(|image| &image.image_url);
+    let images: Vec<&String> = match &request.image {
+        Some(images) => images.texts().iter().chain(by_url).collect(),
+        None => by_url.collect(),
+    };
+    let mut order = order_over(&shared, &images)?;
     order.mask = request.mask.clone().map(|text| MaskOrder {
         text,
         reading: MaskReading::Transparent,
@@ -94,7 +102,7 @@ pub async fn edits(
         service: &service,
         caller: &caller,
         id: &id,
-        headers: &headers,
+        client: &client,
         route: "/v1/images/edits",
         event: "image_edit",
     };
@@ -117,42 +125,49 @@ pub async fn variations(
     State(service): State<Service>,
     caller: Caller,
     id: RequestId,
-    headers: HeaderMap,
-    Body(request): Body<Variation>,
+    client: Client,
+    Body(request, _share): Body<Variation>,
 ) -> Result<Response, Failure> {
     let shared = request.shared("");
-    let mut order = order_over(&shared, &request.image)?;
+    let images: Vec<&String> = request.image.texts().iter().collect();
+    let mut order = order_over(&shared, &images)?;
     order.raw.strength.get_or_insert(OVER);
     let door = Door {
         service: &service,
         caller: &caller,
         id: &id,
-        headers: &headers,
+        client: &client,
         route: "/v1/images/variations",
         event: "image_edit",
     };
     door.draw(&shared, order).await
 }
 
-/// An order that starts from the first of `images`, and takes its size where silent.
-fn order_over(shared: &Shared<'_>, images: &OneOrMany) -> Result<Order, Failure> {
+/// An order that starts from the one of `images`, and takes its size where silent.
+fn order_over(shared: &Shared<'_>, images: &[&String]) -> Result<Order, Failure> {
     let mut order = order(shared)?;
     if order.size == Size::Native {
         order.size = Size::Picture;
     }
     order.image = match images {
-        OneOrMany::One(text) => Some(text.clone()),
-        OneOrMany::Many(texts) => texts.first().cloned(),
+        [text] => Some((*text).clone()),
+        [] => {
+            let allowed = "this field is required";
+            return Err(Failure::invalid("image", "missing", allowed));
+        }
+        several => {
+            let count = format!("{} pictures", several.len());
+            let allowed = "send one: this service draws over a single picture";
+            return Err(Failure::invalid("image", count, allowed));
+        }
     };
-    match order.image {
-        Some(_) => Ok(order),
-        None => Err(Failure::invalid("image", "empty", "send a picture")),
-    }
+    Ok(order)
 }
 
 fn order(shared: &Shared<'_>) -> Result<Order, Failure> {
     let text = |text: Option<&str>| text.map(str::to_owned).filter(|t| !t.trim().is_empty());
     let style = text(shared.style).filter(|style| !["vivid", "natural"].contains(&&**style));
+    let drawn_as = format("output_format", shared.output_format)?;
     let partial = within("partial_images", shared.partial_images, 0, MOST_PARTIAL)?;
     Ok(Order {
         raw: RawRequest {
@@ -170,7 +185,8 @@ fn order(shared: &Shared<'_>) -> Result<Order, Failure> {
             ..Default::default()
         },
         size: size(shared.size)?,
-        format: Some(format("output_format", shared.output_format)?),
+        quality: quality(shared, drawn_as)?,
+        format: Some(drawn_as),
         // The last one would be the picture.
         previews: match (shared.stream, partial) {
             (true, Some(n @ 1..)) => n as usize + 1,
@@ -178,6 +194,20 @@ fn order(shared: &Shared<'_>) -> Result<Order, Failure> {
         },
         ..Default::default()
     })
+}
+
+/// The quality of a JPEG; the other formats lose nothing here.
+fn quality(shared: &Shared<'_>, format: Format) -> Result<Option<u8>, Failure> {
+    let given = within("output_compression", shared.output_compression, 0, 100)?;
+    match (given, format) {
+        (Some(given), Format::Png | Format::Webp) if given < 100 => {
+            let name = own_format(format);
+            let allowed = format!("must be 100 for {name}, which is lossless here; choose jpeg");
+            Err(Failure::invalid("output_compression", given, allowed))
+        }
+        // Encoders begin at 1.
+        (given, _) => Ok(given.and_then(|given| u8::try_from(given.max(1)).ok())),
+    }
 }
 
 fn size(text: Option<&str>) -> Result<Size, Failure> {
@@ -203,7 +233,7 @@ struct Door<'a> {
     service: &'a Service,
     caller: &'a Caller,
     id: &'a RequestId,
-    headers: &'a HeaderMap,
+    client: &'a Client,
     route: &'static str,
     /// How its events are called.
     event: &'static str,
@@ -213,7 +243,9 @@ impl Door<'_> {
     async fn draw(&self, shared: &Shared<'_>, mut order: Order) -> Result<Response, Failure> {
         order.model = shared.model.and_then(|name| self.service.if_known(name));
         let url = match shared.response_format {
-            None | Some("" | "b64_json") => false,
+            // That API's own models of these names answer so, gpt-image-1 in base64.
+            None | Some("") => shared.model.is_some_and(|name| name.starts_with("dall-e")),
+            Some("b64_json") => false,
             Some("url") => true,
             Some(other) => {
                 let allowed = "choose one of url, b64_json";
@@ -236,25 +268,20 @@ impl Door<'_> {
             return Ok(stream::events(ticket, partial, self.event).into_response());
         }
         let finished = ticket.drawn().await?;
-        Ok(Json(response(&finished, base.as_deref())).into_response())
+        Ok(Json(response(&finished, base.as_deref())?).into_response())
     }
 
     /// The address that the client sees, for links.
     fn base(&self) -> Result<String, Failure> {
-        if let Some(url) = &self.service.setup.config.public_url {
-            return Ok(url.trim_end_matches('/').to_owned());
-        }
-        let host = self.headers.get(header::HOST).and_then(|v| v.to_str().ok());
-        match host {
-            Some(host) => Ok(format!("http://{host}")),
-            None => Err(Failure::Body("a Host header is needed for links".into())),
-        }
+        let public = self.service.setup.config.public_url.as_deref();
+        let missing = || Failure::Body("a Host header is needed for links".into());
+        self.client.base(public).ok_or_else(missing)
     }
 }
 
 /// Pictures in base64, or by their addresses below `base`.
-fn response(finished: &Finished, base: Option<&str>) -> ImagesResponse {
-    let prepared = &finished.job.prepared;
+fn response(finished: &Finished, base: Option<&str>) -> Result<ImagesResponse, Failure> {
+    let prepared = finished.job.prepared()?;
     let request = &prepared.request;
     let image = |made: &crate::server::job::Made| OpenAiImage {
         b64_json: base.is_none().then(|| STANDARD.encode(&made.bytes)),
@@ -264,7 +291,7 @@ fn response(finished: &Finished, base: Option<&str>) -> ImagesResponse {
         revised_prompt: request.prompt.clone(),
         seed: made.seed,
     };
-    ImagesResponse {
+    Ok(ImagesResponse {
         created: now(),
         data: finished.drawn.pictures.iter().map(image).collect(),
         output_format: own_format(prepared.format),
@@ -272,7 +299,7 @@ fn response(finished: &Finished, base: Option<&str>) -> ImagesResponse {
         quality: "auto",
         background: "opaque",
         usage: TokenUsage::default(),
-    }
+    })
 }
 
 /// Unix time.
@@ -282,7 +309,7 @@ pub fn now() -> u64 {
 }
 
 /// What this API calls a format.
-pub fn own_format(format: crate::picture::Format) -> &'static str {
+pub fn own_format(format: Format) -> &'static str {
     format.media_type().trim_start_matches("image/")
 }
 

@@ -122,7 +122,9 @@ impl Told {
     }
 
     fn frame(&self, kind: &str, bytes: &[u8]) -> Value {
-        let prepared = &self.job.prepared;
+        let Ok(prepared) = self.job.prepared() else {
+            return Value::Null;
+        };
         let request = &prepared.request;
         json!({
             "type": format!("{}.{kind}", self.event),

@@ -10,8 +10,7 @@ macro_rules! request {
         $(#[$doc])*
         ///
         /// Numbers may come as text, and booleans as yes and no; unknown fields are ignored,
-        /// and so are those of the API that mean nothing here: quality, background, moderation, user,
-        /// output_compression.
+        /// and so are those of the API that mean nothing here: quality, background, moderation, user.
         #[derive(Debug, Deserialize, ToSchema)]
         pub struct $name {
             $($(#[$more])* pub $field: $type,)*
@@ -26,14 +25,17 @@ macro_rules! request {
             #[serde(default)]
             #[schema(default = "auto")]
             pub size: Option<String>,
-            /// url or b64_json.
+            /// url or b64_json; url where this is silent and the model's name begins with dall-e.
             #[serde(default)]
-            #[schema(default = "b64_json")]
             pub response_format: Option<String>,
             /// png, jpeg or webp.
             #[serde(default)]
             #[schema(default = "png")]
             pub output_format: Option<String>,
+            /// The quality of a jpeg, 0 to 100; the other formats are lossless here.
+            #[serde(default)]
+            #[schema(value_type = Option<i64>, minimum = 0, maximum = 100, default = 95)]
+            pub output_compression: Option<Integer>,
             /// Answers with server-sent events.
             #[serde(default)]
             #[schema(value_type = Option<bool>, default = false)]
@@ -87,6 +89,7 @@ macro_rules! request {
                     size: self.size.as_deref(),
                     response_format: self.response_format.as_deref(),
                     output_format: self.output_format.as_deref(),
+                    output_compression: self.output_compression.map(|n| n.0),
                     stream: self.stream.is_some_and(|flag| flag.0),
                     partial_images: self.partial_images.map(|n| n.0),
                     style: self.style.as_deref(),
@@ -112,6 +115,7 @@ pub struct Shared<'a> {
     pub size: Option<&'a str>,
     pub response_format: Option<&'a str>,
     pub output_format: Option<&'a str>,
+    pub output_compression: Option<i64>,
     pub stream: bool,
     pub partial_images: Option<i64>,
     pub style: Option<&'a str>,
@@ -137,8 +141,12 @@ request! {
     Edit {
         /// What to paint; `(a:1.3)` weighs.
         prompt: String,
-        /// A file, base64 or a data URL; of several the first.
-        image: OneOrMany,
+        /// A file, base64 or a data URL; one.
+        #[serde(default)]
+        image: Option<OneOrMany>,
+        /// The same as that API's JSON has it.
+        #[serde(default)]
+        images: Option<Vec<ImageUrl>>,
         /// Of the picture's size; painted anew where it is transparent.
         #[serde(default)]
         mask: Option<String>,
@@ -147,9 +155,15 @@ request! {
 request! {
     /// A picture drawn over without a prompt.
     Variation {
-        /// A file, base64 or a data URL; of several the first.
+        /// A file, base64 or a data URL; one.
         image: OneOrMany,
     }
+}
+
+/// A picture by its address or as a data URL.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct ImageUrl {
+    pub image_url: String,
 }
 
 /// One text or a list.
@@ -158,6 +172,15 @@ request! {
 pub enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub fn texts(&self) -> &[String] {
+        match self {
+            OneOrMany::One(text) => std::slice::from_ref(text),
+            OneOrMany::Many(texts) => texts,
+        }
+    }
 }
 
 /// Pictures.

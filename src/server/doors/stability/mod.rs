@@ -84,9 +84,9 @@ pub fn refusal(failure: Failure, request_id: &str) -> (StatusCode, Value) {
         ref other => other.status(),
     };
     let name = match failure {
-        Failure::Invalid { .. } | Failure::Body(_) => "bad_request",
+        Failure::Invalid { .. } | Failure::Body(_) | Failure::Encoding(_) => "bad_request",
         Failure::Unauthorized => "unauthorized",
-        Failure::Origin(_) => "permission_denied",
+        Failure::Origin(_) | Failure::Host(_) => "permission_denied",
         Failure::NotFound(_) => "not_found",
         Failure::Method => "method_not_allowed",
         Failure::Credits { .. } => "insufficient_balance",
@@ -136,7 +136,7 @@ async fn text_to_image(
     id: RequestId,
     headers: HeaderMap,
     Path(engine): Path<String>,
-    Body(request): Body<StabilityTextToImage>,
+    Body(request, _share): Body<StabilityTextToImage>,
 ) -> Result<Response, Failure> {
     let (width, height) = request.sides()?;
     let named = service.if_known(&engine);
@@ -172,7 +172,7 @@ async fn image_to_image(
     id: RequestId,
     headers: HeaderMap,
     Path(engine): Path<String>,
-    Body(request): Body<StabilityImageToImage>,
+    Body(request, _share): Body<StabilityImageToImage>,
 ) -> Result<Response, Failure> {
     let named = service.if_known(&engine);
     let (_, model) = service.pick(named.as_deref())?;
@@ -209,7 +209,7 @@ async fn masking(
     id: RequestId,
     headers: HeaderMap,
     Path(engine): Path<String>,
-    Body(request): Body<StabilityMasking>,
+    Body(request, _share): Body<StabilityMasking>,
 ) -> Result<Response, Failure> {
     let named = service.if_known(&engine);
     let (_, model) = service.pick(named.as_deref())?;

@@ -1,0 +1,407 @@
+//! What a stranger or a key without credits can do to others: nothing that they notice.
+//! `CALOTYPE_LOAD` asks for the long forms.
+
+#[path = "common/server.rs"]
+mod server;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use server::{Answer, Server, keys};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Whether the long forms are asked for.
+fn long() -> bool {
+    std::env::var_os("CALOTYPE_LOAD").is_some()
+}
+
+fn address(server: &Server) -> &str {
+    server.url.trim_start_matches("http://")
+}
+
+/// A PNG of one colour, which is small as a file.
+fn png(side: u32) -> Vec<u8> {
+    let picture = image::GrayImage::from_pixel(side, side, image::Luma([255]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    bytes.into_inner()
+}
+
+/// A PNG that takes about as many bytes as pixels.
+fn noise(side: u32) -> Vec<u8> {
+    let mut state = 1u64;
+    let picture = image::GrayImage::from_fn(side, side, |_, _| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+        image::Luma([(state >> 33) as u8])
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    bytes.into_inner()
+}
+
+/// A figure of a process in `/proc`, in KiB.
+#[cfg(target_os = "linux")]
+fn memory(server: &Server, figure: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let line = status.lines().find(|l| l.starts_with(figure)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// A ledger with keys of so many credits; their secrets.
+fn ledger<const N: usize>(path: &Path, credits: [i64; N]) -> [String; N] {
+    let mut number = 0;
+    credits.map(|credits| {
+        number += 1;
+        let name = format!("key{number}");
+        keys(path, &["add", &name, "--credits", &credits.to_string()])
+    })
+}
+
+fn credits(server: &Server, key: &str) -> i64 {
+    let request = ureq::http::Request::get(format!("{}/v1/get-user-credits", server.url))
+        .header("x-api-key", key);
+    let answer = server.send(request.body(Vec::new()).unwrap());
+    answer.json()["credits"].as_i64().unwrap()
+}
+
+/// Sends a request and does not wait for the answer.
+fn sent(server: &Server, path: &str, key: &str, body: &Value) -> TcpStream {
+    let mut stream = TcpStream::connect(address(server)).unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: here\r\nx-api-key: {key}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    stream
+}
+
+fn cancel(server: &Server, key: &str, id: &str) -> Answer {
+    let request = ureq::http::Request::delete(format!("{}/v1/jobs/{id}", server.url))
+        .header("x-api-key", key);
+    server.send(request.body(Vec::new()).unwrap())
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `img2img` over a picture of 32 megapixels, under the widest blur.
+fn heavy(picture: &str) -> Value {
+    json!({ "prompt": "a", "steps": 1, "init_images": [picture], "mask": picture,
+            "mask_blur": 256, "denoising_strength": 0.5 })
+}
+
+#[test]
+fn a_key_without_credits_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let [poor, rich, other] = ledger(&path, [0, 1000, 1000]);
+    let server = Server::start(&["--keys", path.to_str().unwrap()]);
+    let large = STANDARD.encode(png(5792));
+    let held: Vec<_> = (0..4)
+        .map(|_| sent(&server, "/sdapi/v1/img2img", &poor, &heavy(&large)))
+        .collect();
+    let start = Instant::now();
+    let job = server.post("/v1/jobs", &json!({ "prompt": "a" }), Some(&rich));
+    assert_eq!(job.status, 202, "{}", job.error());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(held);
+
+    // Who cannot pay is told so before anything is decoded; who can is told what is too much.
+    let mut body = heavy(&large);
+    let answer = server.post("/sdapi/v1/img2img", &body, Some(&poor));
+    assert_eq!(answer.status, 406, "{}", answer.error());
+    let answer = server.post("/sdapi/v1/img2img", &body, Some(&rich));
+    assert_eq!(answer.status, 400);
+    assert!(
+        answer.error().contains("for a mask of 5792x5792"),
+        "{}",
+        answer.error()
+    );
+
+    // Nor do those who pay keep another's pictures waiting: each has its turn.
+    body["mask_blur"] = json!(16);
+    let _held: Vec<_> = (0..4)
+        .map(|_| sent(&server, "/sdapi/v1/img2img", &rich, &body))
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    let small = json!({ "prompt": "a", "image": STANDARD.encode(png(64)) });
+    let job = server.post("/v1/jobs", &small, Some(&other));
+    assert_eq!(job.status, 202, "{}", job.error());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn a_client_that_goes_away_has_its_credits_back_while_pictures_are_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let [key] = ledger(&path, [100]);
+    let server = Server::start(&["--keys", path.to_str().unwrap()]);
+    let mut body = heavy(&STANDARD.encode(png(5792)));
+    body["mask_blur"] = json!(16);
+    let stream = sent(&server, "/sdapi/v1/img2img", &key, &body);
+    wait_until("it is reserved", || credits(&server, &key) < 100);
+    let priced = 100 - credits(&server, &key);
+    assert!(priced > 1, "67 megapixels are not free: {priced}");
+    drop(stream);
+    wait_until("it is given back", || credits(&server, &key) == 100);
+    // A line in the log for who went away.
+    wait_until("its line", || server.log().contains("code=499"));
+}
+
+#[test]
+fn a_long_prompt_is_priced_and_one_without_end_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let [key] = ledger(&path, [100]);
+    let server = Server::start(&["--keys", path.to_str().unwrap()]);
+    let text = |bytes: usize| "cat dog, ".repeat(bytes / 9 + 1)[..bytes].to_owned();
+    for (route, field) in [
+        ("/v1/jobs", "prompt"),
+        ("/v1/jobs", "negative_prompt"),
+        ("/v1/jobs", "prompt_2"),
+        ("/v1/images/generations", "prompt"),
+        ("/sdapi/v1/txt2img", "negative_prompt"),
+        ("/v1/sdxl-torch", "prompt"),
+    ] {
+        for bytes in [16_385, 5_000_000] {
+            let mut body = json!({ "prompt": "a" });
+            body[field] = json!(text(bytes));
+            let start = Instant::now();
+            let answer = server.post(route, &body, Some(&key));
+            assert_eq!(answer.status, 400, "{route} {field}");
+            let said = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(said.contains("must be at most 16384 bytes"), "{said}");
+            assert!(
+                start.elapsed() < Duration::from_secs(2),
+                "{:?}",
+                start.elapsed()
+            );
+        }
+    }
+    assert_eq!(credits(&server, &key), 100);
+    let cost = |prompt: String| {
+        let body = json!({ "prompt": prompt, "num_inference_steps": 1 });
+        let job = server.post("/v1/jobs", &body, Some(&key));
+        assert_eq!(job.status, 202, "{}", job.error());
+        let job = job.json();
+        cancel(&server, &key, job["id"].as_str().unwrap());
+        job["cost"].as_i64().unwrap()
+    };
+    assert_eq!([cost(text(1000)), cost(text(16_000))], [1, 3]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn jobs_that_ended_hold_nothing_of_what_was_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let [key] = ledger(&path, [10_000]);
+    let server = Server::start(&["--keys", path.to_str().unwrap(), "--max-pixels", "1048576"]);
+    // The device is busy, so that those that come wait.
+    let steps = json!({ "prompt": "a", "num_inference_steps": 150, "width": 512, "height": 512 });
+    let busy = server.post("/v1/jobs", &steps, Some(&key)).json();
+    // As it is drawn it takes 3 MiB more.
+    let body = json!({ "prompt": "a", "image": STANDARD.encode(noise(1024)),
+                       "width": 1024, "height": 1024 });
+    let round = || {
+        let job = server.post("/v1/jobs", &body, Some(&key));
+        assert_eq!(job.status, 202, "{}", job.error());
+        let id = job.json()["id"].as_str().unwrap().to_owned();
+        let answer = cancel(&server, &key, &id);
+        assert_eq!(answer.json()["status"], "cancelled");
+        id
+    };
+    // The allocator's own pools are filled once.
+    wait_until("the device is busy", || {
+        let url = format!("{}/v1/jobs/{}", server.url, busy["id"].as_str().unwrap());
+        let request = ureq::http::Request::get(url).header("x-api-key", &key);
+        let job = server.send(request.body(Vec::new()).unwrap()).json();
+        job["step"].as_u64() > Some(0)
+    });
+    for _ in 0..24 {
+        round();
+    }
+    let before = memory(&server, "VmRSS");
+    let ids: Vec<String> = (0..if long() { 1000 } else { 40 })
+        .map(|_| round())
+        .collect();
+    let more = memory(&server, "VmRSS").saturating_sub(before) >> 10;
+    eprintln!("{} cancelled jobs of 1 MB: {more} MiB more", ids.len());
+    assert!(more < 20, "{more} MiB");
+    // The last are known yet.
+    let url = format!("{}/v1/jobs/{}", server.url, ids.last().unwrap());
+    let request = ureq::http::Request::get(url).header("x-api-key", &key);
+    assert_eq!(server.send(request.body(Vec::new()).unwrap()).status, 200);
+    cancel(&server, &key, busy["id"].as_str().unwrap());
+}
+
+/// Runs the service with at most `files` open files.
+#[cfg(target_os = "linux")]
+fn limited(files: u32, args: &[&str]) -> Server {
+    let limit = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+    Server::launch(
+        std::process::Command::new("sh")
+            .args(["-c", &limit, env!("CARGO_BIN_EXE_calotype")])
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(args),
+    )
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn silent_connections_shut_nobody_out() {
+    let (files, silent) = if long() { (1024, 2000) } else { (256, 400) };
+    let server = limited(files, &[]);
+    let mut slowest = Duration::ZERO;
+    let mut ask = || {
+        let start = Instant::now();
+        assert_eq!(server.get("/healthz").0, 200);
+        slowest = slowest.max(start.elapsed());
+    };
+    let mut held = Vec::new();
+    for number in 0..silent {
+        let mut stream = TcpStream::connect(address(&server)).unwrap();
+        // Some say the beginning of something.
+        let start: &[u8] = match number % 4 {
+            0 => b"",
+            1 => b"P",
+            2 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            _ => b"GET / HTTP/1.1\r\nhost: h",
+        };
+        let _ = stream.write_all(start);
+        held.push(stream);
+        if number % 50 == 0 {
+            ask();
+        }
+    }
+    for _ in 0..20 {
+        ask();
+    }
+    eprintln!("{silent} silent connections at {files} files: healthz in {slowest:?} at most");
+    assert!(slowest < Duration::from_millis(100), "{slowest:?}");
+}
+
+/// How long it takes until the service closes a connection that sent `start`.
+#[cfg(target_os = "linux")]
+fn closed_after(server: &Server, start: &[u8]) -> Duration {
+    let mut stream = TcpStream::connect(address(server)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.write_all(start).unwrap();
+    let begin = Instant::now();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    begin.elapsed()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn connections_that_ask_for_nothing_are_closed() {
+    let server = Server::spawn(&["--read-timeout", "2"]);
+    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    std::thread::scope(|scope| {
+        for start in [
+            &b""[..],
+            b"G",
+            b"PRI * HTTP/2.0\r\n",
+            settings,
+            b"GET / HTTP/1.1\r\nhost: h",
+            b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n",
+        ] {
+            let server = &server;
+            scope.spawn(move || {
+                let after = closed_after(server, start);
+                let said = String::from_utf8_lossy(start);
+                assert!(after < Duration::from_secs(5), "{said:?}: {after:?}");
+                assert!(after > Duration::from_secs(1), "{said:?}: {after:?}");
+            });
+        }
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn held_uploads_stay_within_their_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let [poor, rich] = ledger(&path, [0, 10]);
+    let args = ["--keys", path.to_str().unwrap(), "--max-bodies", "64000000"];
+    let server = Server::start(&[&args[..], &["--read-timeout", "2"]].concat());
+    let before = memory(&server, "VmHWM");
+    let piece = vec![b' '; 1 << 20];
+    let length = 47_000_000;
+    let upload = |key: &str, chunked: bool| {
+        let mut stream = TcpStream::connect(address(&server)).unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let how = match chunked {
+            true => "transfer-encoding: chunked".to_owned(),
+            false => format!("content-length: {length}"),
+        };
+        let head =
+            format!("POST /v1/jobs HTTP/1.1\r\nhost: h\r\nx-api-key: {key}\r\n{how}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        for _ in 0..44 {
+            let sent = match chunked {
+                true => write!(stream, "{:x}\r\n", piece.len())
+                    .and_then(|()| stream.write_all(&piece))
+                    .and_then(|()| stream.write_all(b"\r\n")),
+                false => stream.write_all(&piece),
+            };
+            if sent.is_err() {
+                break;
+            }
+        }
+        stream
+    };
+    let count = if long() { 64 } else { 8 };
+    let held: Vec<TcpStream> = (0..count)
+        .map(|n| upload(if n % 2 == 0 { &poor } else { &rich }, n % 4 > 1))
+        .collect();
+    let more = (memory(&server, "VmHWM") - before) >> 10;
+    eprintln!("{count} held uploads of 47 MB: {more} MiB more");
+    assert!(more < 64 + 32, "{more} MiB");
+    // They are cut off, although a little comes now and then.
+    wait_until("uploads end", || {
+        for mut stream in &held {
+            let _ = stream.write_all(b" ");
+        }
+        let text = String::from_utf8(server.get("/metrics").1).unwrap();
+        text.contains("calotype_bodies_bytes 0\n")
+    });
+    // Before a body, who cannot pay is told so.
+    let mut stream = TcpStream::connect(address(&server)).unwrap();
+    let head = format!(
+        "POST /v1/jobs HTTP/1.1\r\nhost: h\r\nx-api-key: {poor}\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 406");
+}
