@@ -26,7 +26,8 @@
 // from zeros in memory (1 to 2 % slower than the constant; FLAT needs them, as Metal
 // may not clear a matrix), and an array for the queries alone (58 TFLOP/s: they are
 // then read again for each block). In the UNet there (2026-11-26, `calotype bench`)
-// 85.8 TFLOP/s, 24.6 over the 77 tokens of text, before there was SINGLE.
+// 85.8 TFLOP/s, 24.6 over the 77 tokens of text, before there was SINGLE; since the next
+// block's loads and stores are in one block of code (2026-11-27) 98.8 and 30.8.
 //
 // By Mesa 26.1.6's compilers, 4 x 16 queries and 32 keys, 2026-11-26 (nothing was run
 // on these): RDNA3 navi31, 64 lanes: 168 registers, 16 wmma a block, 8 waves a SIMD, V

@@ -18,13 +18,28 @@
 // Every variable in shared memory is a multiple of 16 bytes: on NVIDIA's driver
 // 580.159.04 an u32 shifted the matrices behind it by 8 bytes.
 //
-// On an NVIDIA H200 (driver 580.159.04, 2026-11-26; docs/gpu.md has every tile's
-// figure), in a step of SDXL: 115 to 164 TFLOP/s for linear layers, 149 to 194 for
-// convolutions, of the 603 to 637 that matrices reach from registers; alone up to 231. Rejected there: two stages (7 to 44 %
-// slower with 4x4 matrices a subgroup), slices of 16 (19 to 31 %), scalars in shared
-// memory (up to 9 %), RASTER of 4 or 16 for 64 (up to 6 %).
+// What NVIDIA's driver 580.159.04 makes of it decides its form (H200, 2026-11-27;
+// read from the pipeline cache's machine code):
+// - A load whose value is used behind a branch is moved behind the branch, so loads
+//   of the next slice that were stored at the top of the next turn were issued there,
+//   and every slice waited for memory. Loads and stores are in one block now: 194 to
+//   218 TFLOP/s at 2048x10240x1280, 128x128.
+// - A struct of f16 is read 8 bytes at a time, a vec4<u32> 16: 218 to 250.
+// - Kernels of a step push each other out of the caches for instructions: with a copy
+//   of the epilogue for each matrix a guided step at 1024x1024 took 85.9 ms, with one
+//   80.5 (dispatches alone hardly changed).
+// In a step: 174 to 229 TFLOP/s for linear layers (145 where 2048 rows have 1280
+// columns), 203 to 259 for convolutions, of the 637 that matrices reach from registers.
+// Small tiles are bound by what comes from the cache: 64x64 to 128x128 all move 4.0 to
+// 4.6 TB/s. docs/gpu.md has every figure. Rejected there: two stages (the stores are
+// moved among the multiplications and wait: 156 for 250), loads two slices ahead in a
+// second set of registers (0 to -12 %; 64x160 +4), touching weights 1 to 6 slices ahead
+// (-5 %), read_write operands between storage barriers (164 for 250), 16 subgroups (the
+// driver did not finish in 25 s), slices of 16 (19 to 31 %), scalars in shared memory
+// (up to 9 %), RASTER of 4 or 16 for 64 (up to 6 %).
 //
-// By Mesa 26.1.6's compilers, BK 32, 2026-11-26 (nothing was run on these): registers,
+// By Mesa 26.1.6's compilers, BK 32, 2026-11-26, before these changes (nothing was run
+// on these): registers,
 // matrix instructions and shared loads a slice, waves a SIMD or warps a scheduler.
 //   tile     RDNA3 navi31, 64 lanes    RDNA4 gfx1201, 64         GA102 (NVK), 32
 //   128x128  192, 32 wmma, 64 b64, 8   132-144, 32, 16 b64, 8    248, 64 hmma, 16 ldsm, 8
