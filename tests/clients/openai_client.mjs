@@ -10,11 +10,12 @@ const models = await client.models.list();
 assert.deepEqual(models.data.map((model) => model.id), ["demo"]);
 
 const request = { model: "dall-e-3", prompt: "a red circle", size: "1024x1024", seed: 7 };
-const reply = await client.images.generate(request);
+const reply = await client.images.generate({ ...request, response_format: "b64_json" });
 const png = Buffer.from(reply.data[0].b64_json, "base64");
 assert.equal(png.subarray(1, 4).toString(), "PNG");
 
-const linked = await client.images.generate({ ...request, response_format: "url" });
+// A dall-e model answers by URL where nothing is asked for.
+const linked = await client.images.generate(request);
 const file = await (await fetch(linked.data[0].url)).arrayBuffer();
 assert.ok(png.equals(Buffer.from(file)), "the same seed is the same picture");
 

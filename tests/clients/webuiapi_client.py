@@ -45,7 +45,7 @@ api.util_wait_for_ready(check_interval=0.2)
 assert {"Euler a", "DPM++ 2M", "DDIM", "UniPC", "LCM"} <= set(api.util_get_sampler_names())
 assert {"automatic", "karras", "sgm_uniform", "beta"} <= set(api.util_get_scheduler_names())
 assert api.util_get_model_names()[0] == api.util_get_current_model() == "demo"
-assert [upscaler["name"] for upscaler in api.get_upscalers()] == ["None"]
+assert [upscaler["name"] for upscaler in api.get_upscalers()] == ["None", "Lanczos"]
 assert api.get_scripts() == {"txt2img": [], "img2img": []}
 assert api.get_embeddings() == {"loaded": {}, "skipped": {}}
 assert api.get_memory()["ram"]["used"] > 0

@@ -1,6 +1,6 @@
 //! Pictures made larger, and what else that program does to a picture that is there.
 
-use super::{Refusals, SdapiError};
+use super::Refusals;
 use crate::picture::{Fit, Format, MOST_SIDE, Picture};
 use crate::server::auth::Caller;
 use crate::server::body::Body;
@@ -145,11 +145,17 @@ async fn batch(
     }))
 }
 
+/// What there is none of, as that program says it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SdapiMissing {
+    pub detail: String,
+}
+
 /// Refused as that program refuses a model that it does not have: nothing here describes
 /// pictures.
 #[utoipa::path(
     post, path = "/sdapi/v1/interrogate", tag = "AUTOMATIC1111",
-    responses((status = 404, body = SdapiError, description = "There is no such model here"), Refusals),
+    responses((status = 404, body = SdapiMissing, description = "There is no such model here"), Refusals),
     security((), ("basic" = [])),
 )]
 async fn interrogate(_: Caller) -> Failure {
