@@ -25,11 +25,11 @@
 //   and every slice waited for memory. Loads and stores are in one block now: 194 to
 //   218 TFLOP/s at 2048x10240x1280, 128x128.
 // - A struct of f16 is read 8 bytes at a time, a vec4<u32> 16: 218 to 250.
-// - Kernels of a step push each other out of the caches for instructions: with a copy
-//   of the epilogue for each matrix a guided step at 1024x1024 took 85.9 ms, with one
-//   80.5 (dispatches alone hardly changed).
-// In a step: 174 to 229 TFLOP/s for linear layers (145 where 2048 rows have 1280
-// columns), 203 to 259 for convolutions, of the 637 that matrices reach from registers.
+// - With a copy of the epilogue for each matrix a guided step at 1024x1024 took 85.9 ms,
+//   with one 80.5; alone the same kernels gained 3 % (the sum over the tuning table). The
+//   rest is probably code that kernels push out of each other's caches.
+// In a step: 145 (128x160) to 229 TFLOP/s (128x128) for linear layers, 203 to 259 for
+// convolutions, of the 637 that matrices reach from registers.
 // Small tiles are bound by what comes from the cache: 64x64 to 128x128 all move 4.0 to
 // 4.6 TB/s. docs/gpu.md has every figure. Rejected there: two stages (the stores are
 // moved among the multiplications and wait: 156 for 250), loads two slices ahead in a
@@ -39,8 +39,8 @@
 // (up to 9 %), RASTER of 4 or 16 for 64 (up to 6 %).
 //
 // By Mesa 26.1.6's compilers, BK 32, 2026-11-26, before these changes (nothing was run
-// on these): registers,
-// matrix instructions and shared loads a slice, waves a SIMD or warps a scheduler.
+// on these): registers, matrix instructions and shared loads a slice, waves a SIMD or
+// warps a scheduler.
 //   tile     RDNA3 navi31, 64 lanes    RDNA4 gfx1201, 64         GA102 (NVK), 32
 //   128x128  192, 32 wmma, 64 b64, 8   132-144, 32, 16 b64, 8    248, 64 hmma, 16 ldsm, 8
 //   128x160  192, 40, 72, 8            156-168, 40, 18, 8        200, 40, 14, 8
@@ -127,8 +127,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     let high = min(tiles_m - first, RASTER);
     let m0 = (first + tile % walk % high) * ${BM}u;
     let n0 = tile % walk / high * ${BN}u;
-    // Known when it runs: else compilers make a copy of the epilogue for each matrix.
-    let parts = select(0u, ${BI}u * ${BJ}u, p.m > 0u);
     let r0 = subgroup / ${WN}u * ${TM}u;
     let c0 = subgroup % ${WN}u * ${TN}u;
     // The units along K of this workgroup.
@@ -252,8 +250,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
 #end
 #end
 #else
-    // One copy of the epilogue for all matrices of 16 x 16.
-    for (var f = 0u; f < parts; f++) {
+    // One copy of the epilogue for all matrices of 16 x 16: compilers make one for each
+    // where they know the number.
+    let matrices = select(0u, ${BI}u * ${BJ}u, p.m > 0u);
+    for (var f = 0u; f < matrices; f++) {
 #repeat i ${BI}
 #repeat j ${BJ}
         if f == ${i}u * ${BJ}u + ${j}u {

@@ -7,7 +7,7 @@ mod server;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use server::{Answer, Server, keys};
+use server::{Answer, Server, keys, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -89,14 +89,6 @@ fn cancel(server: &Server, key: &str, id: &str) -> Answer {
     let request = ureq::http::Request::delete(format!("{}/v1/jobs/{id}", server.url))
         .header("x-api-key", key);
     server.send(request.body(Vec::new()).unwrap())
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// `img2img` over a picture of 32 megapixels, under the widest blur.

@@ -5,13 +5,9 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Answer, Server, keys};
+use server::{Answer, Server, keys, quick};
 use std::io::{Read, Write};
 use std::process::Command;
-
-fn quick() -> Value {
-    json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": 7 })
-}
 
 /// A request with headers; a body makes it a POST.
 fn ask(server: &Server, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {

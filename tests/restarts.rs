@@ -4,22 +4,10 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Server, keys};
+use server::{Server, keys, quick, wait_until};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn quick() -> Value {
-    json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": 7 })
-}
 
 fn look(server: &Server, key: Option<&str>, id: &str) -> server::Answer {
     let mut request = ureq::http::Request::get(format!("{}/v1/jobs/{id}", server.url));

@@ -4,17 +4,13 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Answer, Server, keys};
+use server::{Answer, Server, keys, quick, wait_until};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const API: &str = "/v1/sdxl-torch";
-
-fn quick() -> Value {
-    json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": 7 })
-}
 
 /// Some ten seconds of work, in steps of a tenth each.
 fn long() -> Value {
@@ -29,14 +25,6 @@ fn usage(file: &Path) -> Vec<Value> {
     let text = keys(file, &["usage", "--json"]);
     let all: Value = serde_json::from_str(&text).unwrap();
     all["charges"].as_array().unwrap().clone()
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The value of a figure without labels.

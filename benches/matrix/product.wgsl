@@ -5,7 +5,8 @@
 // its WM x WN subgroups make (BM / WM) x (BN / WN) each, in matrices of F x F.
 // The next slice is read into registers while this one is multiplied.
 //
-// Measured on an H200: docs/gpu.md.
+// Measured on an H200: docs/gpu.md. shaders/product_coop.wgsl had this form until
+// 2026-11-27, when it was found that NVIDIA's driver reads the next slice too late.
 //
 // Bindings and shapes, all counted in units of 8 halves (16 bytes):
 //   a     f16 [m, k8]; with GATHER [pictures, h, w, k8]

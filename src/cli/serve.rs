@@ -4,7 +4,7 @@ use super::device::DeviceArgs;
 use anyhow::Result;
 use calotype::checkpoint::{catalogue, is_catalogue};
 use calotype::pipeline::LoadOptions;
-use calotype::server::{Config, Listen, LogFormat, Setup, serve};
+use calotype::server::{Config, Listen, LogFormat, Network, PublicUrl, Setup, serve};
 use calotype::{Error, encoding};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
@@ -201,7 +201,7 @@ struct Values {
     /// given again
     #[arg(long = "trusted-proxy", value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    trusted_proxies: Vec<String>,
+    trusted_proxies: Vec<Network>,
 
     /// A name by which this service may be asked without keys, beside addresses and names
     /// without a dot; may be given again
@@ -222,7 +222,7 @@ struct Values {
     /// The address that clients see, for links in answers
     #[arg(long, env = "CALOTYPE_PUBLIC_URL", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    public_url: Option<String>,
+    public_url: Option<PublicUrl>,
 
     /// Where results of jobs are kept [default: a temporary folder]
     #[arg(long, env = "CALOTYPE_RESULTS", value_name = "FOLDER")]

@@ -137,6 +137,15 @@ impl Share {
     }
 }
 
+/// Reads what comes within `patience`, and drops it: a client that still sends sees no
+/// answer.
+pub async fn drain(body: Body, patience: Duration) {
+    let mut body = body.into_data_stream();
+    let read = async { while let Some(Ok(_)) = body.next().await {} };
+    // A slow client is cut off.
+    let _ = tokio::time::timeout(patience, read).await;
+}
+
 /// `body`, of which every piece is counted in `share` where it was not before, and which
 /// ends where it comes too slowly: later than `patience` and [`LEAST_RATE`] allow.
 pub fn metered(body: Body, share: Arc<Share>, counted: bool, patience: Duration) -> Body {

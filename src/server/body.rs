@@ -14,7 +14,6 @@ use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{StatusCode, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -66,10 +65,7 @@ pub async fn admitted(
     }
     let patience = Duration::from_secs(config.read_timeout);
     if let Err(refused) = service.require_credits(owner, config.price.minimum).await {
-        // A client that still sends sees no answer: what comes soon is read, and dropped.
-        let mut rest = request.into_body().into_data_stream();
-        let read = async { while let Some(Ok(_)) = rest.next().await {} };
-        let _ = tokio::time::timeout(patience, read).await;
+        bodies::drain(request.into_body(), patience).await;
         return Err(refused);
     }
     let length = hint.exact();

@@ -26,5 +26,5 @@ mod turns;
 mod worker;
 
 pub use config::{Config, LogFormat, Setup};
-pub use http::Listen;
+pub use http::{Listen, Network, PublicUrl};
 pub use serve::serve;

@@ -1,16 +1,16 @@
 //! Around every request: its id, its log line, its figures, its body if it fails.
 
+use super::bodies;
 use super::body::SMALL;
 use super::doors::Door;
 use super::failure::Failure;
-use super::http::{Client, can_be_rebound, name_of, names_its_host};
+use super::http::{Client, PublicUrl, can_be_rebound, name_of, names_its_host};
 use super::service::Service;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -162,12 +162,9 @@ fn unknown_host(service: &Service, client: &Client) -> Option<Failure> {
         return None;
     }
     let name = name_of(host);
-    let public = config.public_url.as_deref().and_then(|url| {
-        let rest = url.split_once("://")?.1;
-        Some(name_of(rest.split('/').next()?))
-    });
-    let known = config.hosts.iter().any(|known| name_of(known) == name);
-    (!known && public.as_ref() != Some(&name)).then_some(Failure::Host(name))
+    let public = config.public_url.as_ref().map(PublicUrl::name);
+    let known = config.hosts.iter().map(|known| name_of(known));
+    (!known.chain(public).any(|known| known == name)).then_some(Failure::Host(name))
 }
 
 /// Reads what is read anyway, or must be: a connection whose request was not read to
@@ -185,10 +182,7 @@ pub async fn meet_body(State(service): State<Service>, request: Request, next: N
     match length {
         Some(length) if length > most => {
             if length <= POLITE * most {
-                let mut body = request.into_body().into_data_stream();
-                let read = async { while let Some(Ok(_)) = body.next().await {} };
-                // A slow client is cut off.
-                let _ = tokio::time::timeout(limit, read).await;
+                bodies::drain(request.into_body(), limit).await;
             }
             let message = format!("the body has {length} bytes: at most {most} are taken");
             Failure::TooLarge(message).into_response()
@@ -225,10 +219,8 @@ fn foreign_origin(service: &Service, request: &Request, client: &Client) -> Opti
     let config = &service.setup.config;
     let host = origin.split_once("://").map(|(_, host)| host);
     let own = host.is_some() && host == client.host.as_deref();
-    let public = config.public_url.as_deref().is_some_and(|url| {
-        let rest = url.strip_prefix(origin);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
+    let public = config.public_url.as_ref();
+    let public = public.is_some_and(|url| url.is_origin(origin));
     let named = config.cors_origins.iter().any(|a| a == "*" || a == origin);
     (!own && !public && !named).then(|| origin.chars().take(100).collect())
 }

@@ -244,7 +244,7 @@ fn check_blur([x, y]: [f64; 2], (width, height): (usize, usize)) -> Result<(), F
 
 impl Order {
     /// The request as it will be carried out, but for the pixels of its picture and mask:
-    /// blank ones of the size that is drawn stand for them, which cost nothing.
+    /// blank ones of the size that is drawn stand for them, which are not resized or decoded.
     fn dry(&self, image: Option<(usize, usize)>, rules: &Rules<'_>) -> Result<Request, Failure> {
         let (width, height) = self
             .size

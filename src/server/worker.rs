@@ -111,7 +111,9 @@ fn again(service: &Service, broken: Models) -> Result<Models> {
 
 fn draw(service: &Service, models: &mut Models, job: &Arc<Job>) -> Result<Drawn> {
     let start = Instant::now();
-    let prepared = &job.prepared().map_err(|_| Error::Cancelled)?;
+    let prepared = &job
+        .prepared()
+        .map_err(|_| Error::internal(&job.id, "a job of an earlier run"))?;
     let mut observer = Observer {
         events: &mut |event| tell(job, event),
         cancel: &job.cancel,

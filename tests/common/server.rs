@@ -21,6 +21,20 @@ pub fn keys(file: &Path, args: &[&str]) -> String {
     text.trim().to_owned()
 }
 
+/// A job of one step.
+pub fn quick() -> serde_json::Value {
+    serde_json::json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": 7 })
+}
+
+/// Waits until something holds; `what` says what did not.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A running `calotype serve`, killed when dropped.
 pub struct Server {
     pub child: Child,

@@ -1,16 +1,19 @@
 //! Who asks and by which address, through the proxies that the operator trusts.
 
-use super::Peer;
+use super::{Peer, PublicUrl};
 use crate::{Error, Result};
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, Version, header};
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 /// An address, or all that begin as it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Network {
     address: IpAddr,
     /// How many bits count.
@@ -35,6 +38,26 @@ impl FromStr for Network {
             let allowed = "write an address, or a network such as 10.0.0.0/8";
             Error::invalid("trusted-proxy", format!("{text:?}"), allowed)
         })
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.to_string()
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 
@@ -121,9 +144,9 @@ impl Client {
 
     /// Where the service is for this client, without a slash at the end; `None` where the
     /// client has not said by which name it asks.
-    pub fn base(&self, public_url: Option<&str>) -> Option<String> {
+    pub fn base(&self, public_url: Option<&PublicUrl>) -> Option<String> {
         if let Some(url) = public_url {
-            return Some(url.trim_end_matches('/').to_owned());
+            return Some(url.to_string());
         }
         let scheme = if self.https { "https" } else { "http" };
         let host = self.host.as_ref()?;
@@ -131,13 +154,10 @@ impl Client {
     }
 
     /// The path of that, for links on the same host; empty for none.
-    pub fn path(&self, public_url: Option<&str>) -> String {
-        let Some(url) = public_url else {
-            return self.prefix.clone();
-        };
-        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let path = rest.find('/').map_or("", |at| &rest[at..]);
-        path.trim_end_matches('/').to_owned()
+    pub fn path(&self, public_url: Option<&PublicUrl>) -> String {
+        public_url
+            .map_or(&self.prefix[..], PublicUrl::path)
+            .to_owned()
     }
 }
 
@@ -249,7 +269,8 @@ mod tests {
             assert_eq!(known.base(None).unwrap(), "https://pictures.example/draw");
             assert_eq!(known.path(None), "/draw");
         }
-        let url = Some("https://a.example/b/");
+        let url: PublicUrl = "https://a.example/b/".parse().unwrap();
+        let url = Some(&url);
         assert_eq!(stranger.base(url).unwrap(), "https://a.example/b");
         assert_eq!(stranger.path(url), "/b");
     }

@@ -6,10 +6,13 @@ use crate::server::auth::Caller;
 use crate::server::body::Body;
 use crate::server::failure::Failure;
 use crate::server::lenient::{Flag, Integer, Number};
+use crate::server::observe::Dressed;
 use crate::server::order::within;
 use crate::server::service::{Service, blocking};
-use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -158,8 +161,10 @@ pub struct SdapiMissing {
     responses((status = 404, body = SdapiMissing, description = "There is no such model here"), Refusals),
     security((), ("basic" = [])),
 )]
-async fn interrogate(_: Caller) -> Failure {
-    Failure::NotFound("Model not found".into())
+async fn interrogate(_: Caller) -> impl IntoResponse {
+    let detail = "Model not found".into();
+    let body = Json(SdapiMissing { detail });
+    (StatusCode::NOT_FOUND, Extension(Dressed), body)
 }
 
 /// What becomes of a picture's size.

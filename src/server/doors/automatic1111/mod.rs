@@ -45,13 +45,8 @@ pub struct SdapiError {
 /// A failure as this API words it.
 pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
     let status = failure.status();
-    match &failure {
-        // What that program says of a model of `interrogate`.
-        Failure::NotFound(message) if message == "Model not found" => {
-            return (status, json!({ "detail": message }));
-        }
-        Failure::NotFound(_) => return (status, json!({ "detail": "Not Found" })),
-        _ => {}
+    if let Failure::NotFound(_) = failure {
+        return (status, json!({ "detail": "Not Found" }));
     }
     let message = failure.message(&NAMES);
     let body = SdapiError {

@@ -273,7 +273,7 @@ impl Door<'_> {
 
     /// The address that the client sees, for links.
     fn base(&self) -> Result<String, Failure> {
-        let public = self.service.setup.config.public_url.as_deref();
+        let public = self.service.setup.config.public_url.as_ref();
         let missing = || Failure::Body("a Host header is needed for links".into());
         self.client.base(public).ok_or_else(missing)
     }

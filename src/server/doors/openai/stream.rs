@@ -3,6 +3,7 @@
 use super::draw::{now, own_format};
 use super::refusal;
 use super::types::TokenUsage;
+use crate::picture::Format;
 use crate::server::job::{Drawn, Job, Preview, Snapshot, State};
 use crate::server::service::Ticket;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -32,6 +33,9 @@ struct Told {
     ticket: Ticket,
     watch: watch::Receiver<Snapshot>,
     job: Arc<Job>,
+    /// Width and height of a picture.
+    size: (usize, usize),
+    format: Format,
     began: bool,
     /// How many previews are sent at the most, and were.
     partial: usize,
@@ -47,15 +51,20 @@ pub fn events(
     partial: usize,
     event: &'static str,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let told = ticket.job().cloned().map(|job| Told {
-        ticket,
-        watch: job.watch(),
-        job,
-        began: false,
-        partial,
-        sent: 0,
-        last: None,
-        event,
+    let told = ticket.job().cloned().and_then(|job| {
+        let prepared = job.prepared().ok()?;
+        Some(Told {
+            ticket,
+            watch: job.watch(),
+            job,
+            size: (prepared.request.width, prepared.request.height),
+            format: prepared.format,
+            began: false,
+            partial,
+            sent: 0,
+            last: None,
+            event,
+        })
     });
     let stream = unfold(told, async |told| {
         let mut told = told?;
@@ -122,18 +131,15 @@ impl Told {
     }
 
     fn frame(&self, kind: &str, bytes: &[u8]) -> Value {
-        let Ok(prepared) = self.job.prepared() else {
-            return Value::Null;
-        };
-        let request = &prepared.request;
+        let (width, height) = self.size;
         json!({
             "type": format!("{}.{kind}", self.event),
             "b64_json": STANDARD.encode(bytes),
             "created_at": now(),
-            "size": format!("{}x{}", request.width, request.height),
+            "size": format!("{width}x{height}"),
             "quality": "auto",
             "background": "opaque",
-            "output_format": own_format(prepared.format),
+            "output_format": own_format(self.format),
         })
     }
 
