@@ -1,30 +1,20 @@
 //! The HTTP service: front doors, keys and credits, the job queue, the page.
+//!
+//! Its rooms, each of which uses only those below it: `site` and `doors`, `http`, `work`,
+//! `config`, `ledger` and `media`.
 
-mod auth;
-mod bodies;
-mod body;
-pub mod config;
-mod docs;
-pub mod doors;
-mod failure;
-mod health;
+mod config;
+mod doors;
 mod http;
-mod job;
 pub mod ledger;
-mod lenient;
-pub mod media;
-mod metrics;
-mod observe;
-mod order;
-mod page;
-pub mod price;
-mod queue;
+mod media;
+#[cfg(test)]
+mod rooms;
+mod router;
 mod serve;
-mod service;
-mod store;
-mod turns;
-mod worker;
+mod signals;
+mod site;
+mod work;
 
-pub use config::{Config, LogFormat, Setup};
-pub use http::{Listen, Network, PublicUrl};
+pub use config::{Config, Listen, LogFormat, Network, PublicUrl, Setup};
 pub use serve::serve;

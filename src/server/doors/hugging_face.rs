@@ -1,19 +1,19 @@
 //! Hugging Face's text-to-image and image-to-image tasks, as its InferenceClient
 //! asks an endpoint for them.
 
-use super::accept::accepted;
 use super::names::Names;
-use super::sdxl_torch::put_headers;
+use super::shared::{put_headers, size};
 use crate::error::Field;
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
-use crate::server::auth::Caller;
-use crate::server::body;
-use crate::server::failure::Failure;
-use crate::server::lenient::{Flag, Integer, Number, Seed};
-use crate::server::observe::RequestId;
-use crate::server::order::{MaskOrder, Order, Size};
-use crate::server::service::Service;
+use crate::server::http::App;
+use crate::server::http::RequestId;
+use crate::server::http::accept::accepted;
+use crate::server::http::body;
+use crate::server::http::lenient::{Flag, Integer, Number, Seed};
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::{MaskOrder, Order, Size};
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -261,23 +261,6 @@ impl TaskRequest {
     }
 }
 
-/// Sizes of clients that know models of 1024 pixels; where one side is silent it is
-/// the native one.
-pub fn size(width: Option<Integer>, height: Option<Integer>, native: (usize, usize)) -> Size {
-    /// What such a client takes for a model's own side.
-    const USUAL: i64 = 1024;
-    let silent = |other: i64, native: usize| match native as i64 {
-        native if other <= native => native,
-        _ => USUAL,
-    };
-    match (width, height) {
-        (None, None) => Size::Native,
-        (Some(Integer(w)), Some(Integer(h))) => Size::Scaled(w, h),
-        (Some(Integer(w)), None) => Size::Scaled(w, silent(w, native.1)),
-        (None, Some(Integer(h))) => Size::Scaled(silent(h, native.0), h),
-    }
-}
-
 /// Whether text is a picture: InferenceClient sends one without a prompt too.
 fn is_picture_text(text: &str) -> bool {
     /// Characters of base64: no sentence is as long without a space.
@@ -319,7 +302,7 @@ impl Answer {
     }
 }
 
-pub fn routes() -> OpenApiRouter<Service> {
+pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(task))
         .routes(routes!(task_of_model))
@@ -342,25 +325,26 @@ pub fn routes() -> OpenApiRouter<Service> {
     security((), ("bearer" = [])),
 )]
 async fn task(
-    State(service): State<Service>,
+    State(app): State<App>,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Failure> {
-    carry_out(service, caller, id, headers, (None, request)).await
+    carry_out(app, caller, id, headers, (None, request)).await
 }
 
 /// A request, of the model that its path names.
 async fn carry_out(
-    service: Service,
+    app: App,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
     (name, request): (Option<String>, Request),
 ) -> Result<Response, Failure> {
     let answer = Answer::of(&headers)?;
-    let (request, _share) = body::admitted(request, &service).await?;
+    let (request, _share) = body::admitted(request, &app).await?;
+    let service = app.service;
     let bytes = body::bytes(request).await?;
     let request = match image::guess_format(&bytes) {
         Ok(_) => TaskRequest::of_picture(&bytes),
@@ -407,14 +391,14 @@ async fn carry_out(
     security((), ("bearer" = [])),
 )]
 async fn task_of_model(
-    State(service): State<Service>,
+    State(app): State<App>,
     Path(name): Path<String>,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Failure> {
-    carry_out(service, caller, id, headers, (Some(name), request)).await
+    carry_out(app, caller, id, headers, (Some(name), request)).await
 }
 
 /// The same by a model's full name, of which the last part counts.
@@ -434,14 +418,14 @@ async fn task_of_model(
     security((), ("bearer" = [])),
 )]
 async fn task_of_owned_model(
-    State(service): State<Service>,
+    State(app): State<App>,
     Path(names): Path<(String, String)>,
     caller: Caller,
     id: RequestId,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Failure> {
-    carry_out(service, caller, id, headers, (Some(names.1), request)).await
+    carry_out(app, caller, id, headers, (Some(names.1), request)).await
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use crate::pipeline::model_name;
 use crate::pipeline::request::{GUIDANCE_MOST, SIZE_STEP, SIZES};
 use crate::schedule;
-use crate::server::failure::Failure;
-use crate::server::service::Service;
+use crate::server::http::App;
+use crate::server::work::Failure;
+use crate::server::work::Service;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -79,7 +80,7 @@ struct Defaults {
     style: &'static str,
 }
 
-pub fn routes() -> OpenApiRouter<Service> {
+pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(info))
 }
 

@@ -1,17 +1,19 @@
 //! Jobs: the service's own API, for those who do not want to wait on one request.
 
 use super::sdxl_torch::{NAMES, Refused};
+use super::shared::format;
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
-use crate::server::auth::Caller;
-use crate::server::body::Body;
-use crate::server::failure::Failure;
+use crate::server::http::App;
 use crate::server::http::Client;
-use crate::server::job::{Job, Preview, Snapshot, State as JobState};
-use crate::server::lenient::{Flag, Integer, Number, Seed};
-use crate::server::observe::RequestId;
-use crate::server::order::{MaskOrder, Order, Size};
-use crate::server::service::{Service, blocking};
+use crate::server::http::RequestId;
+use crate::server::http::body::Body;
+use crate::server::http::lenient::{Flag, Integer, Number, Seed};
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::{Job, Preview, Snapshot, State as JobState};
+use crate::server::work::{MaskOrder, Order, Size};
+use crate::server::work::{Service, blocking};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -219,18 +221,9 @@ impl JobRequest {
     }
 }
 
-/// A format by its name; PNG where silent.
-pub fn format(field: &str, name: Option<&str>) -> Result<Format, Failure> {
-    match name.map(|name| name.trim().to_lowercase()).as_deref() {
-        None | Some("" | "png") => Ok(Format::Png),
-        Some("jpeg" | "jpg") => Ok(Format::Jpeg),
-        Some("webp") => Ok(Format::Webp),
-        Some(other) => Err(Failure::invalid(
-            field,
-            format!("{other:?}"),
-            "choose one of png, jpeg, webp",
-        )),
-    }
+/// The path below which links for this client lead.
+fn below(service: &Service, client: &Client) -> String {
+    client.path(service.setup.config.public_url.as_ref())
 }
 
 /// A job as it stands.
@@ -351,7 +344,7 @@ impl JobView {
     }
 }
 
-pub fn routes() -> OpenApiRouter<Service> {
+pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(submit))
         .routes(routes!(look, cancel))
@@ -386,7 +379,7 @@ async fn submit(
         .submit(&caller, order, "/v1/jobs", &id.0, true)
         .await?;
     let job = ticket.release().ok_or(Failure::Internal)?;
-    let view = JobView::new(&job, &job.snapshot(), &service.below(&client));
+    let view = JobView::new(&job, &job.snapshot(), &below(&service, &client));
     let location = HeaderValue::from_str(&view.links.itself).map_err(Failure::internal)?;
     Ok((
         StatusCode::ACCEPTED,
@@ -417,7 +410,7 @@ async fn look(
     Ok(Json(JobView::new(
         &job,
         &job.snapshot(),
-        &service.below(&client),
+        &below(&service, &client),
     )))
 }
 
@@ -445,7 +438,7 @@ async fn cancel(
     Ok(Json(JobView::new(
         &job,
         &job.snapshot(),
-        &service.below(&client),
+        &below(&service, &client),
     )))
 }
 
@@ -469,7 +462,7 @@ async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     let job = service.job(&caller, &id)?;
     let told = Told {
-        below: service.below(&client),
+        below: below(&service, &client),
         ..Default::default()
     };
     let start = Some((job.watch(), job, told));

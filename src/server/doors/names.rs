@@ -37,7 +37,7 @@ mod tests {
     use super::super::{automatic1111, hugging_face, openai, sdxl_torch, stability};
     use super::*;
     use crate::error::Code;
-    use crate::server::failure::Failure;
+    use crate::server::work::Failure;
     use axum::http::StatusCode;
     use serde_json::Value;
 

@@ -1,20 +1,22 @@
 //! The `sdxl-torch` API and its siblings.
 
 use super::names::Names;
+use super::shared::put_headers;
 use crate::error::Field;
 use crate::picture::Format;
 use crate::pipeline::RawRequest;
-use crate::server::auth::Caller;
-use crate::server::body::Body;
 use crate::server::config::Limits;
-use crate::server::failure::Failure;
-use crate::server::lenient::{Flag, Integer, Number};
-use crate::server::observe::RequestId;
-use crate::server::order::{MaskOrder, Order, Size, within};
-use crate::server::service::{Finished, Service};
+use crate::server::http::App;
+use crate::server::http::RequestId;
+use crate::server::http::body::Body;
+use crate::server::http::lenient::{Flag, Integer, Number};
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::{Finished, Service};
+use crate::server::work::{MaskOrder, Order, Size, within};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -227,7 +229,7 @@ pub fn refusal(failure: Failure, request_id: &str) -> (StatusCode, Value) {
     (status, json!(refused))
 }
 
-pub fn routes() -> OpenApiRouter<Service> {
+pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(text_to_image))
         .routes(routes!(text_to_image_alias))
@@ -429,26 +431,6 @@ fn reply(finished: &Finished) -> Reply {
         seed: finished.job.seed,
         seeds: drawn.pictures.iter().map(|made| made.seed).collect(),
         warnings: drawn.warnings.clone(),
-    }
-}
-
-/// Adds what a picture cost, took and was drawn from.
-pub fn put_headers(response: &mut Response, finished: &Finished) {
-    let drawn = &finished.drawn;
-    let seed = finished.job.seed;
-    let mut pairs = vec![
-        ("x-seed-value", seed.to_string()),
-        ("x-generation-time", format!("{:.3}", drawn.total)),
-        ("x-cost", finished.job.cost.to_string()),
-    ];
-    if let Some(remaining) = drawn.remaining {
-        pairs.push(("x-remaining-credits", remaining.to_string()));
-    }
-    for (name, value) in pairs {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            let name = HeaderName::from_static(name);
-            response.headers_mut().insert(name, value);
-        }
     }
 }
 

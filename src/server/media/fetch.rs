@@ -2,7 +2,7 @@
 
 use super::address::{Checked, NotPublic};
 use super::host::{Host, HostRule, split_port};
-use super::{at_most, quoted};
+use super::words::{at_most, quoted};
 use crate::{Error, Result};
 use std::net::IpAddr;
 use std::time::Duration;

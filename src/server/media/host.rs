@@ -54,7 +54,7 @@ fn is_label(label: &str) -> bool {
 impl HostRule {
     /// Reads a rule; `permits` says which addresses may be named.
     pub fn read(text: &str, permits: fn(IpAddr) -> bool) -> Result<Self> {
-        let wrong = |allowed: &str| Error::invalid(FIELD, super::quoted(text), allowed);
+        let wrong = |allowed: &str| Error::invalid(FIELD, super::words::quoted(text), allowed);
         let rest = text.trim();
         let (below, rest) = match rest.strip_prefix("*.") {
             Some(rest) => (true, rest),

@@ -56,7 +56,7 @@ fn decode(field: &str, text: impl Iterator<Item = u8>, most: usize) -> Result<Ve
     if plain.is_empty() {
         return Err(Error::invalid(field, "empty", REMEDY));
     }
-    super::require_at_most(field, plain.len() / 4 * 3 + plain.len() % 4 * 3 / 4, most)?;
+    super::words::require_at_most(field, plain.len() / 4 * 3 + plain.len() % 4 * 3 / 4, most)?;
     BASE64
         .decode(&plain)
         .map_err(|_| Error::invalid(field, "text that is no base64", REMEDY))

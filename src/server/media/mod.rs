@@ -5,6 +5,7 @@ mod address;
 mod fetch;
 mod host;
 mod inline;
+mod words;
 
 use crate::picture::{Mask, MaskReading, Picture};
 use crate::{Error, Result};
@@ -13,9 +14,7 @@ use fetch::Fetcher;
 use std::net::IpAddr;
 use std::time::Duration;
 use ureq::unversioned::resolver::{DefaultResolver, Resolver};
-
-/// As much of a URL or a rule is shown in a message, in characters.
-const MOST_SHOWN: usize = 100;
+use words::require_at_most;
 
 /// Where pictures by URL may come from, and how large pictures may be.
 #[derive(Debug)]
@@ -81,12 +80,6 @@ impl Sources {
         inline::base64(field, text, self.most_bytes)
     }
 
-    /// The picture that the text of `field` stands for, see [`Sources::bytes`] and
-    /// [`Picture::from_bytes_noting`].
-    pub fn picture(&self, field: &str, text: &str, notes: &mut Vec<String>) -> Result<Picture> {
-        self.picture_from(field, &self.bytes(field, text)?, notes)
-    }
-
     /// The picture in a file that was uploaded as `field`, see
     /// [`Picture::from_bytes_noting`].
     pub fn picture_from(
@@ -133,29 +126,6 @@ fn is_other_url(text: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     text.split_once("://")
         .is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(word))
-}
-
-fn require_at_most(field: &str, bytes: usize, most: usize) -> Result<()> {
-    if bytes <= most {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        field,
-        format!("{bytes} bytes"),
-        at_most(most),
-    ))
-}
-
-fn at_most(bytes: usize) -> String {
-    format!("at most {bytes} bytes are taken; send a smaller picture, or one with more compression")
-}
-
-/// The start of `text` in quotes, on one line.
-fn quoted(text: &str) -> String {
-    match text.char_indices().nth(MOST_SHOWN) {
-        Some((end, _)) => format!("{:?}", format!("{}...", &text[..end])),
-        None => format!("{text:?}"),
-    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,12 @@ fn sources(hosts: &[&str]) -> Sources {
     Sources::new(&hosts, LIMITS.0, LIMITS.1, LIMITS.2).unwrap()
 }
 
+/// The picture that a text stands for.
+fn picture(sources: &Sources, text: &str) -> Result<Picture> {
+    let bytes = sources.bytes("image", text)?;
+    sources.picture_from("image", &bytes, &mut Vec::new())
+}
+
 /// Answers each connection with `head` and then `parts` of a body, `pause` apart.
 fn serve(head: &'static str, parts: Vec<Vec<u8>>, pause: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -91,7 +97,7 @@ fn pictures_and_masks_come_from_text_and_uploads() {
         text,
     ] {
         assert_eq!(sources.bytes("image", &text).unwrap(), file);
-        let picture = sources.picture("image", &text, &mut Vec::new()).unwrap();
+        let picture = picture(&sources, &text).unwrap();
         assert_eq!((picture.width, picture.height), (16, 8));
         let bytes = sources.bytes("mask", &text).unwrap();
         assert_eq!(mask(&sources, &bytes).unwrap().values, [0; 128]);
@@ -119,7 +125,7 @@ fn large_pictures_are_refused_before_they_are_decoded() {
     let text = BASE64_STANDARD.encode(file);
     let expected = "is 65x64 pixels: at most 4096 are taken in all; scale";
     for result in [
-        sources.picture("image", &text, &mut Vec::new()),
+        picture(&sources, &text),
         sources.picture_from("image", file, &mut Vec::new()),
     ] {
         assert!(message(result).contains(expected));
@@ -397,7 +403,7 @@ fn random_text_is_refused_or_read_without_panic() {
             Ok(_) => read += 1,
             Err(error) => assert!(error.to_string().lines().count() == 1, "{text:?}: {error}"),
         }
-        assert!(sources.picture("image", &text, &mut Vec::new()).is_err());
+        assert!(picture(&sources, &text).is_err());
         assert!(mask(&sources, text.as_bytes()).is_err());
     }
     assert!(read > 100, "{read}");

@@ -3,10 +3,10 @@
 use super::names::Loaded;
 use crate::picture::Parameters;
 use crate::pipeline::Request;
-use crate::server::failure::Failure;
-use crate::server::job::{Drawn, Job};
-use crate::server::order::Prepared;
-use crate::server::service::Service;
+use crate::server::work::Failure;
+use crate::server::work::Prepared;
+use crate::server::work::Service;
+use crate::server::work::{Drawn, Job};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;

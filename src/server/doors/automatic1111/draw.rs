@@ -1,23 +1,23 @@
 //! txt2img and img2img.
 
-use super::Refusals;
 use super::answer::{Asked, FIRST_LAYER, SdapiAnswer, answer};
 use super::names::Loaded;
+use super::refusal::Refusals;
 use super::types::SdapiRequest;
 use crate::error::Field;
 use crate::picture::{Format, MaskReading};
 use crate::pipeline::request::{SIZE_STEP, SIZES};
 use crate::pipeline::{Preset, RawRequest};
 use crate::schedule::automatic1111;
-use crate::server::auth::Caller;
-use crate::server::body::{self, Body};
-use crate::server::doors::jobs;
-use crate::server::failure::Failure;
-use crate::server::lenient::{Flag, Integer, Number};
-use crate::server::observe::RequestId;
-use crate::server::order::{MaskOrder, Order, Size, within};
-use crate::server::service::Service;
-use crate::server::service::same;
+use crate::server::doors::shared;
+use crate::server::http::RequestId;
+use crate::server::http::body::{self, Body};
+use crate::server::http::lenient::{Flag, Integer, Number};
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::Service;
+use crate::server::work::same;
+use crate::server::work::{MaskOrder, Order, Size, within};
 use crate::text::Weighting;
 use axum::Json;
 use axum::extract::State;
@@ -269,7 +269,7 @@ impl<'a> Work<'a> {
                 self.order.raw.clip_skip = clip_skip(&field, Some(layers.0))?;
             }
             "samples_format" => {
-                self.order.format = Some(jobs::format(&field, Some(text))?);
+                self.order.format = Some(shared::format(&field, Some(text))?);
             }
             "emphasis" => match Weighting::of_emphasis(text) {
                 Some(mode) => self.order.raw.prompt_weighting = Some(mode.name().into()),

@@ -1,14 +1,15 @@
 //! Pictures made larger, and what else that program does to a picture that is there.
 
-use super::Refusals;
+use super::refusal::Refusals;
 use crate::picture::{Fit, Format, MOST_SIDE, Picture};
-use crate::server::auth::Caller;
-use crate::server::body::Body;
-use crate::server::failure::Failure;
-use crate::server::lenient::{Flag, Integer, Number};
-use crate::server::observe::Dressed;
-use crate::server::order::within;
-use crate::server::service::{Service, blocking};
+use crate::server::doors::shared::Dressed;
+use crate::server::http::App;
+use crate::server::http::body::Body;
+use crate::server::http::lenient::{Flag, Integer, Number};
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::within;
+use crate::server::work::{Service, blocking};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -92,7 +93,7 @@ pub struct ExtrasBatchAnswer {
     images: Vec<String>,
 }
 
-pub fn routes() -> OpenApiRouter<Service> {
+pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(single))
         .routes(routes!(batch))

@@ -1,15 +1,16 @@
 //! What there is to choose from.
 
-use super::SdapiError;
 use super::extras::UPSCALERS;
 use super::names::Loaded;
+use super::refusal::SdapiError;
 use crate::checkpoint::embedding::Embeddings;
 use crate::checkpoint::lora;
 use crate::pipeline::model_name;
 use crate::schedule::automatic1111::{SAMPLERS, SCHEDULES, Sampler, Schedule};
-use crate::server::auth::Caller;
-use crate::server::failure::Failure;
-use crate::server::service::{Service, blocking};
+use crate::server::http::App;
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::{Service, blocking};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -343,7 +344,7 @@ fn ram() -> Option<Value> {
     Some(json!({"free": free, "used": used, "total": total}))
 }
 
-pub fn routes() -> OpenApiRouter<Service> {
+pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(samplers))
         .routes(routes!(schedulers))

@@ -1,7 +1,7 @@
 //! What clients call the loaded model, its refiner and its VAE.
 
 use crate::pipeline::{LoadOptions, model_name};
-use crate::server::service::{Service, same};
+use crate::server::work::{Service, same};
 
 /// Names of what the service has loaded.
 pub struct Loaded<'a>(&'a LoadOptions);

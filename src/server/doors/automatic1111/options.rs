@@ -1,13 +1,13 @@
 //! Options: what clients read, and what they may not change for everybody.
 
-use super::Refusals;
 use super::names::Loaded;
-use crate::server::auth::Caller;
-use crate::server::body::Body;
-use crate::server::failure::Failure;
-use crate::server::lenient::Integer;
-use crate::server::service::Service;
-use crate::server::service::same;
+use super::refusal::Refusals;
+use crate::server::http::body::Body;
+use crate::server::http::lenient::Integer;
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::Service;
+use crate::server::work::same;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;

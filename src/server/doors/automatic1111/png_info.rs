@@ -1,12 +1,12 @@
 //! The settings inside a picture.
 
-use super::Refusals;
+use super::refusal::Refusals;
 use crate::error::Field;
 use crate::picture::Parameters;
-use crate::server::auth::Caller;
-use crate::server::body::Body;
-use crate::server::failure::Failure;
-use crate::server::service::{Service, blocking};
+use crate::server::http::body::Body;
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::{Service, blocking};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};

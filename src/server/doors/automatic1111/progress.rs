@@ -1,11 +1,11 @@
 //! How far the caller's job is, and its early end.
 
 use super::answer::timestamp;
-use super::{Refusals, SdapiError};
-use crate::server::auth::Caller;
-use crate::server::job::Job;
-use crate::server::lenient::Flag;
-use crate::server::service::Service;
+use super::refusal::{Refusals, SdapiError};
+use crate::server::http::lenient::Flag;
+use crate::server::work::Caller;
+use crate::server::work::Job;
+use crate::server::work::Service;
 use axum::Json;
 use axum::extract::{Query, State};
 use base64::Engine;

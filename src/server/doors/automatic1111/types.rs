@@ -1,6 +1,6 @@
 //! What txt2img and img2img are asked.
 
-use crate::server::lenient::{Flag, Integer, Number, Seed};
+use crate::server::http::lenient::{Flag, Integer, Number, Seed};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;

@@ -1,25 +1,25 @@
 //! Pictures from text, over pictures, and variations of them.
 
+use super::answer::{now, own_format};
 use super::stream;
 use super::types::{
     Edit, ErrorBody, Generation, ImagesResponse, OpenAiImage, Shared, TokenUsage, Variation,
 };
 use crate::picture::{Format, MaskReading};
 use crate::pipeline::RawRequest;
-use crate::server::auth::Caller;
-use crate::server::body::Body;
-use crate::server::doors::jobs::format;
-use crate::server::failure::Failure;
+use crate::server::doors::shared::format;
 use crate::server::http::Client;
-use crate::server::observe::RequestId;
-use crate::server::order::{MaskOrder, Order, Size, within};
-use crate::server::service::{Finished, Service};
+use crate::server::http::RequestId;
+use crate::server::http::body::Body;
+use crate::server::work::Caller;
+use crate::server::work::Failure;
+use crate::server::work::{Finished, Made, Service};
+use crate::server::work::{MaskOrder, Order, Size, within};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most pictures of one request in this API; the operator may allow fewer.
 const MOST: i64 = 10;
@@ -283,7 +283,7 @@ impl Door<'_> {
 fn response(finished: &Finished, base: Option<&str>) -> Result<ImagesResponse, Failure> {
     let prepared = finished.job.prepared()?;
     let request = &prepared.request;
-    let image = |made: &crate::server::job::Made| OpenAiImage {
+    let image = |made: &Made| OpenAiImage {
         b64_json: base.is_none().then(|| STANDARD.encode(&made.bytes)),
         url: base
             .zip(made.file.as_ref())
@@ -300,17 +300,6 @@ fn response(finished: &Finished, base: Option<&str>) -> Result<ImagesResponse, F
         background: "opaque",
         usage: TokenUsage::default(),
     })
-}
-
-/// Unix time.
-pub fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
-/// What this API calls a format.
-pub fn own_format(format: Format) -> &'static str {
-    format.media_type().trim_start_matches("image/")
 }
 
 #[cfg(test)]

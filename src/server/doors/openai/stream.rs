@@ -1,11 +1,11 @@
 //! A request answered as server-sent events.
 
-use super::draw::{now, own_format};
-use super::refusal;
+use super::answer::{now, own_format};
+use super::refusal::refusal;
 use super::types::TokenUsage;
 use crate::picture::Format;
-use crate::server::job::{Drawn, Job, Preview, Snapshot, State};
-use crate::server::service::Ticket;
+use crate::server::work::Ticket;
+use crate::server::work::{Drawn, Job, Preview, Snapshot, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

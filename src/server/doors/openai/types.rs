@@ -1,6 +1,6 @@
 //! What goes in and out.
 
-use crate::server::lenient::{Flag, Integer, Number, Seed};
+use crate::server::http::lenient::{Flag, Integer, Number, Seed};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -1,8 +1,8 @@
 //! Several weighted prompts as one prompt and one negative prompt.
 
-use crate::server::failure::Failure;
-use crate::server::lenient::Number;
-use crate::server::order::within;
+use crate::server::http::lenient::Number;
+use crate::server::work::Failure;
+use crate::server::work::within;
 use serde::Deserialize;
 use utoipa::ToSchema;
 

@@ -3,9 +3,9 @@
 use super::prompts::{self, TextPrompt};
 use crate::picture::MaskReading;
 use crate::pipeline::{Preset, RawRequest};
-use crate::server::failure::Failure;
-use crate::server::lenient::{Integer, Number};
-use crate::server::order::{MaskOrder, within};
+use crate::server::http::lenient::{Integer, Number};
+use crate::server::work::Failure;
+use crate::server::work::{MaskOrder, within};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -304,7 +304,7 @@ pub struct Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::body;
+    use crate::server::http::body;
     use serde_json::{Value, json};
 
     fn raw(changes: Value) -> Result<RawRequest, String> {

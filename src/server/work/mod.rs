@@ -1,0 +1,29 @@
+//! From an order to its pictures: prices, keys and credits, the queue, the device, results.
+//! Nothing here knows of HTTP.
+
+mod admission;
+mod books;
+mod caller;
+mod failure;
+mod job;
+mod jobs;
+mod metrics;
+mod model;
+mod models;
+mod order;
+mod queue;
+mod service;
+mod store;
+mod ticket;
+mod turns;
+mod worker;
+
+pub use caller::{Caller, Owner};
+pub use failure::Failure;
+pub use job::{Drawn, Job, Made, Preview, Snapshot, State};
+pub use metrics::Now;
+pub use model::{Model, same};
+pub use order::{MaskOrder, Order, Prepared, Size, within};
+pub use service::{Service, blocking};
+pub use ticket::{Finished, Ticket};
+pub use worker::work;
