@@ -3,6 +3,10 @@
 
 #[path = "common/case.rs"]
 mod case;
+#[path = "common/folder.rs"]
+mod folder;
+#[path = "common/tensors.rs"]
+mod tensors;
 #[path = "common/variant.rs"]
 mod variant;
 

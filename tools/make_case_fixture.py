@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cut a recorded run of diffusers down to what tests/pipeline.rs compares.
+"""Cut a recorded run of diffusers down to what tests/engine/pipeline.rs compares.
 
     python3 tools/make_case_fixture.py CASE.safetensors ... --out tests/fixtures/cases
 

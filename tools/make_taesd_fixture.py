@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write what tests/taesd.rs reads: a small TAESD, and what diffusers makes of it.
+"""Write what tests/engine/taesd.rs reads: a small TAESD, and what diffusers makes of it.
 
     python3 tools/make_taesd_fixture.py tests/fixtures/taesd
 

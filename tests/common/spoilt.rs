@@ -3,11 +3,8 @@
 // Not every test binary uses all of it.
 #![allow(dead_code)]
 
-#[path = "folder.rs"]
-mod folder;
-
+use super::folder::copy;
 use super::tensors::{Tensors, read, write};
-use folder::copy;
 use half::f16;
 use safetensors::tensor::Dtype;
 use std::path::{Path, PathBuf};

@@ -4,18 +4,12 @@
 // Not every test binary uses all of it.
 #![allow(dead_code)]
 
-#[path = "folder.rs"]
-mod folder;
-
-use folder::copy;
+use super::folder::copy;
 use half::f16;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-
-#[path = "tensors.rs"]
-mod tensors;
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
@@ -79,7 +73,7 @@ pub fn sharp_attention(folder: &Path) {
         ),
     ] {
         let path = folder.join(file);
-        let mut tensors = tensors::read(&path);
+        let mut tensors = super::tensors::read(&path);
         for (name, (dtype, _, bytes)) in &mut tensors {
             if !layers.contains(&name.rsplit('.').nth(1).unwrap()) {
                 continue;
@@ -89,7 +83,7 @@ pub fn sharp_attention(folder: &Path) {
                 *value = f16::from_f32(f16::from_le_bytes(*value).to_f32() * factor).to_le_bytes();
             }
         }
-        tensors::write(&path, &tensors, None);
+        super::tensors::write(&path, &tensors, None);
     }
 }
 

@@ -25,7 +25,7 @@ pub struct File {
 }
 
 impl File {
-    /// The small checkpoint of `tests/single_file.rs`.
+    /// The small checkpoint of `tests/engine/single_file.rs`.
     pub fn single() -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/single.safetensors");
         let bytes = fs::read(path).unwrap();
