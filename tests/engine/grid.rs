@@ -188,7 +188,7 @@ fn all_are_diffusers(this: fn(&Case) -> bool) {
         println!("{}: {error:.1e}", case.label());
         wrong.extend(problem.map(|problem| format!("{}: {problem}", case.label())));
     }
-    assert!(ran > 20, "{ran}");
+    assert!(ran >= 18, "{ran}");
     println!("{} of {ran} are right", ran - wrong.len());
     assert!(
         wrong.is_empty(),
