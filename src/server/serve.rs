@@ -25,6 +25,10 @@ pub fn serve(setup: Setup, listening: impl FnOnce(&str)) -> Result<()> {
     };
     // Before anything is touched that another service may use.
     let listener = Listener::bind(&config.listen)?;
+    // systemd may have opened another address than the settings name.
+    if !listener.is_unix() {
+        config.check_exposure(&listener.address().parse()?)?;
+    }
     let scheme = match (listener.is_unix(), &tls) {
         (true, _) => "",
         (false, None) => "http://",
