@@ -1,16 +1,25 @@
-//! Many clients at once. `CALOTYPE_LOAD` says how many requests (by default few, for
-//! CI's sake; 1000 for the whole).
+//! Many clients at once, and many requests one after another. `CALOTYPE_LOAD` says how
+//! many requests (by default few, for CI's sake; 1000 of the first and 5000 of the second
+//! are the whole).
 
 #[path = "common/server.rs"]
 mod server;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use server::Server;
+use server::{Server, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 50;
 const SEEDS: usize = 20;
+
+/// How many requests are asked for.
+fn wanted() -> Option<usize> {
+    let text = std::env::var("CALOTYPE_LOAD").ok()?;
+    Some(text.parse().expect("CALOTYPE_LOAD is a number"))
+}
 
 fn request(seed: usize) -> Value {
     json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": seed, "base64": false })
@@ -40,8 +49,7 @@ fn slowest_health(server: &Server, end: &AtomicBool) -> (Duration, usize) {
 #[test]
 #[cfg(target_os = "linux")]
 fn fifty_clients_get_their_own_pictures_or_are_told_to_wait() {
-    let wanted: usize = std::env::var("CALOTYPE_LOAD")
-        .map_or(100, |n| n.parse().expect("CALOTYPE_LOAD is a number"));
+    let wanted = wanted().unwrap_or(100);
     let server = Server::start(&["--api-min-steps", "1", "--queue", "40"]);
     let post = |seed| server.post("/v1/sdxl-torch", &request(seed), None);
     let single: Vec<Vec<u8>> = (0..SEEDS).map(|seed| post(seed).body).collect();
@@ -101,4 +109,119 @@ fn fifty_clients_get_their_own_pictures_or_are_told_to_wait() {
     );
     // A blocked runtime would not answer at all; the figure above is for people.
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
+
+/// Asks for request `number` of a round over the doors, over a picture where the door takes
+/// one, and reads what was drawn.
+#[cfg(target_os = "linux")]
+fn ask(server: &Server, picture: &str, number: usize) {
+    let size = 64;
+    let post = |path, body| {
+        let answer = server.post(path, &body, None);
+        assert!(answer.status < 300, "{path}: {}", answer.error());
+        answer.json()
+    };
+    match number % 4 {
+        0 => {
+            let answer = post(
+                "/sdapi/v1/img2img",
+                json!({ "prompt": "a red circle", "steps": 1, "seed": number, "width": size,
+                        "height": size, "init_images": [picture], "mask": picture,
+                        "mask_blur": 4, "denoising_strength": 1 }),
+            );
+            assert!(answer["images"][0].is_string());
+        }
+        1 => {
+            let answer = post(
+                "/v1/sdxl-img2img",
+                json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": number,
+                        "image": picture, "strength": 1, "base64": true }),
+            );
+            assert!(answer["image"].is_string(), "{answer}");
+        }
+        2 => {
+            let answer = post(
+                "/v1/images/generations",
+                json!({ "prompt": "a red circle", "seed": number, "size": "64x64" }),
+            );
+            assert!(answer["data"][0]["b64_json"].is_string());
+        }
+        _ => {
+            let job = post(
+                "/v1/jobs",
+                json!({ "prompt": "a red circle", "num_inference_steps": 1, "seed": number,
+                        "image": picture, "strength": 1, "previews": true,
+                        "img_width": size, "img_height": size }),
+            );
+            let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap());
+            let mut url = String::new();
+            wait_until("the job is done", || {
+                let job: Value = serde_json::from_slice(&server.get(&path).1).unwrap();
+                url = job["images"][0]["url"].as_str().unwrap_or_default().into();
+                job["status"] == "done"
+            });
+            assert_eq!(server.get(&url).0, 200);
+        }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_stays_as_it_was_after_the_first_requests() {
+    let (first, wanted, most) = match wanted() {
+        Some(wanted) => (100, wanted, 1.05),
+        None => (24, 48, 1.1),
+    };
+    let server = Server::start(&[
+        "--api-min-steps",
+        "1",
+        "--api-any-size",
+        "--default-steps",
+        "1",
+    ]);
+    let picture = image::RgbImage::from_fn(64, 64, |x, y| {
+        let mixed = (x * 7 + y * 13) ^ (x * y);
+        image::Rgb([mixed as u8, (mixed >> 3) as u8, (mixed >> 5) as u8])
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    let picture = STANDARD.encode(bytes.into_inner());
+    // Two at a time, so that one is decoded while another is drawn.
+    let round = |from: usize, to: usize| {
+        let next = AtomicUsize::new(from);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    loop {
+                        match next.fetch_add(1, Ordering::Relaxed) {
+                            number if number < to => ask(&server, &picture, number),
+                            _ => return,
+                        }
+                    }
+                });
+            }
+        });
+    };
+    let start = Instant::now();
+    round(0, first);
+    let before = resident(&server);
+    // What it came to on the way, for people.
+    for part in 0..10 {
+        let at = |part: usize| first + (wanted - first) * part / 10;
+        round(at(part), at(part + 1));
+        let seconds = start.elapsed().as_secs();
+        println!(
+            "{} requests, {seconds} s: {} KiB",
+            at(part + 1),
+            resident(&server)
+        );
+    }
+    let after = resident(&server);
+    println!("memory after {first} and {wanted} requests: {before} -> {after} KiB");
+    assert!(
+        after as f64 <= before as f64 * most,
+        "{before} -> {after} KiB"
+    );
 }

@@ -7,7 +7,8 @@ mod server;
 use serde_json::{Value, json};
 use server::{Answer, Server, keys, quick};
 use std::io::{Read, Write};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// A request with headers; a body makes it a POST.
 fn ask(server: &Server, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
@@ -285,17 +286,39 @@ fn a_unix_socket_is_served_and_removed() {
 fn a_socket_that_systemd_opened_is_used() {
     // As systemd does it: descriptor 3, and the id of the process that takes it.
     let script = "import os, socket, sys\n\
-        s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n\
+        s = socket.socket(); s.bind((sys.argv[1], 0)); s.listen()\n\
         os.dup2(s.fileno(), 3); os.set_inheritable(3, True)\n\
         os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n\
-        os.execv(sys.argv[1], sys.argv[1:])";
-    let server = Server::launch(
-        Command::new("python3")
-            .args(["-c", script, env!("CARGO_BIN_EXE_calotype"), "serve"])
-            .args(["--listen", "127.0.0.1:1"]),
-    );
+        os.execv(sys.argv[2], sys.argv[2:])";
+    let handed_over = |address| {
+        let mut command = Command::new("python3");
+        command
+            .args(["-c", script, address, env!("CARGO_BIN_EXE_calotype")])
+            .args(["serve", "--listen", "127.0.0.1:1"]);
+        command
+    };
+    let server = Server::launch(&mut handed_over("127.0.0.1"));
     assert!(!server.url.ends_with(":1"), "{}", server.url);
     assert_eq!(server.get("/healthz").0, 200);
+    drop(server);
+
+    // Not where others reach it and nobody needs a key.
+    let mut open = handed_over("0.0.0.0");
+    let mut child = open.stderr(Stdio::piped()).spawn().unwrap();
+    let ended = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        child.try_wait().unwrap().is_some()
+    });
+    let _ = child.kill();
+    assert!(ended, "it serves strangers");
+    let mut said = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert!(said.contains("is open to other machines"), "{said}");
 }
 
 /// A certificate for 127.0.0.1 and its key, by openssl.

@@ -243,6 +243,52 @@ fn a_ledger_that_cannot_grow_is_said_and_found_well_again() {
     assert_eq!(server.post("/v1/jobs", &quick(), Some(&key)).status, 202);
 }
 
+/// Files that not even root can write, until this is dropped.
+struct Immutable(Vec<std::path::PathBuf>);
+
+impl Immutable {
+    /// `None` where the user or the file system cannot do it.
+    fn make(files: Vec<std::path::PathBuf>) -> Option<Self> {
+        let immutable = Self(files);
+        immutable.set("+i").then_some(immutable)
+    }
+
+    fn set(&self, flag: &str) -> bool {
+        let output = Command::new("chattr").arg(flag).args(&self.0).output();
+        output.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        self.set("-i");
+    }
+}
+
+#[test]
+fn a_ledger_that_cannot_be_written_is_said_and_found_well_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let key = keys(&path, &["add", "ada", "--credits", "100"]);
+    let server = Server::start(&["--keys", path.to_str().unwrap()]);
+    let files = vec![path.clone(), path.with_extension("db-wal")];
+    let Some(immutable) = Immutable::make(files) else {
+        eprintln!("skipped: chattr +i needs root, and a file system that has it");
+        return;
+    };
+    let answer = server.post("/v1/jobs", &quick(), Some(&key));
+    assert_eq!(answer.status, 503, "{}", answer.error());
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    assert_eq!(server.get("/readyz").0, 503);
+    let start = Instant::now();
+    assert_eq!(server.post("/v1/jobs", &quick(), Some("wrong")).status, 401);
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(50), "{took:?}");
+    drop(immutable);
+    wait_until("it is well", || server.get("/readyz").0 == 200);
+    assert_eq!(server.post("/v1/jobs", &quick(), Some(&key)).status, 202);
+}
+
 #[test]
 fn a_backup_has_what_the_running_service_wrote_last() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@ use std::time::Duration;
 /// The settings make no sense, the address is taken, a file cannot be used, or the
 /// model cannot be loaded.
 pub fn serve(setup: Setup, listening: impl FnOnce(&str)) -> Result<()> {
+    give_large_buffers_back();
     let config = &setup.config;
     config.check()?;
     let tls = match (&config.tls_cert, &config.tls_key) {
@@ -24,6 +25,10 @@ pub fn serve(setup: Setup, listening: impl FnOnce(&str)) -> Result<()> {
     };
     // Before anything is touched that another service may use.
     let listener = Listener::bind(&config.listen)?;
+    // systemd may have opened another address than the settings name.
+    if !listener.is_unix() {
+        config.check_exposure(&listener.address().parse()?)?;
+    }
     let scheme = match (listener.is_unix(), &tls) {
         (true, _) => "",
         (false, None) => "http://",
@@ -44,6 +49,18 @@ pub fn serve(setup: Setup, listening: impl FnOnce(&str)) -> Result<()> {
     let result = runtime.block_on(run(service, listener, tls, signals));
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
+}
+
+/// Has glibc give buffers of a MiB and more, bodies and pictures, back to the system when
+/// they are freed. It else raises that size (to 32 MiB, mallopt(3)) with each that is
+/// freed, and holes in its pools stay.
+fn give_large_buffers_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it sets a number of the allocator, before threads are started that could
+    // set it too.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
 }
 
 async fn run(

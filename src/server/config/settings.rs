@@ -263,17 +263,17 @@ impl Config {
             .iter()
             .try_for_each(|origin| check_origin(origin))?;
         self.price.check()?;
-        self.check_exposure()
+        self.check_exposure(&self.listen)
     }
 
-    /// Without keys, only this machine is served.
-    fn check_exposure(&self) -> Result<()> {
-        if self.keys.is_some() || self.insecure || self.listen.is_local() {
+    /// Without keys, only this machine is served: refuses a place that others reach.
+    pub fn check_exposure(&self, listen: &Listen) -> Result<()> {
+        if self.keys.is_some() || self.insecure || listen.is_local() {
             return Ok(());
         }
         let allowed = "is open to other machines, and nobody would need a key; add --keys FILE, \
                        or --insecure if that is meant";
-        Err(Error::invalid("listen", &self.listen, allowed))
+        Err(Error::invalid("listen", listen, allowed))
     }
 }
 
