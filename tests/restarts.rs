@@ -111,9 +111,72 @@ fn results_outlive_stops_crashes_and_a_second_start() {
         assert_eq!(server.get(url(job)), (200, picture.clone()));
     }
     use std::os::unix::fs::PermissionsExt;
-    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o007;
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o077;
     let name = url(&first).rsplit('/').next().unwrap();
     assert_eq!([mode(&results), mode(&results.join(name))], [0, 0]);
+}
+
+/// Two services on one file of keys, each with results of its own.
+#[test]
+#[cfg(unix)]
+fn services_share_a_ledger_through_a_rolling_restart_and_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let key = keys(&path, &["add", "ada", "--credits", "100000"]);
+    let key = Some(&key[..]);
+    let start = |results: &str| {
+        let results = folder.path().join(results);
+        let [ledger, results] = [&path, &results].map(|path| path.to_str().unwrap());
+        Server::start(&["--keys", ledger, "--results", results])
+    };
+    let balance = || -> Value {
+        let list: Value = serde_json::from_str(&keys(&path, &["list", "--json"])).unwrap();
+        let key = &list["keys"][0];
+        json!([key["remaining"], key["reserved"], key["spent"]])
+    };
+    let draws = |server: &Server, samples| {
+        let long = json!({ "prompt": "a", "num_inference_steps": 150, "width": 256,
+                           "height": 256, "samples": samples });
+        let job = server.post("/v1/jobs", &long, key);
+        assert_eq!(job.status, 202, "{}", job.error());
+        let job = job.json();
+        wait_until("it runs", || {
+            look(server, key, id(&job)).json()["step"].as_u64() > Some(0)
+        });
+        job
+    };
+    let mut old = start("old");
+    let job = draws(&old, 2);
+    let cost = job["cost"].as_i64().unwrap();
+    // The new one starts while the old one draws, and is used at once.
+    let mut new = start("new");
+    assert_eq!(balance(), json!([100_000 - cost, cost, 0]));
+    old.signal("TERM");
+    let quick_cost = done(&new, key, &quick())["cost"].as_i64().unwrap();
+    assert!(old.child.wait().unwrap().success());
+    let spent = cost + quick_cost;
+    assert_eq!(balance(), json!([100_000 - spent, 0, spent]));
+
+    // One that is killed takes nothing from the other.
+    let third = start("old");
+    assert_eq!(look(&third, key, id(&job)).json()["status"], "done");
+    let lives = draws(&third, 10);
+    let dies = draws(&new, 10);
+    let [lives, dies] = [lives, dies].map(|job| job["cost"].as_i64().unwrap());
+    assert_eq!(
+        balance(),
+        json!([100_000 - spent - lives - dies, lives + dies, spent])
+    );
+    new.child.kill().unwrap();
+    new.child.wait().unwrap();
+    wait_until("what the dead one held is refunded", || {
+        balance() != json!([100_000 - spent - lives - dies, lives + dies, spent])
+    });
+    assert_eq!(balance(), json!([100_000 - spent - lives, lives, spent]));
+    keys(&path, &["grant", "ada", "--credits", "1"]);
+    let again = start("new");
+    assert_eq!(balance(), json!([100_001 - spent - lives, lives, spent]));
+    assert_eq!(again.post("/v1/jobs", &quick(), key).status, 202);
 }
 
 #[test]
@@ -335,4 +398,36 @@ fn a_hang_up_changes_nothing() {
     });
     assert!(server.log().contains("SIGHUP"));
     assert!(keys(&path, &["list", "--json"]).contains("\"reserved\":0"));
+}
+
+/// As a disk that fails, or an operator's `chattr +i`.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_ledger_that_becomes_read_only_is_said_and_found_well_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    let key = keys(&path, &["add", "ada", "--credits", "100"]);
+    let server = Server::start(&["--keys", path.to_str().unwrap()]);
+    let files = [path.clone(), folder.path().join("keys.db-wal")];
+    let chattr = |flag: &str| {
+        let run = Command::new("chattr").arg(flag).args(&files).output();
+        run.is_ok_and(|output| output.status.success())
+    };
+    if !chattr("+i") {
+        eprintln!("skipped: this user or file system cannot make files immutable");
+        return;
+    }
+    let answer = server.post("/v1/jobs", &quick(), Some(&key));
+    let ready = server.get("/readyz").0;
+    let start = Instant::now();
+    let wrong = server.post("/v1/jobs", &quick(), Some("wrong")).status;
+    let took = start.elapsed();
+    // Before anything can fail, or the folder could not be removed.
+    assert!(chattr("-i"));
+    assert_eq!(answer.status, 503, "{}", answer.error());
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    assert_eq!([ready, 401], [503, wrong]);
+    assert!(took < Duration::from_millis(50), "{took:?}");
+    wait_until("it is well", || server.get("/readyz").0 == 200);
+    assert_eq!(server.post("/v1/jobs", &quick(), Some(&key)).status, 202);
 }

@@ -49,6 +49,12 @@ enum Action {
         /// A new file
         file: PathBuf,
     },
+    /// Remove charges that ended long ago; the sums of each key, and its latest charge, stay
+    Prune {
+        /// How long ago
+        #[arg(long, value_name = "N")]
+        days: u32,
+    },
     /// List the latest charges, latest first
     Usage {
         /// Of this key alone
@@ -80,7 +86,7 @@ struct Charges {
 /// Does what is asked with the file of keys.
 pub fn run(args: &Args) -> Result<()> {
     let Some(action) = &args.action else {
-        let allowed = "choose one of add, list, revoke, grant, usage, backup";
+        let allowed = "choose one of add, list, revoke, grant, usage, backup, prune";
         return Err(Error::invalid("the action of keys", "missing", allowed).into());
     };
     let path = args.keys.as_deref().ok_or_else(|| {
@@ -102,6 +108,10 @@ pub fn run(args: &Args) -> Result<()> {
             output::line(&describe(&balance))
         }
         Action::Backup { file } => Ok(existing(path)?.backup(file)?),
+        Action::Prune { days } => {
+            let removed = existing(path)?.prune(*days)?;
+            output::line(&format!("{removed} charges removed"))
+        }
         Action::Usage { name, last, json } => {
             let charges = existing(path)?.usage(name.as_deref(), *last)?;
             match json {

@@ -127,11 +127,18 @@ fn serving(app: &App, tls: Option<Arc<Tls>>) -> Serving {
 /// Forgets what is too old, though nobody asks.
 async fn tidy(service: Service) {
     const PERIOD: Duration = Duration::from_secs(1);
+    /// Of so many, one looks for instances that died.
+    const ROUND: usize = 5;
     let mut period = tokio::time::interval(PERIOD);
-    loop {
+    for count in (0..ROUND).cycle() {
         period.tick().await;
         let service = service.clone();
-        let tidied = tokio::task::spawn_blocking(move || service.tidy());
+        let tidied = tokio::task::spawn_blocking(move || {
+            service.tidy();
+            if count == 0 {
+                service.refund_dead();
+            }
+        });
         if let Err(error) = tidied.await {
             tracing::error!("{error}");
         }

@@ -53,8 +53,8 @@ fn check_balances(books: &Connection, path: &Path) -> Result<(), Fault> {
               WHERE key = keys.id) AS sum_granted,
              (SELECT coalesce(sum(amount), 0) FROM charges
               WHERE key = keys.id AND state = 'reserved') AS sum_reserved,
-             (SELECT coalesce(sum(amount), 0) FROM charges
-              WHERE key = keys.id AND state = 'spent') AS sum_spent
+             pruned + (SELECT coalesce(sum(amount), 0) FROM charges
+                       WHERE key = keys.id AND state = 'spent') AS sum_spent
          FROM keys ORDER BY id",
     )?;
     for entry in statement.query_map([], Entry::read)? {

@@ -74,7 +74,8 @@ impl Ledger {
             if taken == 0 {
                 return Ok(None);
             }
-            note(books, key, amount, purpose)?;
+            let instance = self.instance.as_ref().map(|own| &own.id[..]);
+            note(books, key, amount, purpose, instance)?;
             let id = books.last_insert_rowid();
             Ok(Some(Reservation { id, key, amount }))
         })
@@ -136,24 +137,6 @@ impl Ledger {
         .into())
     }
 
-    /// Refunds every reservation, and gives how many there were. For a start,
-    /// when no job can be running.
-    pub(super) fn refund_open(&self) -> Result<usize> {
-        self.write(|books| {
-            books.execute(
-                "UPDATE keys SET remaining = remaining + reserved, reserved = 0
-                 WHERE reserved > 0",
-                [],
-            )?;
-            Ok(books.execute(
-                "UPDATE charges
-                 SET state = 'refunded', ended = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
-                 WHERE state = 'reserved'",
-                [],
-            )?)
-        })
-    }
-
     /// The latest charges, at most `most`, latest first; of one key where a name
     /// is given.
     ///
@@ -194,11 +177,17 @@ impl Usage {
     }
 }
 
-fn note(books: &Connection, key: i64, amount: i64, purpose: &Purpose<'_>) -> rusqlite::Result<()> {
+fn note(
+    books: &Connection,
+    key: i64,
+    amount: i64,
+    purpose: &Purpose<'_>,
+    instance: Option<&str>,
+) -> rusqlite::Result<()> {
     let mut statement = books.prepare_cached(
         "INSERT INTO charges
-             (key, amount, route, request_id, samples, steps, width, height, refiner)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             (key, amount, route, request_id, samples, steps, width, height, refiner, instance)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?;
     let Purpose {
         route, request_id, ..
@@ -212,7 +201,7 @@ fn note(books: &Connection, key: i64, amount: i64, purpose: &Purpose<'_>) -> rus
     .map(whole);
     let refiner = purpose.refiner;
     let row = params![
-        key, amount, route, request_id, samples, steps, width, height, refiner
+        key, amount, route, request_id, samples, steps, width, height, refiner, instance
     ];
     statement.execute(row).map(drop)
 }

@@ -4,7 +4,6 @@ use super::fault::Fault;
 use super::schema;
 use crate::{Error, Result};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -127,28 +126,14 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<String> {
     }
 }
 
-/// Takes the lock that keeps a second service away, or says that it is taken.
-/// A file beside: SQLite's own locks do not survive another handle's closing.
-pub(super) fn lock(path: &Path) -> Result<File> {
-    let mut name = OsString::from(path);
-    name.push(".lock");
-    let beside = PathBuf::from(name);
-    let file = private()
-        .create(true)
-        .truncate(false)
-        .open(&beside)
-        .map_err(|error| cannot_make(&beside, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::file(
-            path,
-            "another service uses this file",
-            "stop that one, or give this one a file of its own",
-        )),
-        Err(TryLockError::Error(error)) => Err(Error::file(
-            beside,
-            format!("cannot be locked: {error}"),
-            "choose a local folder",
-        )),
-    }
+/// Opens or makes a file of locks. A file beside: SQLite's own locks do not survive another
+/// handle's closing.
+pub(super) fn beside(path: &Path) -> Result<File> {
+    let file = private().create(true).truncate(false).open(path);
+    file.map_err(|error| cannot_make(path, &error))
+}
+
+pub(super) fn cannot_lock(path: &Path, error: &TryLockError) -> Error {
+    let problem = format!("cannot be locked: {error}");
+    Error::file(path, problem, "choose a local folder")
 }

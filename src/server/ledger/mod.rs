@@ -12,7 +12,9 @@ mod books;
 mod charges;
 mod fault;
 mod file;
+mod instance;
 mod keys;
+mod prune;
 mod schema;
 mod secret;
 #[cfg(test)]
@@ -23,6 +25,7 @@ pub use keys::{Balance, Key, KeyInfo, check_new};
 
 use crate::Result;
 use fault::Fault;
+use instance::Instance;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -46,8 +49,10 @@ pub struct Ledger {
     reader: Option<Mutex<Connection>>,
     /// Why the file could not be written or read at the last try.
     trouble: Mutex<Option<String>>,
+    /// Of a service.
+    instance: Option<Instance>,
     /// Held open for its lock, which the system drops with the process.
-    _lock: Option<File>,
+    _older: Option<File>,
 }
 
 impl Ledger {
@@ -66,26 +71,24 @@ impl Ledger {
             connection: Mutex::new(connection),
             reader: None,
             trouble: Mutex::default(),
-            _lock: None,
+            instance: None,
+            _older: None,
         })
     }
 
-    /// Opens the file for a service: [`Ledger::open`], and no second service gets
-    /// it while this value lives. Checks the books, then refunds what a service
-    /// that died had reserved.
+    /// Opens the file for a service: [`Ledger::open`], as an instance that others on this
+    /// host know to live while this value does. Checks the books, then refunds what
+    /// instances that died had reserved.
     ///
     /// # Errors
-    /// Those of [`Ledger::open`]; another service holds the file; the books do
-    /// not add up.
+    /// Those of [`Ledger::open`]; a service of a version that shares with no other holds
+    /// the file; the books do not add up.
     pub fn serve(path: &Path) -> Result<Self> {
         let mut ledger = Self::open(path)?;
-        ledger._lock = Some(file::lock(&ledger.path)?);
+        ledger._older = Some(instance::shut_out_older(&ledger.path)?);
+        ledger.instance = Some(ledger.join()?);
         ledger.check()?;
-        let refunded = ledger.refund_open()?;
-        if refunded > 0 {
-            let path = ledger.path.display();
-            tracing::info!("{path}: refunded {refunded} charges that the last run left open");
-        }
+        ledger.refund_dead()?;
         let patient = |connection: &Connection, time| {
             let set = connection.busy_timeout(time);
             set.map_err(|error| Fault::from(error).at(&ledger.path))

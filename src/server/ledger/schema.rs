@@ -8,10 +8,12 @@ use std::path::Path;
 /// `calo`, in the header of every file of ours.
 const APPLICATION: i32 = 0x6361_6c6f;
 /// Counts up with every change of the tables.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
-/// The limits are those of [`super::MOST_CREDITS`]. Times are UTC, as ISO 8601.
-const TABLES: &str = "
+/// The limits are those of [`super::MOST_CREDITS`]. Times are UTC, as ISO 8601. `pruned` is
+/// the part of `spent` whose charges are in the journal no longer, `instance` the service
+/// that reserved.
+pub(super) const TABLES: &str = "
 CREATE TABLE keys (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -22,6 +24,7 @@ CREATE TABLE keys (
     spent INTEGER NOT NULL DEFAULT 0 CHECK (spent >= 0),
     created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     revoked TEXT,
+    pruned INTEGER NOT NULL DEFAULT 0 CHECK (pruned >= 0),
     CHECK (granted = remaining + reserved + spent)
 ) STRICT;
 CREATE TABLE grants (
@@ -44,6 +47,7 @@ CREATE TABLE charges (
     refiner INTEGER NOT NULL CHECK (refiner IN (0, 1)),
     created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     ended TEXT,
+    instance TEXT,
     CHECK ((state = 'reserved') = (ended IS NULL))
 ) STRICT;
 CREATE INDEX grants_of_key ON grants (key);
@@ -51,8 +55,18 @@ CREATE INDEX charges_of_key ON charges (key);
 CREATE INDEX open_charges ON charges (key) WHERE state = 'reserved';
 ";
 
+/// The columns that came after version 1.
+const ADDED: [(&str, &str, &str); 2] = [
+    (
+        "keys",
+        "pruned",
+        "INTEGER NOT NULL DEFAULT 0 CHECK (pruned >= 0)",
+    ),
+    ("charges", "instance", "TEXT"),
+];
+
 /// Refuses a file of another program or of a newer version. Writes nothing.
-/// Gives whether the tables are there. In a transaction, so that it does not see
+/// Gives whether the tables are there as this version has them. In a transaction, so that it does not see
 /// half of what another program is making.
 pub(super) fn recognize(books: &Transaction<'_>, path: &Path) -> Result<bool, Fault> {
     let number = |sql| books.query_row(sql, [], |row| row.get::<_, i32>(0));
@@ -62,6 +76,7 @@ pub(super) fn recognize(books: &Transaction<'_>, path: &Path) -> Result<bool, Fa
     match (application, version, things) {
         (0, 0, 0) => Ok(false),
         (APPLICATION, VERSION, _) => Ok(true),
+        (APPLICATION, 1, _) => Ok(false),
         (APPLICATION, newer, _) if newer > VERSION => Err(Error::file(
             path,
             format!("has tables of version {newer}; this calotype knows version {VERSION}"),
@@ -77,13 +92,35 @@ pub(super) fn touch(books: &Connection) -> rusqlite::Result<()> {
     books.pragma_update(None, "user_version", VERSION)
 }
 
-/// Makes the tables, unless another program has made them meanwhile.
+/// Makes the tables or brings them up to date, unless another program has meanwhile.
 pub(super) fn install(connection: &mut Connection, path: &Path) -> Result<(), Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if !recognize(&transaction, path)? {
-        transaction.execute_batch(TABLES)?;
+        match has(
+            &transaction,
+            "SELECT 1 FROM sqlite_schema WHERE name = ?1",
+            "keys",
+        )? {
+            true => add_columns(&transaction)?,
+            false => transaction.execute_batch(TABLES)?,
+        }
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     Ok(transaction.commit()?)
+}
+
+fn add_columns(books: &Connection) -> rusqlite::Result<()> {
+    for (table, column, kind) in ADDED {
+        let sql = format!("SELECT 1 FROM pragma_table_info('{table}') WHERE name = ?1");
+        // A service of version 1 that runs may have set the version back.
+        if !has(books, &sql, column)? {
+            books.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn has(books: &Connection, sql: &str, name: &str) -> rusqlite::Result<bool> {
+    books.prepare(sql)?.exists([name])
 }

@@ -139,19 +139,114 @@ fn what_a_crash_left_reserved_is_refunded_by_the_next_service_only() {
 }
 
 #[test]
-fn two_services_never_share_a_file() {
-    let (folder, path, ledger, _) = ledger();
-    has(&failure(Ledger::serve(&path)), &["another service"]);
-    #[cfg(unix)]
-    {
-        let link = folder.path().join("link.db");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        has(&failure(Ledger::serve(&link)), &["another service"]);
-    }
-    Ledger::open(&path).unwrap().add("bob", 1).unwrap();
+fn only_what_dead_instances_reserved_is_refunded() {
+    let (folder, path, living, key) = ledger();
+    let dead = Ledger::serve(&path).unwrap();
+    let charge = living.reserve(key.id, 3, &PURPOSE).unwrap().unwrap();
+    dead.reserve(key.id, 4, &PURPOSE).unwrap().unwrap();
+    assert_eq!(living.refund_dead().unwrap(), 0);
+    assert_eq!(living.balance(key.id).unwrap(), balance(10, 3, 7, 0));
+    drop(dead);
+    // By another that starts.
+    let third = Ledger::serve(&path).unwrap();
+    assert_eq!(third.balance(key.id).unwrap(), balance(10, 7, 3, 0));
+    third.reserve(key.id, 2, &PURPOSE).unwrap().unwrap();
+    drop(third);
+    // By one that runs on.
+    assert_eq!(living.refund_dead().unwrap(), 1);
+    assert_eq!(living.balance(key.id).unwrap(), balance(10, 7, 3, 0));
+    assert_eq!(living.settle(&charge, 3).unwrap(), balance(10, 7, 0, 3));
+    living.check().unwrap();
+    let locks = || fs::read_dir(folder.path()).unwrap().flatten();
+    let locks = locks().filter(|e| e.file_name().to_string_lossy().contains(".db-"));
+    let locks = locks.filter(|e| e.path().extension().is_some_and(|e| e == "lock"));
+    assert_eq!(locks.count(), 1, "the locks of the dead are removed");
+}
+
+#[test]
+fn a_service_of_a_version_that_shares_with_none_is_left_alone() {
+    let (_folder, path, ledger, _) = ledger();
     drop(ledger);
+    let older = File::open(path.with_extension("db.lock")).unwrap();
+    older.lock().unwrap();
+    has(&failure(Ledger::serve(&path)), &["an older calotype uses"]);
+    Ledger::open(&path).unwrap().add("bob", 1).unwrap();
+    drop(older);
     Ledger::serve(&path).unwrap();
-    drop(folder);
+}
+
+/// The tables of version 1, with a key, a reservation and a charge that is paid.
+fn version_1(path: &Path) {
+    let older = schema::TABLES
+        .replace(
+            "    pruned INTEGER NOT NULL DEFAULT 0 CHECK (pruned >= 0),\n",
+            "",
+        )
+        .replace("    instance TEXT,\n", "");
+    assert!(!older.contains("pruned") && !older.contains("instance"));
+    let books = Connection::open(path).unwrap();
+    books
+        .execute_batch(&format!(
+            "PRAGMA application_id = 0x63616c6f; PRAGMA user_version = 1; {older}
+             INSERT INTO keys (id, name, hash, granted, remaining, reserved, spent)
+                 VALUES (1, 'ada', zeroblob(32), 10, 3, 4, 3);
+             INSERT INTO grants (key, amount) VALUES (1, 10);
+             INSERT INTO charges (key, amount, state, ended, route, request_id,
+                                  samples, steps, width, height, refiner)
+                 VALUES (1, 4, 'reserved', NULL, '/', 'a', 1, 1, 8, 8, 0),
+                        (1, 3, 'spent', '2026-01-01T00:00:00Z', '/', 'b', 1, 1, 8, 8, 0);"
+        ))
+        .unwrap();
+}
+
+#[test]
+fn a_file_of_an_older_version_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys.db");
+    version_1(&path);
+    let ledger = Ledger::open(&path).unwrap();
+    assert_eq!(ledger.balance(1).unwrap(), balance(10, 3, 4, 3));
+    ledger.check().unwrap();
+    // As an older service that still runs would set it.
+    let older = Connection::open(&path).unwrap();
+    older.pragma_update(None, "user_version", 1).unwrap();
+    let service = Ledger::serve(&path).unwrap();
+    assert_eq!(service.balance(1).unwrap(), balance(10, 7, 0, 3));
+    let states = service.usage(None, 9).unwrap();
+    assert_eq!(states.len(), 2);
+}
+
+#[test]
+fn old_charges_are_removed_and_their_sums_stay() {
+    let (_folder, path, ledger, key) = ledger();
+    for amount in [1, 2, 3] {
+        let charge = ledger.reserve(key.id, amount, &PURPOSE).unwrap().unwrap();
+        ledger.settle(&charge, amount).unwrap();
+    }
+    let charge = ledger.reserve(key.id, 1, &PURPOSE).unwrap().unwrap();
+    ledger.refund(&charge).unwrap();
+    ledger.reserve(key.id, 2, &PURPOSE).unwrap().unwrap();
+    let last = ledger.reserve(key.id, 1, &PURPOSE).unwrap().unwrap();
+    ledger.settle(&last, 1).unwrap();
+    let other = Connection::open(&path).unwrap();
+    let age =
+        "UPDATE charges SET ended = '2020-01-01T00:00:00Z' WHERE state <> 'reserved' AND id <> 3";
+    other.execute(age, []).unwrap();
+    let before = ledger.balance(key.id).unwrap();
+    assert_eq!(before, balance(10, 1, 2, 7));
+    has(&failure(ledger.prune(0)), &["days is 0"]);
+    assert_eq!(ledger.prune(30).unwrap(), 3);
+    // The recent one, the open one, and the key's latest.
+    let left: Vec<i64> = ledger
+        .usage(None, 9)
+        .unwrap()
+        .iter()
+        .map(|u| u.amount)
+        .collect();
+    assert_eq!(left, [1, 2, 3]);
+    assert_eq!(ledger.prune(30).unwrap(), 0);
+    assert_eq!(ledger.balance(key.id).unwrap(), before);
+    ledger.check().unwrap();
 }
 
 #[test]
@@ -382,10 +477,10 @@ fn files_of_others_and_of_later_versions_are_left_alone() {
     let path = folder.path().join("later.db");
     drop(Ledger::open(&path).unwrap());
     let other = Connection::open(&path).unwrap();
-    other.pragma_update(None, "user_version", 2).unwrap();
+    other.pragma_update(None, "user_version", 3).unwrap();
     has(
         &failure(Ledger::open(&path)),
-        &["version 2", "newer calotype"],
+        &["version 3", "newer calotype"],
     );
 }
 

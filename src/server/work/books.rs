@@ -130,6 +130,16 @@ impl Service {
         }
     }
 
+    /// Refunds what another service on the same file reserved and died with.
+    pub fn refund_dead(&self) {
+        // Where it cannot be written, what is due tells when it can again.
+        if let Some(ledger) = self.ledger.as_ref().filter(|ledger| ledger.is_well())
+            && let Err(error) = ledger.refund_dead()
+        {
+            tracing::error!("{error}");
+        }
+    }
+
     pub(super) fn unsettled(&self) -> MutexGuard<'_, Vec<(Reservation, Option<i64>)>> {
         self.unsettled
             .lock()

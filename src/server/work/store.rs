@@ -129,7 +129,7 @@ impl Store {
         kept.files.push(path.clone());
         kept.bytes += bytes.len() as u64;
         write_file(&path, bytes)?;
-        close_to_others(&path, 0o640);
+        close_to_others(&path, 0o600);
         Ok(())
     }
 
@@ -250,13 +250,13 @@ impl Kept {
     }
 }
 
-/// Makes the folder, for its owner and group; one that is there stays as it is.
+/// Makes the folder, for its owner alone; one that is there stays as it is.
 fn make(folder: &Path) -> std::io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
     std::fs::create_dir_all(folder)?;
-    close_to_others(folder, 0o750);
+    close_to_others(folder, 0o700);
     Ok(())
 }
 
