@@ -201,7 +201,7 @@ impl Error {
     ) -> Self {
         Error::Invalid {
             field: field.into(),
-            value: value.to_string(),
+            value: shown(value),
             allowed: allowed.into(),
         }
     }
@@ -268,5 +268,15 @@ impl Error {
         remedy: impl Into<Remedies>,
     ) -> Self {
         Error::tensor(path, tensor, MISSING, remedy)
+    }
+}
+
+/// A value as a message has it: a number of many digits as a power of ten.
+pub(crate) fn shown(value: impl ToString) -> String {
+    const MOST_DIGITS: usize = 24;
+    let text = value.to_string();
+    match text.parse::<f64>() {
+        Ok(number) if text.len() > MOST_DIGITS => format!("{number:e}"),
+        _ => text,
     }
 }

@@ -495,7 +495,12 @@ fn a_configuration_that_makes_no_sense_is_refused() {
             vec!["--queue", "0"],
             "--queue is 0: must be from 1 to 10000",
         ),
-        ("queu = 1", vec![], "queu"),
+        (
+            "quue = 1",
+            vec![],
+            "key is \"quue\": no such name; did you mean queue",
+        ),
+        ("[price]\nstepp = 1", vec![], "\"price.stepp\""),
         ("queue = \"many\"", vec![], "queue"),
         ("[price]\nstep = -1.0", vec![], "price.step is -1"),
         ("", vec!["--model", "/nowhere"], "/nowhere"),

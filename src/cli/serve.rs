@@ -7,6 +7,7 @@ use calotype::pipeline::LoadOptions;
 use calotype::server::{Config, Listen, LogFormat, Network, PublicUrl, Setup, serve};
 use calotype::{Error, encoding};
 use figment::Figment;
+use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -275,6 +276,13 @@ impl Args {
             .merge(Serialized::defaults(&self.values))
             .extract()
             .map_err(|e| {
+                if let Kind::UnknownField(_, known) = &e.kind {
+                    let (key, known) = (e.path.join("."), known.iter().copied());
+                    return anyhow::anyhow!(
+                        "configuration: {}",
+                        Error::unknown("key", &key, known)
+                    );
+                }
                 // The profile's name is figment's matter.
                 let text = e.to_string().replace("\"default.", "\"");
                 anyhow::anyhow!("configuration: {text}")

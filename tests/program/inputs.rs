@@ -526,3 +526,50 @@ fn a_service_that_still_loads_ends_when_it_is_told_to() {
     }
     println!("ended after {:.1} s", start.elapsed().as_secs_f64());
 }
+
+#[test]
+fn what_cannot_be_served_is_said_by_name() {
+    let server = Server::start(&["--api-min-steps", "1"]);
+    let images = |more: Value| {
+        let mut body = json!({"prompt": "a", "steps": 1, "size": "512x512"});
+        let more = more.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(more);
+        server.post("/v1/images/generations", &body, None)
+    };
+    let unknown = images(json!({"model": "nope-9000"}));
+    assert_eq!(unknown.status, 404);
+    let error = &unknown.json()["error"];
+    assert_eq!(
+        [&error["code"], &error["param"]],
+        ["model_not_found", "model"]
+    );
+    assert!(
+        error["message"].as_str().unwrap().contains("nope-9000"),
+        "{error}"
+    );
+    let model = |name: &str| {
+        let (status, body) = server.get(&format!("/v1/models/{name}"));
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        (status, body["id"].clone(), body["error"]["code"].clone())
+    };
+    for name in ["sdxl", "gpt-image-1", "demo"] {
+        assert_eq!(images(json!({"model": name})).status, 200, "{name}");
+        assert_eq!(model(name), (200, json!(name), Value::Null));
+    }
+    assert_eq!(
+        model("nope-9000"),
+        (404, Value::Null, json!("model_not_found"))
+    );
+
+    let clear = images(json!({"background": "transparent"}));
+    assert_eq!(clear.status, 400);
+    assert_eq!(clear.json()["error"]["param"], "background");
+    assert_eq!(images(json!({"background": "opaque"})).status, 200);
+
+    let (status, body) = server.get("/v1/jobs/%ff%fe");
+    let said = String::from_utf8(body).unwrap();
+    assert!(status == 400 && said.contains("UTF-8"), "{status} {said}");
+    let body = json!({"prompt": "a", "num_inference_steps": 1, "guidance_scale": 1e308});
+    let said = server.post("/v1/sdxl-torch", &body, None).error();
+    assert!(said.contains("1e308") && said.len() < 120, "{said}");
+}

@@ -33,6 +33,9 @@ impl Failure {
                 Failure::TooLarge("the body is larger than this service takes".into())
             }
             StatusCode::REQUEST_TIMEOUT => Failure::Slow,
+            StatusCode::BAD_REQUEST => {
+                Failure::Body("the path or its query cannot be read: it must be UTF-8".into())
+            }
             status if status.is_client_error() => Failure::Body(
                 status
                     .canonical_reason()

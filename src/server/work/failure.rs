@@ -72,7 +72,7 @@ impl Failure {
     ) -> Self {
         Failure::Invalid {
             field: field.into(),
-            value: value.to_string(),
+            value: crate::error::shown(value),
             allowed: allowed.into(),
         }
     }
@@ -184,6 +184,13 @@ impl From<Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_many_digits_are_shown_shortly() {
+        let said = |value| Failure::invalid("guidance_scale", value, "must be less").to_string();
+        assert_eq!(said(1e308), "guidance_scale is 1e308: must be less");
+        assert_eq!(said(-7.25), "guidance_scale is -7.25: must be less");
+    }
 
     #[test]
     fn what_a_client_can_mend_is_told_and_the_rest_is_not() {

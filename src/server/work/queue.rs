@@ -79,7 +79,8 @@ impl Queue {
             return Err(Failure::Unavailable("the service is shutting down"));
         }
         let of_owner = state.owners().filter(|o| *o == owner).count();
-        let why = match state.owners().count() {
+        let ahead = state.owners().count();
+        let why = match ahead {
             n if n >= self.most => "the queue is full",
             _ if of_owner >= self.most_per_owner => "this key has its share of the queue",
             _ => {
@@ -87,7 +88,8 @@ impl Queue {
                 return Ok(Slot { queue: self, owner });
             }
         };
-        let seconds = (state.seconds.ceil() as u64).clamp(1, 600);
+        // When those before it will have been drawn.
+        let seconds = ((state.seconds * ahead as f64).ceil() as u64).clamp(1, 3600);
         Err(Failure::QueueFull { why, seconds })
     }
 
@@ -251,6 +253,9 @@ mod tests {
         pushed(&queue, Some(2), "b");
         let full = queue.admit(Some(3)).err().unwrap();
         assert_eq!(full.to_string(), "the queue is full; try again in 1 s");
+        queue.took(10.0);
+        let full = queue.admit(Some(3)).err().unwrap();
+        assert_eq!(full.retry_after(), Some(30));
         drop(first);
         assert!(queue.admit(Some(3)).is_ok());
     }

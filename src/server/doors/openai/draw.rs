@@ -1,6 +1,7 @@
 //! Pictures from text, over pictures, and variations of them.
 
 use super::answer::{now, own_format};
+use super::models;
 use super::stream;
 use super::types::{
     Edit, ErrorBody, Generation, ImagesResponse, OpenAiImage, Shared, TokenUsage, Variation,
@@ -241,7 +242,15 @@ struct Door<'a> {
 
 impl Door<'_> {
     async fn draw(&self, shared: &Shared<'_>, mut order: Order) -> Result<Response, Failure> {
-        order.model = shared.model.and_then(|name| self.service.if_known(name));
+        order.model = models::named(self.service, shared.model);
+        if let Some(other) = shared
+            .background
+            .filter(|b| !["", "auto", "opaque"].contains(b))
+        {
+            let allowed = "must be auto or opaque: this service draws no transparency";
+            let given = format!("{other:?}");
+            return Err(Failure::invalid("background", given, allowed));
+        }
         let url = match shared.response_format {
             // That API's own models of these names answer so, gpt-image-1 in base64.
             None | Some("") => shared.model.is_some_and(|name| name.starts_with("dall-e")),

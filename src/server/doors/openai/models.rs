@@ -20,6 +20,21 @@ fn known(service: &Service) -> Result<Vec<Model>, Failure> {
     Ok(models.collect())
 }
 
+/// Whether a name stands for the default model: those of that API's own models, which its
+/// clients have built in, and this model's common ones.
+fn is_alias(name: &str) -> bool {
+    let own = ["gpt-image", "dall-e", "stable-diffusion", "sdxl"];
+    name.is_empty() || own.iter().any(|own| name.to_lowercase().starts_with(own))
+}
+
+/// The model that a request names, for an order; `None` for the default one.
+pub fn named(service: &Service, name: Option<&str>) -> Option<String> {
+    let name = name.map(str::trim)?;
+    let alias = service.if_known(name).is_none() && is_alias(name);
+    // One that is not known is refused where it is picked.
+    (!alias).then(|| name.to_owned())
+}
+
 /// Lists the models.
 #[utoipa::path(
     get, path = "/v1/models", tag = "OpenAI",
@@ -54,13 +69,29 @@ pub async fn model(
     Path(name): Path<String>,
 ) -> Result<Json<Model>, Failure> {
     let known = known(&service)?;
-    let names: Vec<String> = known.iter().map(|m| format!("{:?}", m.id)).collect();
-    match known.into_iter().find(|model| model.id == name) {
-        Some(model) => Ok(Json(model)),
-        None => {
-            let names = names.join(", ");
-            let message = format!("this service has no model {name:?}, but {names}");
-            Err(Failure::NotFound(message))
+    let (index, _) = service.pick(named(&service, Some(&name)).as_deref())?;
+    let model = known.into_iter().nth(index).ok_or(Failure::Internal)?;
+    // That API answers with the name that was asked for.
+    Ok(Json(Model { id: name, ..model }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_alias;
+
+    #[test]
+    fn names_that_clients_have_built_in_stand_for_the_default_model() {
+        for name in [
+            "",
+            "gpt-image-1",
+            "dall-e-3",
+            "SDXL",
+            "stable-diffusion-xl-base-1.0",
+        ] {
+            assert!(is_alias(name), "{name}");
+        }
+        for name in ["nope-9000", "gpt-4o", "flux"] {
+            assert!(!is_alias(name), "{name}");
         }
     }
 }

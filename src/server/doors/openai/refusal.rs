@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 pub fn refusal(failure: Failure, _request_id: &str) -> (StatusCode, Value) {
     let (status, kind, code) = match &failure {
         Failure::Unauthorized => (401, "invalid_request_error", Some("invalid_api_key")),
+        Failure::Invalid {
+            field: Field::Model,
+            ..
+        } => (404, "invalid_request_error", Some("model_not_found")),
         // Out of credits is this in that API, and its clients tell it from a full queue.
         Failure::Credits { .. } => (429, "insufficient_quota", Some("insufficient_quota")),
         Failure::QueueFull { .. } => (429, "rate_limit_error", Some("rate_limit_exceeded")),
@@ -78,6 +82,13 @@ mod tests {
                 request,
                 None,
                 "unreadable_body",
+            ),
+            (
+                invalid("model"),
+                404,
+                request,
+                Some("model"),
+                "model_not_found",
             ),
             (Failure::Unauthorized, 401, request, None, "invalid_api_key"),
             (

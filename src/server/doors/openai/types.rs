@@ -10,11 +10,12 @@ macro_rules! request {
         $(#[$doc])*
         ///
         /// Numbers may come as text, and booleans as yes and no; unknown fields are ignored,
-        /// and so are those of the API that mean nothing here: quality, background, moderation, user.
+        /// and so are those of the API that mean nothing here: quality, moderation, user.
         #[derive(Debug, Deserialize, ToSchema)]
         pub struct $name {
             $($(#[$more])* pub $field: $type,)*
-            /// One of `/v1/models`; any other name means the first.
+            /// One of `/v1/models`; names that begin with gpt-image, dall-e, sdxl or
+            /// stable-diffusion mean the first.
             #[serde(default)]
             pub model: Option<String>,
             /// Pictures; picture i uses seed + i.
@@ -32,6 +33,9 @@ macro_rules! request {
             #[serde(default)]
             #[schema(default = "png")]
             pub output_format: Option<String>,
+            /// auto or opaque.
+            #[serde(default)]
+            pub background: Option<String>,
             /// The quality of a jpeg, 0 to 100; the other formats are lossless here.
             #[serde(default)]
             #[schema(value_type = Option<i64>, minimum = 0, maximum = 100, default = 95)]
@@ -89,6 +93,7 @@ macro_rules! request {
                     size: self.size.as_deref(),
                     response_format: self.response_format.as_deref(),
                     output_format: self.output_format.as_deref(),
+                    background: self.background.as_deref(),
                     output_compression: self.output_compression.map(|n| n.0),
                     stream: self.stream.is_some_and(|flag| flag.0),
                     partial_images: self.partial_images.map(|n| n.0),
@@ -115,6 +120,7 @@ pub struct Shared<'a> {
     pub size: Option<&'a str>,
     pub response_format: Option<&'a str>,
     pub output_format: Option<&'a str>,
+    pub background: Option<&'a str>,
     pub output_compression: Option<i64>,
     pub stream: bool,
     pub partial_images: Option<i64>,
@@ -255,6 +261,6 @@ pub struct ErrorDetail {
     /// The field at fault.
     pub param: Option<String>,
     /// The kind of the error, a stable word: that API's own invalid_api_key,
-    /// insufficient_quota and rate_limit_exceeded, else one of docs/errors.md.
+    /// insufficient_quota, rate_limit_exceeded and model_not_found, else one of docs/errors.md.
     pub code: &'static str,
 }
