@@ -448,6 +448,31 @@ fn connections_that_ask_for_nothing_are_closed() {
     });
 }
 
+/// Frames that each have an answer keep a connection as little as silence does.
+#[test]
+fn floods_of_frames_end_with_their_connection() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0 floods ";
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    let server = Server::spawn(&["--read-timeout", "2"]);
+    std::thread::scope(|scope| {
+        for frame in [PING, SETTINGS] {
+            let server = &server;
+            scope.spawn(move || {
+                let mut stream = TcpStream::connect(address(server)).unwrap();
+                let mut answers = stream.try_clone().unwrap();
+                std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+                stream.write_all(PREFACE).unwrap();
+                let (begin, some) = (Instant::now(), frame.repeat(1000));
+                while stream.write_all(&some).is_ok() {
+                    assert!(begin.elapsed() < Duration::from_secs(10), "{frame:?}");
+                }
+                assert!(begin.elapsed() > Duration::from_secs(1), "{frame:?}");
+            });
+        }
+    });
+}
+
 /// Bytes of bodies in memory, as the service counts them.
 #[cfg(target_os = "linux")]
 fn in_bodies(server: &Server) -> usize {
