@@ -10,6 +10,7 @@
 mod backup;
 mod books;
 mod charges;
+mod dead;
 mod fault;
 mod file;
 mod instance;
