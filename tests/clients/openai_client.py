@@ -22,8 +22,9 @@ def decoded(item):
 models = client.models.list()
 assert [model.id for model in models] == ["demo"], models
 assert client.models.retrieve("demo").owned_by == "calotype"
+assert client.models.retrieve("gpt-image-1").id == "gpt-image-1"
 try:
-    client.models.retrieve("gpt-image-1")
+    client.models.retrieve("nope-9000")
     raise SystemExit("an unknown model was found")
 except NotFoundError:
     pass

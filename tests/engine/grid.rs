@@ -3,8 +3,7 @@
 //! `tools/record_grid.py` recorded.
 
 use calotype::picture::Picture;
-use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequest, Trace};
-use calotype::text::Styles;
+use calotype::pipeline::{Dtype, LoadOptions, Pipeline, RawRequest, Trace};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Map;
@@ -88,25 +87,12 @@ fn load() -> Pipeline {
         dtype: Dtype::F32,
         ..Default::default()
     };
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    };
-    Pipeline::load(&options, &mut observer).unwrap()
+    crate::case::load(&options).unwrap()
 }
 
 fn trace(pipeline: &mut Pipeline, raw: RawRequest) -> Trace {
-    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
     let mut trace = Trace::new();
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: Some(&mut trace),
-        preview_every: 0,
-    };
-    pipeline.generate(&request, &mut observer).unwrap();
+    crate::case::generate(pipeline, raw, Some(&mut trace));
     trace
 }
 

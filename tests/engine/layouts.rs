@@ -1,8 +1,7 @@
 //! The same weights in every layout draw the same picture, byte for byte: the
 //! demo embedded, as a folder in shards, and as a single file.
 
-use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, RawRequest};
-use calotype::text::Styles;
+use calotype::pipeline::{Dtype, LoadOptions, RawRequest};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensors};
 use serde_json::{Map, Value, json};
@@ -254,13 +253,7 @@ fn draw(model: &str) -> calotype::picture::Picture {
         dtype: Dtype::F32,
         ..Default::default()
     };
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    };
-    let mut pipeline = Pipeline::load(&options, &mut observer).unwrap();
+    let mut pipeline = crate::case::load(&options).unwrap();
     let raw = RawRequest {
         prompt: Some("a yellow star on a green background".into()),
         width: Some(88),
@@ -269,8 +262,7 @@ fn draw(model: &str) -> calotype::picture::Picture {
         seed: Some(4),
         ..Default::default()
     };
-    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
-    let mut output = pipeline.generate(&request, &mut observer).unwrap();
+    let mut output = crate::case::generate(&mut pipeline, raw, None);
     output.pictures.remove(0)
 }
 

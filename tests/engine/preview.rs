@@ -2,7 +2,7 @@
 
 use crate::tensors::{floats, read};
 use calotype::picture::{Format, Picture};
-use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, Tiling};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Pipeline, Tiling};
 use half::f16;
 use std::path::{Path, PathBuf};
 
@@ -24,13 +24,7 @@ fn load(preview_vae: Option<&Path>) -> calotype::Result<Pipeline> {
         dtype: Dtype::F32,
         ..Default::default()
     };
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    };
-    Pipeline::load(&options, &mut observer)
+    crate::case::load(&options)
 }
 
 /// The last latents of a recorded run of diffusers, and its picture: the first of

@@ -3,7 +3,7 @@
 
 use calotype::picture::{Format, Picture};
 use calotype::pipeline::vae::Coder;
-use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, Tiling};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Pipeline, Tiling};
 
 const H: usize = 160;
 const W: usize = 1024;
@@ -14,13 +14,7 @@ fn load() -> Pipeline {
         dtype: Dtype::F32,
         ..Default::default()
     };
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    };
-    Pipeline::load(&options, &mut observer).unwrap()
+    crate::case::load(&options).unwrap()
 }
 
 /// Soft waves of colour, planes, -1 to 1.

@@ -3,7 +3,7 @@
 
 use crate::spoilt::{Model, VAE, widen};
 use crate::tensors::Tensors;
-use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, Tiling};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Pipeline, Tiling};
 use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
 
 fn load(model: &str, dtype: Dtype) -> Pipeline {
@@ -13,13 +13,7 @@ fn load(model: &str, dtype: Dtype) -> Pipeline {
         activations: dtype,
         ..Default::default()
     };
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    };
-    Pipeline::load(&options, &mut observer).unwrap()
+    crate::case::load(&options).unwrap()
 }
 
 fn has_f16(pipeline: &Pipeline) -> bool {
