@@ -108,7 +108,8 @@ fn every_kernel_does_it_all() {
             kernels: Some(Family::of_direct(direct)),
             ..in_f32()
         };
-        hold(&names, &options);
+        // The direct ones are those of a CPU, which all cases are held to.
+        hold(if direct { &names[..1] } else { &names }, &options);
     }
 }
 

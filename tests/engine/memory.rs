@@ -121,7 +121,7 @@ fn too_little_memory_is_an_error_that_says_how_much() {
     );
 }
 
-fn demo(options: LoadOptions) -> (Trace, calotype::pipeline::Output) {
+fn demo(options: LoadOptions, steps: i64) -> (Trace, calotype::pipeline::Output) {
     let options = LoadOptions {
         model: "demo".into(),
         dtype: Dtype::F16,
@@ -131,7 +131,7 @@ fn demo(options: LoadOptions) -> (Trace, calotype::pipeline::Output) {
     let raw = RawRequest {
         width: Some(128),
         height: Some(128),
-        steps: Some(8),
+        steps: Some(steps),
         scheduler: Some("Euler".into()),
         ..prompt()
     };
@@ -144,11 +144,12 @@ fn demo(options: LoadOptions) -> (Trace, calotype::pipeline::Output) {
 fn the_plan_counts_all_there_is() {
     for weights in [WeightFormat::F16, WeightFormat::Q8, WeightFormat::Q4] {
         for low_memory in [false, true] {
-            let (_, output) = demo(LoadOptions {
+            let options = LoadOptions {
                 weights,
                 low_memory,
                 ..Default::default()
-            });
+            };
+            let (_, output) = demo(options, 2);
             let (peak, planned) = (output.peak_device_bytes, output.plan.peak());
             println!(
                 "{weights} {low_memory}: {peak} of {planned}, UNet {}",
@@ -164,16 +165,17 @@ fn the_plan_counts_all_there_is() {
 
 #[test]
 fn pictures_from_weights_in_blocks_are_close_to_those_from_f16() {
-    let (exact, _) = demo(LoadOptions::default());
+    let (exact, _) = demo(LoadOptions::default(), 8);
     let get = |trace: &Trace, name: &str| trace.f32s(name).unwrap().1;
     for (weights, step, decibels) in [
         (WeightFormat::Q8, 1e-2, 38.0),
         (WeightFormat::Q4, 0.1, 28.0),
     ] {
-        let (trace, output) = demo(LoadOptions {
+        let options = LoadOptions {
             weights,
             ..Default::default()
-        });
+        };
+        let (trace, output) = demo(options, 8);
         assert!(output.warnings.is_empty(), "{:?}", output.warnings);
         let of = |name| (get(&trace, name), get(&exact, name));
         let (found, wanted) = of("noise_pred.000");
@@ -259,9 +261,9 @@ fn out_of_memory_takes_the_next_plan() {
             "--steps",
             "2",
             "--width",
-            "384",
+            "512",
             "--height",
-            "384",
+            "512",
             "--json",
             "-q",
             "--out",

@@ -82,7 +82,8 @@ fn a_batch_is_its_pictures_one_by_one() {
             load(&options).unwrap()
         };
         let mut pipelines = [1, 2, 8].map(load);
-        for way in &ways {
+        // The direct kernels see a batch as rows and nothing else.
+        for way in &ways[if direct { 2 } else { 0 }..] {
             let several = RawRequest {
                 samples: Some(3),
                 ..way.clone()
