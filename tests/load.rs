@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 50;
-const SEEDS: usize = 20;
+const SEEDS: usize = 10;
 
 /// How many requests are asked for.
 fn wanted() -> Option<usize> {
@@ -49,7 +49,7 @@ fn slowest_health(server: &Server, end: &AtomicBool) -> (Duration, usize) {
 #[test]
 #[cfg(target_os = "linux")]
 fn fifty_clients_get_their_own_pictures_or_are_told_to_wait() {
-    let wanted = wanted().unwrap_or(100);
+    let wanted = wanted().unwrap_or(60);
     let server = Server::start(&["--api-min-steps", "1", "--queue", "40"]);
     let post = |seed| server.post("/v1/sdxl-torch", &request(seed), None);
     let single: Vec<Vec<u8>> = (0..SEEDS).map(|seed| post(seed).body).collect();
