@@ -9,11 +9,10 @@ use crate::server::http::Client;
 use crate::server::http::RequestId;
 use crate::server::http::body::Body;
 use crate::server::http::lenient::{Flag, Integer, Number, Seed};
-use crate::server::work::Caller;
-use crate::server::work::Failure;
-use crate::server::work::{Job, Preview, Snapshot, State as JobState};
-use crate::server::work::{MaskOrder, Order, Size};
-use crate::server::work::{Service, blocking};
+use crate::server::work::{
+    Caller, Failure, Job, MaskOrder, Order, Preview, Service, Size, Snapshot, State as JobState,
+    blocking,
+};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};

@@ -2,8 +2,7 @@
 
 use super::app::App;
 use super::observe::Seen;
-use crate::server::work::Caller;
-use crate::server::work::Failure;
+use crate::server::work::{Caller, Failure};
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;

@@ -34,7 +34,7 @@ impl Failure {
             }
             StatusCode::REQUEST_TIMEOUT => Failure::Slow,
             StatusCode::BAD_REQUEST => {
-                Failure::Body("the path or its query cannot be read: it must be UTF-8".into())
+                Failure::Body("the path or its query cannot be read: it must be UTF-8, with values as /docs has them".into())
             }
             status if status.is_client_error() => Failure::Body(
                 status

@@ -66,8 +66,8 @@ const ADDED: [(&str, &str, &str); 2] = [
 ];
 
 /// Refuses a file of another program or of a newer version. Writes nothing.
-/// Gives whether the tables are there as this version has them. In a transaction, so that it does not see
-/// half of what another program is making.
+/// Gives whether the tables are there as this version has them. In a transaction, so that
+/// it does not see half of what another program is making.
 pub(super) fn recognize(books: &Transaction<'_>, path: &Path) -> Result<bool, Fault> {
     let number = |sql| books.query_row(sql, [], |row| row.get::<_, i32>(0));
     let application = number("PRAGMA application_id")?;

@@ -3,10 +3,7 @@
 use super::names::Loaded;
 use crate::picture::Parameters;
 use crate::pipeline::Request;
-use crate::server::work::Failure;
-use crate::server::work::Prepared;
-use crate::server::work::Service;
-use crate::server::work::{Drawn, Job};
+use crate::server::work::{Drawn, Failure, Job, Prepared, Service};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;

@@ -3,9 +3,7 @@
 use super::answer::timestamp;
 use super::refusal::{Refusals, SdapiError};
 use crate::server::http::lenient::Flag;
-use crate::server::work::Caller;
-use crate::server::work::Job;
-use crate::server::work::Service;
+use crate::server::work::{Caller, Job, Service};
 use axum::Json;
 use axum::extract::{Query, State};
 use base64::Engine;

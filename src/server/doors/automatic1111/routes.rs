@@ -1,3 +1,5 @@
+//! Its routes.
+
 use super::{draw, extras, lists, options, png_info, progress};
 use crate::server::http::App;
 use utoipa_axum::router::OpenApiRouter;

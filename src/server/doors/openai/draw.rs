@@ -12,10 +12,9 @@ use crate::server::doors::shared::format;
 use crate::server::http::Client;
 use crate::server::http::RequestId;
 use crate::server::http::body::Body;
-use crate::server::work::Caller;
-use crate::server::work::Failure;
-use crate::server::work::{Finished, Made, Service};
-use crate::server::work::{MaskOrder, Order, Size, within};
+use crate::server::work::{
+    Caller, Failure, Finished, Made, MaskOrder, Order, Service, Size, within,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

@@ -1,3 +1,5 @@
+//! Its routes.
+
 use super::{draw, models};
 use crate::server::http::App;
 use utoipa_axum::router::OpenApiRouter;

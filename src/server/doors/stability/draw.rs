@@ -1,4 +1,4 @@
-//! Its routes.
+//! Pictures from text, over pictures and parts of them; engines and the account.
 
 use super::refusal::Refusals;
 use super::types::{
@@ -8,14 +8,10 @@ use super::types::{
 use crate::picture::Format;
 use crate::pipeline::{LoadOptions, Preset, model_name};
 use crate::server::doors::shared::{put_headers, size};
-use crate::server::http::App;
-use crate::server::http::RequestId;
 use crate::server::http::accept::accepted;
 use crate::server::http::body::Body;
-use crate::server::work::Caller;
-use crate::server::work::Failure;
-use crate::server::work::{Finished, Made, Model, Service};
-use crate::server::work::{Order, Size};
+use crate::server::http::{App, RequestId};
+use crate::server::work::{Caller, Failure, Finished, Made, Model, Order, Service, Size};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};

@@ -1,8 +1,7 @@
 //! Several weighted prompts as one prompt and one negative prompt.
 
 use crate::server::http::lenient::Number;
-use crate::server::work::Failure;
-use crate::server::work::within;
+use crate::server::work::{Failure, within};
 use serde::Deserialize;
 use utoipa::ToSchema;
 

@@ -4,8 +4,7 @@ use super::prompts::{self, TextPrompt};
 use crate::picture::MaskReading;
 use crate::pipeline::{Preset, RawRequest};
 use crate::server::http::lenient::{Integer, Number};
-use crate::server::work::Failure;
-use crate::server::work::{MaskOrder, within};
+use crate::server::work::{Failure, MaskOrder, within};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
