@@ -174,10 +174,13 @@ async fn requests<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     /// What is asked about the connection's idleness, in parts of the limit.
     const PARTS: u32 = 8;
+    /// Bytes of a connection that are read before they are asked for; as many may a head have.
+    const READ_AHEAD: usize = 64 << 10;
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(READ_AHEAD)
         .header_read_timeout(serving.idle);
     builder.http2().timer(TokioTimer::new());
     let stream = Watched {
