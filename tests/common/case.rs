@@ -4,6 +4,8 @@
 #![allow(dead_code)]
 
 use calotype::Result;
+use calotype::gpu::{AdapterChoice, Gpu};
+use calotype::kernel::product::Family;
 use calotype::picture::{Mask, Picture};
 use calotype::pipeline::{Cancel, LoadOptions, Observer, Output, Pipeline, RawRequest, Trace};
 use calotype::text::Styles;
@@ -238,6 +240,12 @@ pub fn load(options: &LoadOptions) -> Result<Pipeline> {
             preview_every: 0,
         },
     )
+}
+
+/// Kernels that the adapter does not use by itself.
+pub fn other_kernels() -> Family {
+    let gpu = Gpu::open(&AdapterChoice::default()).unwrap();
+    Family::of_direct(!gpu.capabilities().is_cpu)
 }
 
 pub fn generate(pipeline: &mut Pipeline, raw: RawRequest, trace: Option<&mut Trace>) -> Output {

@@ -97,19 +97,17 @@ fn features_are_reused_from_step_to_step() {
 }
 
 #[test]
-fn every_kernel_does_it_all() {
+fn other_kernels_do_it_all() {
     let names = [
         "refined-two-samples",
         "inpaint-ancestral",
         "guidance-rescale",
     ];
-    for direct in [false, true] {
-        let options = LoadOptions {
-            kernels: Some(Family::of_direct(direct)),
-            ..in_f32()
-        };
-        hold(&names, &options);
-    }
+    let options = LoadOptions {
+        kernels: Some(crate::case::other_kernels()),
+        ..in_f32()
+    };
+    hold(&names, &options);
 }
 
 /// Logits that reach 500 and more in the UNet, 150 in the text encoders and the VAE,
@@ -149,9 +147,10 @@ fn attention_logits_of_hundreds() {
 #[test]
 fn half_precision_does_it_all() {
     let names = ["refined-unipc", "image", "inpaint", "guidance-rescale"];
-    for direct in [false, true] {
+    let other = Some(crate::case::other_kernels());
+    for (kernels, names) in [(None, &names[..]), (other, &names[..2])] {
         let options = LoadOptions {
-            kernels: Some(Family::of_direct(direct)),
+            kernels,
             dtype: Dtype::F16,
             activations: Dtype::F16,
             ..Default::default()
@@ -161,7 +160,7 @@ fn half_precision_does_it_all() {
             Err(e) if e.to_string().contains("SHADER_F16") => return println!("skipped: {e}"),
             other => drop(other.unwrap()),
         }
-        hold_within(&names, &options, &F16);
+        hold_within(names, &options, &F16);
     }
 }
 

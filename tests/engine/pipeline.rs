@@ -4,7 +4,6 @@
 
 use crate::case::{Case, F16, F32, Limits, compare, generate, load, relative};
 use calotype::Error;
-use calotype::kernel::product::Family;
 use calotype::pipeline::{Cancel, Dtype, Event, LoadOptions, Observer, RawRequest, Trace};
 use calotype::text::Styles;
 
@@ -39,36 +38,35 @@ fn every_stage_is_diffusers() {
 }
 
 #[test]
-fn every_stage_is_diffusers_with_every_kernel() {
-    for direct in [false, true] {
-        let options = LoadOptions {
-            kernels: Some(Family::of_direct(direct)),
-            ..in_f32()
-        };
-        let label = if direct { "direct" } else { "tiled" };
-        hold(&["squares", "unguided", "refiner"], label, &options, &F32);
-    }
+fn every_stage_is_diffusers_with_other_kernels() {
+    let kernels = crate::case::other_kernels();
+    let options = LoadOptions {
+        kernels: Some(kernels),
+        ..in_f32()
+    };
+    let cases = ["squares", "unguided", "refiner"];
+    hold(&cases, kernels.name(), &options, &F32);
 }
 
 #[test]
 fn half_precision_is_close_to_diffusers() {
-    for direct in [None, Some(false)] {
+    for kernels in [None, Some(crate::case::other_kernels())] {
         let options = LoadOptions {
             model: "demo".into(),
             dtype: Dtype::F16,
             activations: Dtype::F16,
-            kernels: direct.map(Family::of_direct),
+            kernels,
             ..Default::default()
         };
         match load(&options) {
             Err(e) if e.to_string().contains("SHADER_F16") => return println!("skipped: {e}"),
             other => drop(other.unwrap()),
         }
-        let cases = match direct {
+        let cases = match kernels {
             None => &CASES[..],
             Some(_) => &CASES[2..],
         };
-        hold(cases, &format!("f16 {direct:?}"), &options, &F16);
+        hold(cases, &format!("f16 {kernels:?}"), &options, &F16);
     }
 }
 

@@ -80,14 +80,11 @@ fn compare(model: &str, size: [usize; 2], tiling: Tiling, least: f64) {
 
 #[test]
 fn the_embedded_model_is_as_good_as_in_f32() {
-    for tiling in [Tiling::Never, Tiling::Always] {
-        let size = match tiling {
-            Tiling::Always => [8, 100],
-            _ => [16, 13],
-        };
-        compare("demo", size, tiling, 55.0);
-        compare(Model::base().upcast().path(), size, tiling, 55.0);
-    }
+    compare("demo", [16, 13], Tiling::Never, 55.0);
+    let upcast = Model::base().upcast();
+    compare(upcast.path(), [16, 13], Tiling::Never, 55.0);
+    // Two tiles.
+    compare(upcast.path(), [6, 100], Tiling::Always, 55.0);
 }
 
 /// Streams far beyond f16, and far below it.

@@ -89,6 +89,13 @@ pub fn device() -> &'static Device {
     DEVICE.get_or_init(|| Device::open(None))
 }
 
+/// Another for the test of all permutations: a device of Mesa's CPU driver compiles on one
+/// thread.
+pub fn second_device() -> &'static Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(|| Device::open(None))
+}
+
 /// The same adapter with bindings of [`CAP`] bytes at the most.
 pub fn capped() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();

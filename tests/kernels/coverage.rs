@@ -1,6 +1,6 @@
 //! Every permutation of the kernels runs in a case, or the adapter cannot run it.
 
-use crate::common::{BELOW, Case, Fill, WIDE, cases, device};
+use crate::common::{BELOW, Case, Fill, WIDE, cases, device, second_device};
 use calotype::bench::kernels::{Coverage, OPS, Outcome, Status, test};
 use calotype::kernel::Storage;
 
@@ -12,7 +12,7 @@ fn covered(filter: &dyn Fn(&Case) -> bool) -> (Coverage, Vec<String>) {
             failures.push(format!("{} {run}: {e}", case.label()));
         }
     };
-    let coverage = test(&device().bed, filter, &mut told).unwrap();
+    let coverage = test(&second_device().bed, filter, &mut told).unwrap();
     assert_eq!(coverage.failed, failures.len());
     (coverage, failures)
 }
