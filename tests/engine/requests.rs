@@ -2,7 +2,6 @@
 //! guidance, previews, presets.
 
 use crate::case::{fixtures, generate, load, relative};
-use calotype::kernel::product::Family;
 use calotype::picture::{Mask, Picture};
 use calotype::pipeline::{
     Cancel, Dtype, Event, LoadOptions, Observer, PRESETS, Pipeline, RawRequest, Trace,
