@@ -88,7 +88,7 @@ assert alike(own(negative_prompt="green"), negative)
 assert distance(prompted(positive, ("dark", 0.5)), prompted(positive, ("dark", 2))) > 0
 
 # Samplers, styles, and what is accepted without effect.
-small = fast | dict(width=512, height=512, cfg_scale=1)
+small = dict(width=512, height=512, cfg_scale=1, **fast)
 unstyled = picture(post(**small))
 for sampler in (
     "DDIM DDPM K_DPMPP_2M K_DPMPP_2S_ANCESTRAL K_DPM_2 "

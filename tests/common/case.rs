@@ -242,10 +242,19 @@ pub fn load(options: &LoadOptions) -> Result<Pipeline> {
     )
 }
 
-/// Kernels that the adapter does not use by itself.
-pub fn other_kernels() -> Family {
+/// Kernels to ask for by name: on a CPU without the direct ones, which it uses by itself.
+pub fn other_kernels() -> &'static [Family] {
     let gpu = Gpu::open(&AdapterChoice::default()).unwrap();
-    Family::of_direct(!gpu.capabilities().is_cpu)
+    match gpu.capabilities().is_cpu {
+        true => &[Family::Scalar16],
+        false => &[Family::Scalar16, Family::Direct],
+    }
+}
+
+/// The adapter's own kernels, which have no name here, and the others.
+pub fn every_kernel() -> impl Iterator<Item = Option<Family>> {
+    let others = other_kernels().iter().copied();
+    std::iter::once(None).chain(others.map(Some))
 }
 
 pub fn generate(pipeline: &mut Pipeline, raw: RawRequest, trace: Option<&mut Trace>) -> Output {

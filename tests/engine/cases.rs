@@ -103,11 +103,13 @@ fn other_kernels_do_it_all() {
         "inpaint-ancestral",
         "guidance-rescale",
     ];
-    let options = LoadOptions {
-        kernels: Some(crate::case::other_kernels()),
-        ..in_f32()
-    };
-    hold(&names, &options);
+    for kernels in crate::case::other_kernels() {
+        let options = LoadOptions {
+            kernels: Some(*kernels),
+            ..in_f32()
+        };
+        hold(&names, &options);
+    }
 }
 
 /// Logits that reach 500 and more in the UNet, 150 in the text encoders and the VAE,
@@ -147,8 +149,7 @@ fn attention_logits_of_hundreds() {
 #[test]
 fn half_precision_does_it_all() {
     let names = ["refined-unipc", "image", "inpaint", "guidance-rescale"];
-    let other = Some(crate::case::other_kernels());
-    for (kernels, names) in [(None, &names[..]), (other, &names[..2])] {
+    for kernels in crate::case::every_kernel() {
         let options = LoadOptions {
             kernels,
             dtype: Dtype::F16,
@@ -160,7 +161,7 @@ fn half_precision_does_it_all() {
             Err(e) if e.to_string().contains("SHADER_F16") => return println!("skipped: {e}"),
             other => drop(other.unwrap()),
         }
-        hold_within(names, &options, &F16);
+        hold_within(&names, &options, &F16);
     }
 }
 

@@ -39,18 +39,19 @@ fn every_stage_is_diffusers() {
 
 #[test]
 fn every_stage_is_diffusers_with_other_kernels() {
-    let kernels = crate::case::other_kernels();
-    let options = LoadOptions {
-        kernels: Some(kernels),
-        ..in_f32()
-    };
-    let cases = ["squares", "unguided", "refiner"];
-    hold(&cases, kernels.name(), &options, &F32);
+    for kernels in crate::case::other_kernels() {
+        let options = LoadOptions {
+            kernels: Some(*kernels),
+            ..in_f32()
+        };
+        let cases = ["squares", "unguided", "refiner"];
+        hold(&cases, kernels.name(), &options, &F32);
+    }
 }
 
 #[test]
 fn half_precision_is_close_to_diffusers() {
-    for kernels in [None, Some(crate::case::other_kernels())] {
+    for kernels in crate::case::every_kernel() {
         let options = LoadOptions {
             model: "demo".into(),
             dtype: Dtype::F16,

@@ -22,7 +22,7 @@ pub struct Device {
 }
 
 impl Device {
-    fn open(max_binding: Option<u64>) -> Self {
+    pub fn open(max_binding: Option<u64>) -> Self {
         let choice = AdapterChoice {
             max_binding,
             ..Default::default()
@@ -85,13 +85,6 @@ impl Device {
 
 /// The device of all tests.
 pub fn device() -> &'static Device {
-    static DEVICE: OnceLock<Device> = OnceLock::new();
-    DEVICE.get_or_init(|| Device::open(None))
-}
-
-/// Another for the test of all permutations: a device of Mesa's CPU driver compiles on one
-/// thread.
-pub fn second_device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| Device::open(None))
 }

@@ -1,8 +1,12 @@
 //! Every permutation of the kernels runs in a case, or the adapter cannot run it.
 
-use crate::common::{BELOW, Case, Fill, WIDE, cases, device, second_device};
+use crate::common::{BELOW, Case, Device, Fill, WIDE, cases, device};
 use calotype::bench::kernels::{Coverage, OPS, Outcome, Status, test};
 use calotype::kernel::Storage;
+use std::sync::LazyLock;
+
+/// Beside that of the other tests: a device of Mesa's CPU driver compiles on one thread.
+static OWN: LazyLock<Device> = LazyLock::new(|| Device::open(None));
 
 fn covered(filter: &dyn Fn(&Case) -> bool) -> (Coverage, Vec<String>) {
     let mut failures = Vec::new();
@@ -12,7 +16,7 @@ fn covered(filter: &dyn Fn(&Case) -> bool) -> (Coverage, Vec<String>) {
             failures.push(format!("{} {run}: {e}", case.label()));
         }
     };
-    let coverage = test(&second_device().bed, filter, &mut told).unwrap();
+    let coverage = test(&OWN.bed, filter, &mut told).unwrap();
     assert_eq!(coverage.failed, failures.len());
     (coverage, failures)
 }
