@@ -146,7 +146,7 @@ fn services_share_a_ledger_through_a_rolling_restart_and_a_crash() {
         job
     };
     let mut old = start("old");
-    let job = draws(&old, 2);
+    let job = draws(&old, 1);
     let cost = job["cost"].as_i64().unwrap();
     // The new one starts while the old one draws, and is used at once.
     let mut new = start("new");

@@ -3,11 +3,13 @@
 // Not every test binary uses all of it.
 #![allow(dead_code)]
 
-use calotype::Result;
+use calotype::{Error, Result};
 use calotype::gpu::{AdapterChoice, Gpu};
 use calotype::kernel::product::Family;
 use calotype::picture::{Mask, Picture};
-use calotype::pipeline::{Cancel, LoadOptions, Observer, Output, Pipeline, RawRequest, Trace};
+use calotype::pipeline::{
+    Cancel, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Trace,
+};
 use calotype::text::Styles;
 use half::f16;
 use safetensors::SafeTensors;
@@ -20,6 +22,11 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
+/// A VAE that decodes in no time, for tests of what comes before it.
+pub fn small_vae() -> String {
+    fixtures().join("taesd").to_str().unwrap().into()
+}
+
 /// A recorded run.
 pub struct Case {
     bytes: Vec<u8>,
@@ -28,7 +35,12 @@ pub struct Case {
 
 impl Case {
     pub fn open(name: &str) -> Self {
-        let path = fixtures().join("cases").join(name);
+        Self::open_in("cases", name)
+    }
+
+    /// One of a folder of the fixtures.
+    pub fn open_in(folder: &str, name: &str) -> Self {
+        let path = fixtures().join(folder).join(name);
         let bytes = std::fs::read(path.with_extension("safetensors")).unwrap();
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let meta = header.metadata().as_ref().unwrap()["meta"].clone();
@@ -101,6 +113,16 @@ impl Case {
             mask: file("mask").map(|path| Arc::new(Mask::open(path).unwrap())),
             ..Default::default()
         }
+    }
+
+    /// Draws it as far as it was recorded.
+    pub fn draw(&self, pipeline: &mut Pipeline) -> Trace {
+        let mut trace = Trace::new();
+        match self.names().iter().any(|name| name == "decoded") {
+            true => drop(generate(pipeline, self.raw(), Some(&mut trace))),
+            false => denoise(pipeline, self.raw(), &mut trace),
+        }
+        trace
     }
 
     /// Shape and values of a tensor.
@@ -266,4 +288,39 @@ pub fn generate(pipeline: &mut Pipeline, raw: RawRequest, trace: Option<&mut Tra
         preview_every: 0,
     };
     pipeline.generate(&request, &mut observer).unwrap()
+}
+
+/// Draws the picture up to its last latents; it is not decoded.
+pub fn denoise(pipeline: &mut Pipeline, raw: RawRequest, trace: &mut Trace) {
+    let request = pipeline.resolve(raw, &Styles::builtin()).unwrap();
+    let cancel = Cancel::default();
+    let mut observer = Observer {
+        events: &mut |event| {
+            if let Event::Decoding { .. } = event {
+                cancel.cancel();
+            }
+        },
+        cancel: &cancel,
+        trace: Some(trace),
+        preview_every: 0,
+    };
+    let stopped = pipeline.generate(&request, &mut observer);
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+}
+
+/// Draws cases of a folder of the fixtures as far as they were recorded, and compares them.
+pub fn hold(folder: &str, names: &[&str], options: &LoadOptions, limits: &Limits) {
+    let mut pipelines: Vec<(LoadOptions, Pipeline)> = Vec::new();
+    for name in names {
+        let case = Case::open_in(folder, name);
+        let options = case.options(options);
+        let at = pipelines.iter().position(|(of, _)| *of == options);
+        let at = at.unwrap_or_else(|| {
+            pipelines.push((options.clone(), load(&options).unwrap()));
+            pipelines.len() - 1
+        });
+        let pipeline = &mut pipelines[at].1;
+        let kernels = options.kernels.map_or("own kernels", |family| family.name());
+        compare(&format!("{name}, {kernels}"), &case, &case.draw(pipeline), limits);
+    }
 }

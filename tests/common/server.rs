@@ -67,6 +67,8 @@ impl Server {
         let log = folder.path().join("log");
         let mut child = command
             .env_remove("CALOTYPE_MODEL")
+            // Results of a service that is killed go with this folder.
+            .env("TMPDIR", folder.path())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()

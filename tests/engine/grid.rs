@@ -2,6 +2,7 @@
 //! latents of diffusers in float32: `tests/fixtures/grid.safetensors`, which
 //! `tools/record_grid.py` recorded.
 
+use crate::forms::is_long;
 use calotype::picture::Picture;
 use calotype::pipeline::{Dtype, LoadOptions, Pipeline, RawRequest, Trace};
 use safetensors::SafeTensors;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 const LATENTS: f64 = 2e-3;
 /// Of timesteps, of which there are a thousand.
 const TIMESTEP: f32 = 0.01;
-/// Of runs of more steps one in nine is made by default, and of those over a picture one of
-/// three strengths for each scheduler, in turn; `CALOTYPE_GRID=all` asks for all.
+/// Of runs of more steps one in eighteen is made by default, and of those over a picture one
+/// of three strengths for each scheduler, in turn; `CALOTYPE_LONG=1` asks for all.
 const SHORT: i64 = 7;
 /// How many were recorded.
 const CASES: usize = 180;
@@ -55,7 +56,7 @@ impl Case {
     /// Whether it is run when not all are; `index` counts all of them.
     fn is_chosen(&self, index: usize) -> bool {
         match (self.steps > SHORT, self.image.is_some()) {
-            (true, _) => index.is_multiple_of(9),
+            (true, _) => index.is_multiple_of(36),
             // Ten cases a scheduler, of which six, two a strength, are over a picture.
             (false, true) => index / 2 % 3 == index / 10 % 3,
             (false, false) => true,
@@ -103,7 +104,7 @@ fn load() -> Pipeline {
 
 fn trace(pipeline: &mut Pipeline, raw: RawRequest) -> Trace {
     let mut trace = Trace::new();
-    crate::case::generate(pipeline, raw, Some(&mut trace));
+    crate::case::denoise(pipeline, raw, &mut trace);
     trace
 }
 
@@ -168,7 +169,7 @@ fn all_are_diffusers(this: fn(&Case) -> bool) {
     let each = latents.len() / cases.len();
 
     let mut pipeline = load();
-    let all = std::env::var_os("CALOTYPE_GRID").is_some();
+    let all = is_long();
     let (mut wrong, mut at, mut ran) = (Vec::new(), 0, 0);
     for (index, (case, latents)) in cases.iter().zip(latents.chunks_exact(each)).enumerate() {
         let calls = case.calls.iter().sum::<usize>();

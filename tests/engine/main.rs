@@ -6,6 +6,8 @@ mod case;
 mod common;
 #[path = "../common/folder.rs"]
 mod folder;
+#[path = "../common/forms.rs"]
+mod forms;
 #[path = "../common/spoilt.rs"]
 mod spoilt;
 #[path = "../common/tensors.rs"]

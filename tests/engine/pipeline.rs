@@ -3,6 +3,7 @@
 //! `tools/make_case_fixture.py`; `refiner` is from `tools/record_refiner.py`.
 
 use crate::case::{Case, F16, F32, Limits, compare, generate, load, relative};
+use crate::forms::is_long;
 use calotype::Error;
 use calotype::pipeline::{Cancel, Dtype, Event, LoadOptions, Observer, RawRequest, Trace};
 use calotype::text::Styles;
@@ -22,19 +23,21 @@ fn in_f32() -> LoadOptions {
     }
 }
 
-fn hold(cases: &[&str], label: &str, options: &LoadOptions, limits: &Limits) {
-    for name in cases {
-        let case = Case::open(name);
-        let mut pipeline = load(&case.options(options)).unwrap();
-        let mut trace = Trace::new();
-        generate(&mut pipeline, case.raw(), Some(&mut trace));
-        compare(&format!("{label}: {name}"), &case, &trace, limits);
+fn hold(cases: &[&str], options: &LoadOptions, limits: &Limits) {
+    crate::case::hold("cases", cases, options, limits);
+}
+
+/// Those for other kernels and in half precision.
+fn few() -> &'static [&'static str] {
+    match is_long() {
+        true => &CASES,
+        false => &["squares", "refiner"],
     }
 }
 
 #[test]
 fn every_stage_is_diffusers() {
-    hold(&CASES, "f32", &in_f32(), &F32);
+    hold(&CASES, &in_f32(), &F32);
 }
 
 #[test]
@@ -44,8 +47,7 @@ fn every_stage_is_diffusers_with_other_kernels() {
             kernels: Some(*kernels),
             ..in_f32()
         };
-        let cases = ["squares", "unguided", "refiner"];
-        hold(&cases, kernels.name(), &options, &F32);
+        hold(few(), &options, &F32);
     }
 }
 
@@ -63,11 +65,7 @@ fn half_precision_is_close_to_diffusers() {
             Err(e) if e.to_string().contains("SHADER_F16") => return println!("skipped: {e}"),
             other => drop(other.unwrap()),
         }
-        let cases = match kernels {
-            None => &CASES[..],
-            Some(_) => &CASES[2..],
-        };
-        hold(cases, &format!("f16 {kernels:?}"), &options, &F16);
+        hold(few(), &options, &F16);
     }
 }
 

@@ -6,7 +6,7 @@
 //! splits prompts at `AND`. `fixtures/prompts` are runs of diffusers with the texts of
 //! every call written out by hand (`tools/record_prompts.py`).
 
-use crate::case::{Case, F32, compare, generate, load, relative};
+use crate::case::{F32, generate, load, relative, small_vae};
 use calotype::kernel::product::Family;
 use calotype::pipeline::{Dtype, LoadOptions, Output, Pipeline, RawRequest, Trace};
 use calotype::text::{Timeline, compose, schedule};
@@ -118,15 +118,16 @@ fn options() -> LoadOptions {
     }
 }
 
-fn hold(options: &LoadOptions, names: &[&str]) {
-    for name in names {
-        let case = Case::open(&format!("../prompts/{name}"));
-        let mut pipeline = load(&case.options(options)).unwrap();
-        let mut trace = Trace::new();
-        let output = generate(&mut pipeline, case.raw(), Some(&mut trace));
-        compare(name, &case, &trace, &F32);
-        assert_eq!(output.stats.loop_pipelines_created, 0, "{name}");
+/// Those of tests that compare no pictures from the model's VAE.
+fn quick() -> LoadOptions {
+    LoadOptions {
+        vae: Some(small_vae()),
+        ..options()
     }
+}
+
+fn hold(options: &LoadOptions, names: &[&str]) {
+    crate::case::hold("prompts", names, options, &F32);
 }
 
 #[test]
@@ -194,7 +195,7 @@ fn draw(pipeline: &mut Pipeline, raw: RawRequest) -> (Output, Vec<f32>) {
 
 #[test]
 fn pictures_without_a_trace_are_the_same() {
-    let mut pipeline = load(&options()).unwrap();
+    let mut pipeline = load(&quick()).unwrap();
     for prompt in ["a [red|blue] circle", "a red circle AND a star :0.5"] {
         let traced = draw(&mut pipeline, small(prompt)).0;
         let plain = generate(&mut pipeline, small(prompt), None);
@@ -206,7 +207,7 @@ fn pictures_without_a_trace_are_the_same() {
 
 #[test]
 fn long_texts_are_filled_up_to_the_longest() {
-    let mut pipeline = load(&options()).unwrap();
+    let mut pipeline = load(&quick()).unwrap();
     let long = "red ".repeat(80);
     let prompt = format!("a [circle:{long} circle:2] AND a star");
     let (output, latents) = draw(&mut pipeline, small(&prompt));
@@ -216,7 +217,7 @@ fn long_texts_are_filled_up_to_the_longest() {
 
 #[test]
 fn what_is_text_is_said() {
-    let mut pipeline = load(&options()).unwrap();
+    let mut pipeline = load(&quick()).unwrap();
     let said = |pipeline: &mut Pipeline, raw| generate(pipeline, raw, None).warnings.join("\n");
     let prompt = "a {red|blue} __shape__ [a:b:0.5]";
     let warnings = said(&mut pipeline, small(prompt));
@@ -235,7 +236,7 @@ fn what_is_text_is_said() {
 
 #[test]
 fn normalising_can_be_switched_off() {
-    let mut pipeline = load(&options()).unwrap();
+    let mut pipeline = load(&quick()).unwrap();
     let of = |pipeline: &mut Pipeline, prompt: &str, normalise_prompt| {
         let raw = RawRequest {
             normalise_prompt,
@@ -258,7 +259,7 @@ fn prompts_for_both_encoders_need_as_many_parts() {
         prompt_2: Some("a AND b AND c".into()),
         ..small("a AND b")
     };
-    let mut pipeline = load(&options()).unwrap();
+    let mut pipeline = load(&quick()).unwrap();
     let request = pipeline
         .resolve(raw, &calotype::text::Styles::builtin())
         .unwrap();

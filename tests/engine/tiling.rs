@@ -5,8 +5,8 @@ use calotype::picture::{Format, Picture};
 use calotype::pipeline::vae::Coder;
 use calotype::pipeline::{Cancel, Dtype, LoadOptions, Pipeline, Tiling};
 
-const H: usize = 160;
-const W: usize = 1024;
+const H: usize = 96;
+const W: usize = 640;
 
 fn load() -> Pipeline {
     let options = LoadOptions {

@@ -1,6 +1,6 @@
 //! How much of the UNet a request runs, in multiply-adds: no more than it asks for.
 
-use crate::case::{generate, load, psnr};
+use crate::case::{generate, load, psnr, small_vae};
 use calotype::checkpoint::Checkpoint;
 use calotype::model::describe;
 use calotype::pipeline::{LoadOptions, Pipeline, RawRequest};
@@ -10,6 +10,7 @@ const SIDE: usize = 64;
 fn options() -> LoadOptions {
     LoadOptions {
         model: "demo".into(),
+        vae: Some(small_vae()),
         ..Default::default()
     }
 }
@@ -193,7 +194,11 @@ fn the_refiner_reuses_features_of_its_own() {
 /// Another picture, but a near one; and from one to the next a loop makes nothing new.
 #[test]
 fn a_picture_of_reused_features_is_near() {
-    let mut pipeline = load(&options()).unwrap();
+    let options = LoadOptions {
+        vae: None,
+        ..options()
+    };
+    let mut pipeline = load(&options).unwrap();
     let mut drawn = |interval| {
         let request = RawRequest {
             cache_interval: interval,

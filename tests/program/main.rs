@@ -6,6 +6,8 @@ mod case;
 mod common;
 #[path = "../common/folder.rs"]
 mod folder;
+#[path = "../common/forms.rs"]
+mod forms;
 #[path = "../common/server.rs"]
 mod server;
 #[path = "../common/spoilt.rs"]
