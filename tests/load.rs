@@ -52,8 +52,24 @@ fn slowest_health(server: &Server, end: &AtomicBool) -> (Duration, usize) {
 #[test]
 #[cfg(target_os = "linux")]
 fn fifty_clients_get_their_own_pictures_or_are_told_to_wait() {
-    let wanted = wanted().unwrap_or(60);
-    let server = Server::start(&["--api-min-steps", "1", "--api-any-size", "--queue", "40"]);
+    let wanted = wanted();
+    let vae = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/taesd");
+    let args = [
+        "--api-min-steps",
+        "1",
+        "--api-any-size",
+        "--queue",
+        "40",
+        "--vae",
+        vae,
+    ];
+    // The model's own VAE in the long form.
+    let args = if wanted.is_some() {
+        &args[..5]
+    } else {
+        &args[..]
+    };
+    let server = Server::start(args);
     let post = |seed| server.post("/v1/sdxl-torch", &request(seed), None);
     let single: Vec<Vec<u8>> = (0..SEEDS).map(|seed| post(seed).body).collect();
     let taken = AtomicUsize::new(0);
@@ -90,6 +106,7 @@ fn fifty_clients_get_their_own_pictures_or_are_told_to_wait() {
             }
         });
     };
+    let wanted = wanted.unwrap_or(60);
     round(CLIENTS);
     let before = resident(&server);
     let end = AtomicBool::new(false);

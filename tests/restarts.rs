@@ -135,8 +135,8 @@ fn services_share_a_ledger_through_a_rolling_restart_and_a_crash() {
         json!([key["remaining"], key["reserved"], key["spent"]])
     };
     let draws = |server: &Server, samples| {
-        let long = json!({ "prompt": "a", "num_inference_steps": 150, "width": 256,
-                           "height": 256, "samples": samples });
+        let long = json!({ "prompt": "a", "num_inference_steps": 150, "width": 192,
+                           "height": 192, "samples": samples });
         let job = server.post("/v1/jobs", &long, key);
         assert_eq!(job.status, 202, "{}", job.error());
         let job = job.json();

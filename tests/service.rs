@@ -251,9 +251,10 @@ fn a_client_that_goes_away_stops_its_job_and_pays_nothing() {
 
 #[test]
 fn a_full_queue_says_when_to_try_again() {
-    let server = serve(&["--queue", "1"]);
+    let server = &serve(&["--queue", "1"]);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| server.post(API, &long(), None));
+        let some = json!({ "prompt": "a red circle", "num_inference_steps": 40 });
+        let first = scope.spawn(move || server.post(API, &some, None));
         std::thread::sleep(Duration::from_millis(500));
         let codes: Vec<Answer> = {
             let threads: Vec<_> = (0..4)

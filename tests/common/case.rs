@@ -3,7 +3,6 @@
 // Not every test binary uses all of it.
 #![allow(dead_code)]
 
-use calotype::{Error, Result};
 use calotype::gpu::{AdapterChoice, Gpu};
 use calotype::kernel::product::Family;
 use calotype::picture::{Mask, Picture};
@@ -11,6 +10,7 @@ use calotype::pipeline::{
     Cancel, Event, LoadOptions, Observer, Output, Pipeline, RawRequest, Trace,
 };
 use calotype::text::Styles;
+use calotype::{Error, Result};
 use half::f16;
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as FileDtype;
@@ -320,7 +320,14 @@ pub fn hold(folder: &str, names: &[&str], options: &LoadOptions, limits: &Limits
             pipelines.len() - 1
         });
         let pipeline = &mut pipelines[at].1;
-        let kernels = options.kernels.map_or("own kernels", |family| family.name());
-        compare(&format!("{name}, {kernels}"), &case, &case.draw(pipeline), limits);
+        let kernels = options
+            .kernels
+            .map_or("own kernels", |family| family.name());
+        compare(
+            &format!("{name}, {kernels}"),
+            &case,
+            &case.draw(pipeline),
+            limits,
+        );
     }
 }

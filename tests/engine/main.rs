@@ -30,6 +30,7 @@ mod lora_errors;
 mod lora_kinds;
 mod memory;
 mod noise;
+mod permutations;
 mod pictures;
 mod pipeline;
 mod preview;

@@ -94,7 +94,12 @@ fn pixels_are_those_of_the_api() {
     };
     // File, flags, the request, and what is named; nothing else may be.
     let cases = [
-        ("like-2m-auto", &[][..], names("DPM++ 2M", "Automatic"), &[][..]),
+        (
+            "like-2m-auto",
+            &[][..],
+            names("DPM++ 2M", "Automatic"),
+            &[][..],
+        ),
         ("like-euler-sgm", &[], names("Euler", "SGM Uniform"), &[]),
         ("like-euler", &[], names("Euler", "Automatic"), &[]),
         (

@@ -1,7 +1,11 @@
-//! Real clients, installed from their registries, against the service.
+//! Real clients, installed from their registries, against the service: those of the APIs
+//! that it speaks, a tester of its document, a browser.
 
-#[path = "common/server.rs"]
+#[path = "../common/server.rs"]
 mod server;
+
+mod contract;
+mod page;
 
 use server::{Server, run_client};
 

@@ -1,22 +1,14 @@
 //! Every pipeline that a run makes is one of the kernels' permutations, which is what
 //! `tests/shaders.rs` proves to be portable.
 
-#[path = "common/case.rs"]
-mod case;
-#[path = "common/folder.rs"]
-mod folder;
-#[path = "common/tensors.rs"]
-mod tensors;
-#[path = "common/variant.rs"]
-mod variant;
-
+use crate::case::{fixtures, generate, load};
+use crate::variant;
 use calotype::gpu::PipelineKey;
 use calotype::kernel::permutations;
 use calotype::kernel::product::Family;
 use calotype::picture::{Mask, Picture};
 use calotype::pipeline::{Dtype, LoadOptions, RawRequest, Tiling, WeightFormat};
 use calotype::schedule::names;
-use case::{fixtures, generate, load};
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;

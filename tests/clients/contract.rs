@@ -1,11 +1,8 @@
 //! schemathesis over `/openapi.json`. `CALOTYPE_EXAMPLES` says how many examples of
 //! each operation (by default few, for CI's sake; 25 make more than 2,000 cases).
 
-#[path = "common/server.rs"]
-mod server;
-
+use crate::server::{Server, clients};
 use serde_json::Value;
-use server::{Server, clients};
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -47,13 +44,13 @@ fn the_service_keeps_to_its_document() {
 /// The page about the operations of a tag.
 fn page(tag: &str) -> &'static str {
     match tag {
-        "sdxl-torch" => include_str!("../docs/doors/sdxl-torch.md"),
-        "jobs" => include_str!("../docs/doors/jobs.md"),
-        "OpenAI" => include_str!("../docs/doors/openai.md"),
-        "AUTOMATIC1111" => include_str!("../docs/doors/automatic1111.md"),
-        "Hugging Face" => include_str!("../docs/doors/hugging-face.md"),
-        "Stability" => include_str!("../docs/doors/stability.md"),
-        "service" => include_str!("../docs/operating.md"),
+        "sdxl-torch" => include_str!("../../docs/doors/sdxl-torch.md"),
+        "jobs" => include_str!("../../docs/doors/jobs.md"),
+        "OpenAI" => include_str!("../../docs/doors/openai.md"),
+        "AUTOMATIC1111" => include_str!("../../docs/doors/automatic1111.md"),
+        "Hugging Face" => include_str!("../../docs/doors/hugging-face.md"),
+        "Stability" => include_str!("../../docs/doors/stability.md"),
+        "service" => include_str!("../../docs/operating.md"),
         other => panic!("no page is about {other:?}"),
     }
 }
@@ -119,7 +116,7 @@ fn the_operators_page_names_every_flag() {
         .filter_map(|line| line.trim().strip_prefix("--"));
     let flags: Vec<_> = flags.map(|flag| flag.split(' ').next().unwrap()).collect();
     assert!(flags.len() > 30, "{flags:?}");
-    let page = include_str!("../docs/operating.md");
+    let page = include_str!("../../docs/operating.md");
     let named = |flag: &&str| page.contains(&format!("--{flag}"));
     let lacking: Vec<_> = flags.into_iter().filter(|flag| !named(flag)).collect();
     assert!(lacking.is_empty(), "the page lacks {lacking:?}");

@@ -1,9 +1,6 @@
 //! The page in a real browser: headless Chromium, driven by playwright-core.
 
-#[path = "common/server.rs"]
-mod server;
-
-use server::{Server, run_client};
+use crate::server::{Server, run_client};
 
 #[test]
 fn the_page_in_a_browser() {
