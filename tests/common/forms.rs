@@ -1,7 +1,17 @@
 //! Which form of a test runs.
 
-/// Whether it is the long one, for which `CALOTYPE_LONG=1` asks: every case, where the short
-/// form takes each kind of case once.
+use calotype::gpu::{AdapterChoice, Gpu};
+use std::sync::LazyLock;
+
+/// Whether it is the long one, every case, where the short one takes each kind of case once:
+/// on a GPU always, on a CPU with `CALOTYPE_LONG=1`.
 pub fn is_long() -> bool {
-    std::env::var_os("CALOTYPE_LONG").is_some()
+    static LONG: LazyLock<bool> = LazyLock::new(|| {
+        let on_cpu = || {
+            let gpu = Gpu::open(&AdapterChoice::default());
+            gpu.is_ok_and(|gpu| gpu.capabilities().is_cpu)
+        };
+        std::env::var_os("CALOTYPE_LONG").is_some() || !on_cpu()
+    });
+    *LONG
 }
