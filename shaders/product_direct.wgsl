@@ -20,8 +20,9 @@
 // 12.8, eights of K taken in two halves 10.5 (8 rows). With the epilogue as a loop over the
 // rows, not as so many copies, a pipeline takes 0.03 to 0.15 s before its first use, not 0.06
 // to 0.37 s, all of the first picture on an empty shader cache 9.6 processor seconds, not
-// 20.4, and a step of the embedded model at 128x128 pixels 0.92 of the time (2026-11-27,
-// CALOTYPE_LOG=calotype::gpu=debug calotype generate; bench model --sizes 128, interleaved).
+// 20.4, and a step of the embedded model takes 0.84 to 0.95 of the time (2026-11-27,
+// CALOTYPE_LOG=calotype::gpu=debug calotype generate; bench model --sizes 128, interleaved,
+// busy machine).
 // For 3 output channels (VAE, 128x128x128) NARROW makes 6.8 to 7.8 GFLOP/s on
 // two idle cores; without it 0.4 to 0.5 were seen on two busy ones.
 

@@ -7,7 +7,7 @@ mod server;
 mod contract;
 mod page;
 
-use server::{Server, run_client};
+use server::{SMALL_VAE, Server, run_client};
 
 const FEW_STEPS: [&str; 4] = ["--api-min-steps", "1", "--default-steps", "4"];
 
@@ -17,8 +17,7 @@ fn serve() -> Server {
 
 /// For clients that do not look at what is drawn: its VAE decodes in no time.
 fn serve_anything() -> Server {
-    let vae = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/taesd");
-    Server::start(&[&FEW_STEPS[..], &["--vae", vae]].concat())
+    Server::start(&[&FEW_STEPS[..], &["--vae", SMALL_VAE]].concat())
 }
 
 #[test]

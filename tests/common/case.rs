@@ -308,11 +308,11 @@ pub fn denoise(pipeline: &mut Pipeline, raw: RawRequest, trace: &mut Trace) {
     assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
 }
 
-/// Draws cases of a folder of the fixtures as far as they were recorded, and compares them.
-pub fn hold(folder: &str, names: &[&str], options: &LoadOptions, limits: &Limits) {
+/// Draws cases as far as they were recorded, and compares them.
+pub fn hold(names: &[&str], options: &LoadOptions, limits: &Limits) {
     let mut pipelines: Vec<(LoadOptions, Pipeline)> = Vec::new();
     for name in names {
-        let case = Case::open_in(folder, name);
+        let case = Case::open(name);
         let options = case.options(options);
         let at = pipelines.iter().position(|(of, _)| *of == options);
         let at = at.unwrap_or_else(|| {

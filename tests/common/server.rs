@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Decodes in no time, for tests that do not look at what is drawn.
+pub const SMALL_VAE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/taesd");
+
 /// Runs `calotype keys` on the ledger in `file`, and gives what it prints.
 pub fn keys(file: &Path, args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_calotype"))

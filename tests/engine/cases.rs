@@ -15,7 +15,7 @@ fn in_f32() -> LoadOptions {
 }
 
 fn hold(names: &[&str], options: &LoadOptions) {
-    crate::case::hold("cases", names, options, &F32);
+    crate::case::hold(names, options, &F32);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn half_precision_does_it_all() {
             true => &names[..],
             false => &names[2..],
         };
-        crate::case::hold("cases", names, &options, &F16);
+        crate::case::hold(names, &options, &F16);
     }
 }
 

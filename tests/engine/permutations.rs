@@ -1,7 +1,7 @@
 //! Every pipeline that a run makes is one of the kernels' permutations, which is what
 //! `tests/shaders.rs` proves to be portable.
 
-use crate::case::{fixtures, generate, load};
+use crate::case::{fixtures, generate, load, small_vae};
 use crate::variant;
 use calotype::gpu::PipelineKey;
 use calotype::kernel::permutations;
@@ -57,7 +57,7 @@ fn every_pipeline_that_runs_is_a_permutation() {
     variant::inpainting(inpainting.path());
     let upcast_folder = tempfile::tempdir().unwrap();
     variant::upcast(upcast_folder.path());
-    let taesd = fixtures().join("taesd").to_str().unwrap().to_string();
+    let taesd = small_vae();
     let rescaled = RawRequest {
         guidance_rescale: Some(0.7),
         ..raw()

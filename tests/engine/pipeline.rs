@@ -2,7 +2,7 @@
 //! adapter there is. The cases are diffusers' own runs, cut down by
 //! `tools/make_case_fixture.py`; `refiner` is from `tools/record_refiner.py`.
 
-use crate::case::{Case, F16, F32, Limits, compare, generate, load, relative};
+use crate::case::{Case, F16, F32, compare, generate, hold, load, relative};
 use crate::forms::is_long;
 use calotype::Error;
 use calotype::pipeline::{Cancel, Dtype, Event, LoadOptions, Observer, RawRequest, Trace};
@@ -21,10 +21,6 @@ fn in_f32() -> LoadOptions {
         dtype: Dtype::F32,
         ..Default::default()
     }
-}
-
-fn hold(cases: &[&str], options: &LoadOptions, limits: &Limits) {
-    crate::case::hold("cases", cases, options, limits);
 }
 
 /// Those for other kernels and in half precision.
