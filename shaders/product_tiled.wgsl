@@ -167,15 +167,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grid: 
     }
 #end
 #else
-    if n8 < p.n8 {
+    // One copy of the epilogue for all rows: compilers make one for each where they know
+    // the number.
+    let rows = select(0u, ${R}u, n8 < p.n8);
+    for (var r = 0u; r < rows; r++) {
+        var sums = Eight(lo0, hi0);
 #repeat r ${R}
-        {
-            let row = m0 + ${r}u * ${WY}u + local.y;
-            if row < p.m {
-                finish(row, n8, z, Eight(lo${r}, hi${r}));
-            }
+        if r == ${r}u {
+            sums = Eight(lo${r}, hi${r});
         }
 #end
+        let row = m0 + r * ${WY}u + local.y;
+        if row < p.m {
+            finish(row, n8, z, sums);
+        }
     }
 #endif
 }

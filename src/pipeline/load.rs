@@ -233,8 +233,12 @@ impl Pipeline {
         })
     }
 
-    /// As [`Self::load`], on a device that is open.
-    pub(super) fn load_on(
+    /// As [`Self::load`], on a device that is open and may serve other pipelines; the
+    /// options' `adapter` and `backend` are not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::load`], but for those of opening a device.
+    pub fn load_on(
         gpu: Arc<Gpu>,
         options: &LoadOptions,
         observer: &mut Observer<'_>,

@@ -16,7 +16,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as FileDtype;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -252,16 +252,37 @@ pub fn compare(label: &str, case: &Case, trace: &Trace, limits: &Limits) {
     println!("{line}");
 }
 
+/// A device that no other pipeline uses. What was compiled for those before it is there.
+fn idle_device() -> Arc<Gpu> {
+    static OPEN: Mutex<Vec<Arc<Gpu>>> = Mutex::new(Vec::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_idle = |gpu: &&Arc<Gpu>| Arc::strong_count(gpu) == 1 && gpu.check().is_ok();
+    if let Some(gpu) = open.iter().find(is_idle) {
+        return gpu.clone();
+    }
+    let gpu = Gpu::open(&AdapterChoice::default()).unwrap();
+    open.push(gpu.clone());
+    gpu
+}
+
+/// A pipeline on a device that others have used.
 pub fn load(options: &LoadOptions) -> Result<Pipeline> {
-    Pipeline::load(
-        options,
-        &mut Observer {
-            events: &mut |_| {},
-            cancel: &Cancel::default(),
-            trace: None,
-            preview_every: 0,
-        },
-    )
+    assert_eq!((&options.adapter, &options.backend), (&None, &None));
+    with_observer(|observer| Pipeline::load_on(idle_device(), options, observer))
+}
+
+/// A pipeline on a new device, whose counters are at zero.
+pub fn load_alone(options: &LoadOptions) -> Result<Pipeline> {
+    with_observer(|observer| Pipeline::load(options, observer))
+}
+
+fn with_observer<T>(run: impl FnOnce(&mut Observer<'_>) -> T) -> T {
+    run(&mut Observer {
+        events: &mut |_| {},
+        cancel: &Cancel::default(),
+        trace: None,
+        preview_every: 0,
+    })
 }
 
 /// Kernels to ask for by name: on a CPU without the direct ones, which it uses by itself.

@@ -151,8 +151,7 @@ fn load(model: &Model, options: LoadOptions) -> Pipeline {
         model: model.path().into(),
         ..options
     };
-    let cancel = Cancel::default();
-    Pipeline::load(&options, &mut observer(&mut |_| {}, &cancel, None)).unwrap()
+    crate::case::load(&options).unwrap()
 }
 
 fn draw(pipeline: &mut Pipeline, raw: RawRequest, trace: &mut Trace) -> calotype::Result<Output> {

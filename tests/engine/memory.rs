@@ -1,6 +1,6 @@
 //! What fits the device: plans, weights in blocks, weights that are streamed.
 
-use crate::case::{generate, load, psnr, relative};
+use crate::case::{generate, load_alone, psnr, relative};
 use crate::forms::is_long;
 use calotype::checkpoint::{Checkpoint, Part};
 use calotype::gpu::Gpu;
@@ -25,7 +25,7 @@ fn plan(pipeline: &Pipeline, raw: RawRequest) -> MemoryPlan {
 }
 
 fn sdxl(options: LoadOptions) -> Pipeline {
-    load(&LoadOptions {
+    load_alone(&LoadOptions {
         model: "random:sdxl-base".into(),
         dtype: Dtype::F16,
         ..options
@@ -136,7 +136,7 @@ fn demo(options: LoadOptions, side: i64, steps: i64) -> (Trace, calotype::pipeli
         scheduler: Some("Euler".into()),
         ..prompt()
     };
-    let output = generate(&mut load(&options).unwrap(), raw, Some(&mut trace));
+    let output = generate(&mut load_alone(&options).unwrap(), raw, Some(&mut trace));
     (trace, output)
 }
 
@@ -320,7 +320,7 @@ fn low_memory_streams_where_it_must() {
 /// A request that does without the refiner leaves it on the device for the next.
 #[test]
 fn a_refiner_that_is_not_asked_for_waits() {
-    let mut pipeline = load(&LoadOptions {
+    let mut pipeline = load_alone(&LoadOptions {
         model: "demo".into(),
         refiner: Some("demo".into()),
         ..Default::default()

@@ -1,7 +1,7 @@
 //! Every pipeline that a run makes is one of the kernels' permutations, which is what
 //! `tests/shaders.rs` proves to be portable.
 
-use crate::case::{fixtures, generate, load, small_vae};
+use crate::case::{fixtures, generate, load_alone, small_vae};
 use crate::variant;
 use calotype::gpu::PipelineKey;
 use calotype::kernel::permutations;
@@ -43,7 +43,7 @@ fn painted() -> RawRequest {
 
 /// The pipelines that the requests make on a device of their own.
 fn made(options: &LoadOptions, requests: &[RawRequest]) -> HashSet<PipelineKey> {
-    let mut pipeline = load(options).unwrap();
+    let mut pipeline = load_alone(options).unwrap();
     for request in requests {
         generate(&mut pipeline, request.clone(), None);
     }
@@ -117,7 +117,7 @@ fn every_pipeline_that_runs_is_a_permutation() {
             activations: Dtype::F16,
             ..options
         };
-        match load(&halves) {
+        match load_alone(&halves) {
             Err(e) if e.to_string().contains("SHADER_F16") => println!("f16 skipped: {e}"),
             _ => {
                 seen.extend(made(&halves, &[rescaled.clone(), painted()]));

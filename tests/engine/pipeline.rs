@@ -2,7 +2,7 @@
 //! adapter there is. The cases are diffusers' own runs, cut down by
 //! `tools/make_case_fixture.py`; `refiner` is from `tools/record_refiner.py`.
 
-use crate::case::{Case, F16, F32, compare, generate, hold, load, relative};
+use crate::case::{Case, F16, F32, compare, generate, hold, load, load_alone, relative};
 use crate::forms::is_long;
 use calotype::Error;
 use calotype::pipeline::{Cancel, Dtype, Event, LoadOptions, Observer, RawRequest, Trace};
@@ -91,7 +91,7 @@ fn pictures_do_not_depend_on_their_company_and_steps_make_nothing() {
         model: "demo".into(),
         ..Default::default()
     };
-    let mut pipeline = load(&options).unwrap();
+    let mut pipeline = load_alone(&options).unwrap();
     let raw = |seed, samples| RawRequest {
         prompt: Some("a green heart on a white background".into()),
         width: Some(72),

@@ -6,7 +6,7 @@
 //! splits prompts at `AND`. `fixtures/prompts` are runs of diffusers with the texts of
 //! every call written out by hand (`tools/record_prompts.py`).
 
-use crate::case::{Case, F32, compare, generate, load, relative, small_vae};
+use crate::case::{Case, F32, compare, generate, load, load_alone, relative, small_vae};
 use calotype::kernel::product::Family;
 use calotype::pipeline::{Dtype, LoadOptions, Output, Pipeline, RawRequest, Trace};
 use calotype::text::{Timeline, compose, schedule};
@@ -129,7 +129,7 @@ fn quick() -> LoadOptions {
 fn hold(options: &LoadOptions, names: &[&str]) {
     for name in names {
         let case = Case::open_in("prompts", name);
-        let mut pipeline = load(&case.options(options)).unwrap();
+        let mut pipeline = load_alone(&case.options(options)).unwrap();
         let mut trace = Trace::new();
         let output = generate(&mut pipeline, case.raw(), Some(&mut trace));
         compare(name, &case, &trace, &F32);
@@ -202,7 +202,7 @@ fn draw(pipeline: &mut Pipeline, raw: RawRequest) -> (Output, Vec<f32>) {
 
 #[test]
 fn pictures_without_a_trace_are_the_same() {
-    let mut pipeline = load(&quick()).unwrap();
+    let mut pipeline = load_alone(&quick()).unwrap();
     for prompt in ["a [red|blue] circle", "a red circle AND a star :0.5"] {
         let traced = draw(&mut pipeline, small(prompt)).0;
         let plain = generate(&mut pipeline, small(prompt), None);

@@ -6,7 +6,7 @@ use crate::tensors::{Tensors, floats, read, relative, renamed, write};
 use calotype::checkpoint::{Autoencoder, Checkpoint, Part, open_vae};
 use calotype::kernel::product::Family;
 use calotype::model::autoencoder;
-use calotype::pipeline::{Cancel, Dtype, LoadOptions, Observer, Pipeline, Tiling};
+use calotype::pipeline::{Cancel, Dtype, LoadOptions, Pipeline, Tiling};
 use calotype::schedule::{NoiseGenerator, TorchCpuGenerator};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,13 +36,7 @@ fn try_load(vae: &Path, direct: Option<bool>, dtype: Dtype) -> calotype::Result<
         kernels: direct.map(Family::of_direct),
         ..Default::default()
     };
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    };
-    Pipeline::load(&options, &mut observer)
+    crate::case::load(&options)
 }
 
 /// What becomes of the cases' latents and picture.

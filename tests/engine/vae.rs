@@ -1,5 +1,6 @@
 //! VAEs in place of the checkpoint's own, and the encoder's posterior.
 
+use crate::case::{load, load_alone};
 use crate::common::write_sparse;
 use crate::tensors::{Tensors, floats, read, relative, renamed, write};
 use calotype::checkpoint::open_vae;
@@ -22,16 +23,6 @@ fn options(vae: Option<&Path>) -> LoadOptions {
         dtype: Dtype::F32,
         ..Default::default()
     }
-}
-
-fn load(options: &LoadOptions) -> calotype::Result<Pipeline> {
-    let mut observer = Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    };
-    Pipeline::load(options, &mut observer)
 }
 
 /// The planes of a picture, -1 to 1.
@@ -256,7 +247,7 @@ fn tensors_are_checked_before_the_device() {
             preview_vae: preview.map(|path| path.to_str().unwrap().into()),
             ..options(vae)
         };
-        load(&options).err().unwrap().to_string()
+        load_alone(&options).err().unwrap().to_string()
     };
     for message in [nowhere(Some(&path), None), nowhere(None, Some(&path))] {
         assert!(

@@ -1,6 +1,6 @@
 //! How much of the UNet a request runs, in multiply-adds: no more than it asks for.
 
-use crate::case::{generate, load, psnr, small_vae};
+use crate::case::{generate, load, load_alone, psnr, small_vae};
 use calotype::checkpoint::Checkpoint;
 use calotype::model::describe;
 use calotype::pipeline::{LoadOptions, Pipeline, RawRequest};
@@ -198,7 +198,7 @@ fn a_picture_of_reused_features_is_near() {
         vae: None,
         ..options()
     };
-    let mut pipeline = load(&options).unwrap();
+    let mut pipeline = load_alone(&options).unwrap();
     let mut drawn = |interval| {
         let request = RawRequest {
             cache_interval: interval,

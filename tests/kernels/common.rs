@@ -178,7 +178,6 @@ pub fn in_turn(turn: usize, runs: Vec<Run>, keep: impl Fn(&Run, Variant) -> bool
             let all = runs.iter().copied();
             all.filter(|run| run.storages() == storages)
                 .filter(|run| match run.kernel {
-                    Kernel::Product(Variant::Direct | Variant::DirectNarrow) => false,
                     Kernel::Product(v) => keep(run, v) && matrices == matches!(v, Variant::Coop(_)),
                     _ => false,
                 })

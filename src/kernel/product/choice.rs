@@ -2,7 +2,7 @@
 //! keep it busiest; and only what passed its self-test.
 
 use super::selftest::self_test;
-use super::{Call, Family, UNIT, Variant, WeightStorage};
+use super::{Call, Direct, UNIT, Variant, WeightStorage};
 use crate::Result;
 use crate::gpu::Capabilities;
 use crate::kernel::{Context, Storage};
@@ -18,10 +18,7 @@ impl Context {
     /// What goes wrong on the device while variants are tested.
     pub fn choose(&self, call: &Call) -> Result<Variant> {
         if self.mode.direct {
-            return Ok(match call.n8 <= NARROW && call.m >= 64 {
-                true => Variant::DirectNarrow,
-                false => Variant::Direct,
-            });
+            return self.choose_direct(call);
         }
         let mut ranked = self.candidates(call);
         let tuned = self.measured(call);
@@ -37,7 +34,18 @@ impl Context {
                 return Ok(variant);
             }
         }
-        Ok(Variant::Direct)
+        Ok(Variant::Direct(Direct::WIDE))
+    }
+
+    fn choose_direct(&self, call: &Call) -> Result<Variant> {
+        if call.n8 <= NARROW && call.m >= 64 {
+            return Ok(Variant::Direct(Direct::NARROW));
+        }
+        let shared = |v: &&Variant| matches!(v, Variant::Direct(d) if d.is_shared());
+        match self.candidates.iter().find(shared) {
+            Some(variant) if self.trusts(*variant, call)? => Ok(*variant),
+            _ => Ok(Variant::Direct(Direct::WIDE)),
+        }
     }
 
     /// The variants that could make `call`, trusted or not.
@@ -64,7 +72,7 @@ impl Context {
     /// # Errors
     /// What goes wrong on the device, other than the kernel itself.
     pub fn trusts(&self, variant: Variant, call: &Call) -> Result<bool> {
-        if variant.family(call) == Family::Direct {
+        if matches!(variant, Variant::Direct(d) if !d.is_shared()) {
             return Ok(true);
         }
         let key = (variant, call.storages, call.gather);
@@ -153,7 +161,7 @@ impl Variant {
 
     fn reuse(self) -> f64 {
         let (rows, columns, half) = match self {
-            Variant::Direct | Variant::DirectNarrow => (8.0, 8.0, 2.0),
+            Variant::Direct(_) => (8.0, 8.0, 2.0),
             Variant::Tiled(tile) => (f64::from(tile.rows), 8.0, 2.0),
             Variant::Coop(t) => (f64::from(t.bm / t.wm), f64::from(t.bn / t.wn), 16.0),
         };

@@ -22,7 +22,7 @@ pub use dispatch::EPILOGUE_FLAGS;
 pub use layout::{Columns, Layout, PANEL, UNIT};
 pub use measure::Shape;
 pub use twin::{TwinEpilogue, twin_conv, twin_epilogue, twin_linear};
-pub use variant::{Call, CoopTile, Family, Tile, Variant};
+pub use variant::{Call, CoopTile, Direct, Family, Tile, Variant};
 pub(super) use variant::{PARTIALS, lacking_lanes, lacking_matrices, lacking_room, sum_key};
 
 use bands::{column_bands, row_bands};

@@ -9,10 +9,8 @@ use std::fmt;
 /// Which kernel makes a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Variant {
-    /// No shared memory, invocations side by side along the columns.
-    Direct,
-    /// The same for few columns: invocations along the rows.
-    DirectNarrow,
+    /// No shared memory.
+    Direct(Direct),
     /// Shared memory and registers.
     Tiled(Tile),
     /// Cooperative matrices.
@@ -61,6 +59,18 @@ impl Family {
             Family::Direct => "direct",
         }
     }
+}
+
+/// A variant of `product_direct.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Direct {
+    /// Rows of an invocation.
+    pub rows: u32,
+    /// Invocations of a subgroup, which load rows for one another; 1 where each loads for
+    /// itself.
+    pub lanes: u32,
+    /// Whether invocations lie along the rows, for few columns, not along the columns.
+    pub narrow: bool,
 }
 
 /// A variant of `product_tiled.wgsl`.
@@ -147,9 +157,8 @@ const COOP8: [[u32; 5]; 5] = [
     [32, 32, 16, 2, 1],
 ];
 
-/// Rows of an invocation of `product_direct.wgsl`, and of its narrow form.
-const DIRECT_ROWS: u32 = 16;
-const NARROW_ROWS: u32 = 8;
+/// Invocations of the subgroups whose lanes load for one another.
+const SHARED_LANES: [u32; 2] = [8, 4];
 
 /// Parts that K may be cut into.
 const PARTS: [u32; 3] = [2, 4, 8];
@@ -173,6 +182,51 @@ const KINDS: [(u32, u32, &[[u32; 5]]); 4] = [
     (8, 32, &COOP8),
     (8, 8, &COOP8),
 ];
+
+impl Direct {
+    /// Serves every device.
+    pub(super) const WIDE: Self = Self {
+        rows: 16,
+        lanes: 1,
+        narrow: false,
+    };
+
+    /// The same for few columns.
+    pub(super) const NARROW: Self = Self {
+        rows: 8,
+        lanes: 1,
+        narrow: true,
+    };
+
+    const fn shared_by(lanes: u32) -> Self {
+        Self {
+            lanes,
+            ..Self::WIDE
+        }
+    }
+
+    pub(super) fn is_shared(self) -> bool {
+        self.lanes > 1
+    }
+
+    fn lacks(self, c: &Capabilities) -> Option<String> {
+        let [smallest, largest] = c.subgroup_size;
+        match self.is_shared() {
+            true if !c.subgroup => Some("no subgroups".into()),
+            true if smallest != largest => Some("subgroups of several sizes".into()),
+            true => lacking_lanes(self.lanes, smallest),
+            false => None,
+        }
+    }
+
+    fn defines(self) -> Vec<(&'static str, u32)> {
+        vec![
+            ("R", self.rows),
+            ("LANES", self.lanes),
+            ("LOADS", self.rows / self.lanes),
+        ]
+    }
+}
 
 impl Tile {
     const fn new(wx: u32, wy: u32, rows: u32) -> Self {
@@ -297,7 +351,7 @@ impl Variant {
     /// In how many parts K is cut.
     pub fn parts(self) -> u32 {
         match self {
-            Variant::Direct | Variant::DirectNarrow => 1,
+            Variant::Direct(_) => 1,
             Variant::Tiled(tile) => tile.parts,
             Variant::Coop(tile) => tile.parts,
         }
@@ -320,7 +374,7 @@ impl Variant {
     /// Units of 8 along K of a part of `call`: whole slices.
     pub(super) fn part(self, call: &Call) -> usize {
         let slice = match self {
-            Variant::Direct | Variant::DirectNarrow => 1,
+            Variant::Direct(_) => 1,
             Variant::Tiled(tile) => tile.bk(call.storages.is_half()) as usize / UNIT,
             Variant::Coop(tile) => tile.bk as usize / UNIT,
         };
@@ -356,7 +410,9 @@ impl Variant {
 
     /// Every variant there is, for tests and permutations.
     pub fn all() -> Vec<Variant> {
-        let mut all = vec![Variant::Direct, Variant::DirectNarrow];
+        let mut all = vec![Direct::WIDE, Direct::NARROW];
+        all.extend(SHARED_LANES.map(Direct::shared_by));
+        let mut all: Vec<Variant> = all.into_iter().map(Variant::Direct).collect();
         all.extend(TILES.map(Variant::Tiled));
         for flat in [false, true] {
             for (f, lanes, tiles) in KINDS {
@@ -380,7 +436,7 @@ impl Variant {
     /// What a device lacks to run it at all; `None` where it lacks nothing.
     pub fn lacks(self, c: &Capabilities, device_lanes: u32) -> Option<String> {
         match self {
-            Variant::Direct | Variant::DirectNarrow => None,
+            Variant::Direct(direct) => direct.lacks(c),
             Variant::Tiled(tile) => {
                 let few = !tile.is_lean() && c.few_registers;
                 few.then(|| "few registers".into())
@@ -398,7 +454,7 @@ impl Variant {
             return false;
         }
         match self {
-            Variant::Direct | Variant::DirectNarrow | Variant::Tiled(_) => true,
+            Variant::Direct(_) | Variant::Tiled(_) => true,
             Variant::Coop(tile) => {
                 call.plain
                     && call.storages.is_half()
@@ -409,7 +465,7 @@ impl Variant {
 
     pub fn family(self, call: &Call) -> Family {
         match self {
-            Variant::Direct | Variant::DirectNarrow => Family::Direct,
+            Variant::Direct(_) => Family::Direct,
             Variant::Tiled(_) => match call.storages.is_half() {
                 true => Family::Scalar16,
                 false => Family::Scalar32,
@@ -422,8 +478,8 @@ impl Variant {
     /// Rows and columns of a workgroup.
     pub(super) fn tile(self) -> [usize; 2] {
         match self {
-            Variant::Direct => [DIRECT_ROWS as usize, 64],
-            Variant::DirectNarrow => [8 * NARROW_ROWS as usize, 8],
+            Variant::Direct(direct) if direct.narrow => [8 * direct.rows as usize, 8],
+            Variant::Direct(direct) => [direct.rows as usize, 64],
             Variant::Tiled(tile) => [tile.bm() as usize, tile.bn() as usize],
             Variant::Coop(tile) => [tile.bm as usize, tile.bn as usize],
         }
@@ -457,8 +513,7 @@ impl Variant {
     pub fn key(self, storages: Storages, gather: bool) -> Option<PipelineKey> {
         let half = storages.is_half();
         let (shader, numbers) = match self {
-            Variant::Direct => ("product_direct", vec![("R", DIRECT_ROWS)]),
-            Variant::DirectNarrow => ("product_direct", vec![("R", NARROW_ROWS)]),
+            Variant::Direct(direct) => ("product_direct", direct.defines()),
             Variant::Tiled(tile) => ("product_tiled", tile.defines(half)),
             Variant::Coop(tile) => ("product_coop", tile.defines()),
         };
@@ -473,7 +528,11 @@ impl Variant {
         let flags = [
             ("W16", storages.weights == WeightStorage::F16),
             ("GATHER", gather),
-            ("NARROW", self == Variant::DirectNarrow),
+            ("NARROW", matches!(self, Variant::Direct(d) if d.narrow)),
+            (
+                "SHARED",
+                matches!(self, Variant::Direct(d) if d.is_shared()),
+            ),
             ("HALF", half && shader != "product_direct"),
             ("COOP", is_coop),
             ("FLAT", flat),
@@ -554,8 +613,9 @@ fn cut(f: &mut fmt::Formatter<'_>, parts: u32) -> fmt::Result {
 impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Variant::Direct => write!(f, "direct"),
-            Variant::DirectNarrow => write!(f, "direct narrow"),
+            Variant::Direct(d) if d.narrow => write!(f, "direct narrow"),
+            Variant::Direct(d) if d.is_shared() => write!(f, "direct shared by {}", d.lanes),
+            Variant::Direct(_) => write!(f, "direct"),
             Variant::Tiled(t) => {
                 write!(f, "scalar {}x{} {}x8", t.bm(), t.bn(), t.rows)?;
                 cut(f, t.parts)
