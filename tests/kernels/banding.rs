@@ -5,11 +5,12 @@ use crate::attention;
 use crate::common::{
     CAP, Device, Fill, Random, by_mode, capped, device, kinds, margin, relative_error, rounded,
 };
+use crate::forms::is_long;
 use crate::product::{Layer, Parts, SAME, on, uniform_sets};
 use calotype::bench::kernels::norm::{ACTIVATIONS, Groups};
 use calotype::bench::kernels::rows::{Added, Map};
 use calotype::kernel::norm::{layer_norm, twin_layer_norm};
-use calotype::kernel::product::{Conv, WeightStorage};
+use calotype::kernel::product::{Conv, Storages, WeightStorage};
 use calotype::kernel::{Activation, Dispatch, Mode, Storage, Tensor};
 use std::fmt::Debug;
 
@@ -24,8 +25,17 @@ fn assert_same(banded: &[f32], whole: &[f32], twin: &[f32], storage: Storage, wh
     assert!(error <= limit, "{what:?} {storage:?}: error {error:e}");
 }
 
-fn check_product(problem: &Layer) {
-    for storages in uniform_sets() {
+/// In every storage, or on a CPU in one, by the problem's seed.
+fn check_in_turn(problem: &Layer) {
+    let mut sets = uniform_sets();
+    if !is_long() {
+        sets = vec![sets[problem.seed as usize % sets.len()]];
+    }
+    check_in(problem, sets);
+}
+
+fn check_in(problem: &Layer, sets: Vec<Storages>) {
+    for storages in sets {
         let twin = problem.twin(storages);
         for direct in [true, false] {
             let mode = Mode { direct };
@@ -53,11 +63,11 @@ fn linear_layers() {
     for (i, parts) in Parts::all().into_iter().enumerate() {
         let rows = random.size(200, 300);
         let tall = Layer::linear([1 + i % 3, rows, 17, 77], parts, i as u64);
-        check_product(&tall);
+        check_in_turn(&tall);
         // Three panels of 6 KB in f32, six of 3 KB in f16.
         let columns = 500 + random.size(0, 40);
         let wide = Layer::linear([2, 9, 20, columns], parts, i as u64);
-        check_product(&wide);
+        check_in_turn(&wide);
     }
 }
 
@@ -92,7 +102,7 @@ fn convolutions(taps: usize, conv: Conv) {
             parts,
             seed: i as u64,
         };
-        check_product(&problem);
+        check_in_turn(&problem);
     }
 }
 
@@ -151,7 +161,7 @@ fn convolutions_with_wide_weights() {
             parts,
             seed: i as u64,
         };
-        check_product(&problem);
+        check_in(&problem, uniform_sets());
     }
 }
 

@@ -5,6 +5,9 @@
 //! Outputs lie inside wider buffers full of a guard value: what a kernel should
 //! not touch must keep it, and padding columns must be zero.
 
+#[path = "../common/forms.rs"]
+mod forms;
+
 mod attention;
 mod banding;
 mod checks;
