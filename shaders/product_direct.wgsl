@@ -2,9 +2,9 @@
 // bindings, shapes and constraints.
 //
 // A workgroup of 8 invocations makes R rows x 64 columns: each invocation owns
-// 8 columns, and all of them need the same R rows of A. Inside of a loop lavapipe makes
-// every load into one branch a lane, uniform or not, so with SHARED each lane of a
-// subgroup loads another row, and all take it by broadcast; subgroups have LANES
+// 8 columns, and all of them need the same R rows of A. Inside of a loop lavapipe 22.3.6
+// makes every load into one branch a lane, uniform or not (read from its machine code), so
+// with SHARED each lane of a subgroup loads another row, and all take it by broadcast; subgroups have LANES
 // invocations then, which divide 8 and R. With NARROW, for outputs of a few channels,
 // the invocations share columns and differ in rows.
 //
@@ -20,9 +20,9 @@
 //             128x64->512        1.7, 1.6  to 1.9, 0.9
 // Mesa 26.1.6's: 1x64x64x64->64 22 to 10, 256x640->640 13 to 7.9; SwiftShader (subgroups of
 // 4): 156 to 147, 108 to 82.
-// Rejected with it: 24 and 32 rows (0.5 to 0.75 of the rate for convolutions, 0.6 to 1.9 for
+// Rejected with it: 24 and 32 rows (0.4 to 0.8 of the rate for convolutions, 0.5 to 2.0 for
 // linear layers), and for layers of 32 columns two groups of rows side by side, whose
-// shuffles cost what the idle lanes do (0.7 to 1.2).
+// shuffles cost what the idle lanes do (0.6 to 1.2).
 //
 // Before it (2026-11-26, a UNet forward of 128x128 pixels, bench --model random:sdxl-base
 // --batch 1 --dtype f16 --activations f32, processor seconds, interleaved): weights

@@ -276,7 +276,8 @@ pub fn load_alone(options: &LoadOptions) -> Result<Pipeline> {
     with_observer(|observer| Pipeline::load(options, observer))
 }
 
-fn with_observer<T>(run: impl FnOnce(&mut Observer<'_>) -> T) -> T {
+/// Runs `run` with an observer that nothing hears of and nobody cancels.
+pub fn with_observer<T>(run: impl FnOnce(&mut Observer<'_>) -> T) -> T {
     run(&mut Observer {
         events: &mut |_| {},
         cancel: &Cancel::default(),

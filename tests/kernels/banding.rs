@@ -66,7 +66,7 @@ fn linear_layers() {
         check_in_turn(&tall);
         // Three panels of 6 KB in f32, six of 3 KB in f16.
         let columns = 500 + random.size(0, 40);
-        let wide = Layer::linear([2, 9, 20, columns], parts, i as u64);
+        let wide = Layer::linear([2, 9, 20, columns], parts, 1 + i as u64);
         check_in_turn(&wide);
     }
 }
@@ -100,7 +100,8 @@ fn convolutions(taps: usize, conv: Conv) {
             taps,
             conv: Some(conv),
             parts,
-            seed: i as u64,
+            // Other storages in turn for each kind of convolution.
+            seed: (i + taps + conv.stride + conv.pad + 2 * usize::from(conv.upsample)) as u64,
         };
         check_in_turn(&problem);
     }

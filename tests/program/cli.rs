@@ -438,3 +438,32 @@ fn devices_say_which_kernels_passed_their_tests() {
         );
     }
 }
+
+/// Where the lanes of a subgroup fail to load for one another, each loads for itself, and
+/// the picture is the same to the bit. On a GPU, which has neither, nothing changes.
+#[test]
+fn lanes_that_cannot_share_load_for_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut pictures = Vec::new();
+    for family in ["none", "direct"] {
+        let asking = |args: &[&str]| {
+            let mut command = calotype(folder.path(), args);
+            let output = command.env("CALOTYPE_FAIL_SELF_TEST", family).output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            text(&output.stdout)
+        };
+        let kernels = asking(&["devices"]);
+        assert!(
+            family == "none" || !kernels.contains("linear direct shared"),
+            "{kernels}"
+        );
+        let size = ["--width", "64", "--height", "64", "--steps", "1"];
+        let name = format!("{family}.png");
+        let out = ["generate", "a red circle", "--seed", "3", "--out", &name];
+        asking(&[&out[..], &size].concat());
+        let picture = image::open(folder.path().join(&name)).unwrap();
+        pictures.push(picture.into_rgb8().into_raw());
+    }
+    assert!(pictures[0] == pictures[1]);
+}

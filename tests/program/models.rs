@@ -1,9 +1,8 @@
 //! A service with several models, and models that share a device.
 
+use crate::case::with_observer;
 use crate::server::Server;
-use calotype::pipeline::{
-    Cancel, LoadOptions, MemoryLimit, Models, Observer, Pipeline, RawRequest, Request,
-};
+use calotype::pipeline::{LoadOptions, MemoryLimit, Models, Pipeline, RawRequest, Request};
 use calotype::text::Styles;
 use serde_json::{Value, json};
 
@@ -96,15 +95,6 @@ fn requests_name_the_model_that_draws() {
     }
 }
 
-fn observed<T>(work: impl FnOnce(&mut Observer<'_>) -> T) -> T {
-    work(&mut Observer {
-        events: &mut |_| {},
-        cancel: &Cancel::default(),
-        trace: None,
-        preview_every: 0,
-    })
-}
-
 fn request(pipeline: &Pipeline) -> Request {
     let raw = RawRequest {
         prompt: Some("a red circle".into()),
@@ -129,13 +119,13 @@ fn the_model_that_was_not_used_leaves_when_memory_asks() {
             ..Default::default()
         })
     };
-    let peak = observed(|observer| {
+    let peak = with_observer(|observer| {
         let pipeline = Pipeline::load(&options(1 << 40)[0], observer).unwrap();
         pipeline.memory_plan(&request(&pipeline)).peak()
     });
     let mut pictures = Vec::new();
     for (limit, both) in [(1 << 40, true), (peak + (1 << 20), false)] {
-        observed(|observer| {
+        with_observer(|observer| {
             let mut models = Models::open(options(limit).to_vec(), observer).unwrap();
             let names: Vec<String> = models.facts().map(|facts| facts.name.clone()).collect();
             assert_eq!(names, ["demo", "base"]);
@@ -152,6 +142,6 @@ fn the_model_that_was_not_used_leaves_when_memory_asks() {
     }
     assert!(pictures.iter().all(|picture| *picture == pictures[0]));
     let twice = vec![options(1 << 40)[0].clone(); 2];
-    let error = observed(|observer| Models::open(twice, observer).err().unwrap());
+    let error = with_observer(|observer| Models::open(twice, observer).err().unwrap());
     assert!(error.to_string().contains("different names"), "{error}");
 }
