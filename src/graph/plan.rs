@@ -116,6 +116,12 @@ impl Plan {
         let once = first.len();
         let order: Vec<Value> = first.into_iter().chain(rest).collect();
         let last_use = last_uses(graph, &places, &order, once);
+        let mut done_after = vec![Vec::new(); order.len()];
+        for (x, last) in last_use.iter().enumerate() {
+            if *last != FOREVER {
+                done_after[*last].push(x);
+            }
+        }
         let mut allocator = Allocator {
             slots: Vec::new(),
             free: Vec::new(),
@@ -152,11 +158,9 @@ impl Plan {
                         scratch[x.0] = taken;
                     }
                 }
-                for (i, last) in last_use.iter().enumerate() {
-                    if *last == at {
-                        allocator.free.push(value[i]);
-                    }
-                }
+                allocator
+                    .free
+                    .extend(done_after[at].iter().map(|x| value[*x]));
             }
         }
         let mut lasting = vec![false; allocator.slots.len()];
