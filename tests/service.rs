@@ -27,7 +27,7 @@ fn usage(file: &Path) -> Vec<Value> {
     all["charges"].as_array().unwrap().clone()
 }
 
-/// The value of a figure without labels.
+/// The value of a figure, which is named with its labels.
 fn figure(server: &Server, name: &str) -> f64 {
     let text = String::from_utf8(server.get("/metrics").1).unwrap();
     let line = text.lines().find(|l| l.starts_with(&format!("{name} ")));
@@ -246,7 +246,10 @@ fn a_client_that_goes_away_stops_its_job_and_pays_nothing() {
     });
     // The device is free: none of the hundred steps is waited for.
     assert_eq!(server.post(API, &quick(), Some(&key)).status, 200);
-    assert_eq!(figure(&server, "calotype_pictures_total"), 1.0);
+    assert_eq!(
+        figure(&server, "calotype_pictures_total{device=\"0\"}"),
+        1.0
+    );
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! The flags that say which device runs a model, and how.
 
-use calotype::gpu::{AdapterChoice, Gpu};
+use calotype::gpu::{self, AdapterChoice, Gpu};
 use calotype::kernel::product::Family;
 use calotype::pipeline::{Dtype, LoadOptions, MemoryLimit, TuningSource, WeightFormat};
+use calotype::{Error, Field};
 use std::sync::Arc;
 
 /// A family of kernels by its name; `tiled` is the scalar ones.
@@ -60,9 +61,10 @@ pub struct EngineArgs {
 /// Which adapter is used.
 #[derive(clap::Args, Clone)]
 pub struct AdapterArgs {
-    /// The GPU: an index or a part of its name, as `calotype devices` lists them
+    /// The GPU: an index or a part of its name, as `calotype devices` lists them; serve
+    /// takes several, and all
     #[arg(long, value_name = "NAME")]
-    adapter: Option<String>,
+    adapter: Vec<String>,
 
     /// The interface to the GPU
     #[arg(long, value_parser = ["vulkan", "metal", "dx12"], ignore_case = true)]
@@ -87,21 +89,73 @@ impl AdapterArgs {
         adapter.chain(backend).flatten().collect()
     }
 
-    pub fn choice(&self) -> AdapterChoice {
-        AdapterChoice {
-            adapter: self.adapter.clone(),
+    /// # Errors
+    /// Several are named.
+    pub fn choice(&self) -> calotype::Result<AdapterChoice> {
+        Ok(AdapterChoice {
+            adapter: match &self.adapter[..] {
+                [] => None,
+                [one] => Some(one.clone()),
+                several => {
+                    let allowed = "give one; only `calotype serve` draws on several";
+                    return Err(Error::invalid(Field::Adapter, several.join(", "), allowed));
+                }
+            },
             backend: self.backend(),
             ..Default::default()
+        })
+    }
+
+    /// Those that a service draws on, `all` as what there is; none where it is silent.
+    ///
+    /// # Errors
+    /// All are asked for, and there is none or others are named too.
+    fn several(&self) -> calotype::Result<Vec<String>> {
+        if !self
+            .adapter
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case("all"))
+        {
+            return Ok(self.adapter.clone());
         }
+        if let [_, other, ..] = &self.adapter[..] {
+            let allowed = "all and others: give all alone, or those that are wanted";
+            return Err(Error::invalid(Field::Adapter, other, allowed));
+        }
+        gpu::all(&AdapterChoice {
+            backend: self.backend(),
+            ..Default::default()
+        })
     }
 
     /// Opens it.
     pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
-        Gpu::open(&self.choice())
+        Gpu::open(&self.choice()?)
     }
 }
 
 impl DeviceArgs {
+    /// See [`AdapterArgs::several`].
+    pub fn adapters(&self) -> calotype::Result<Vec<String>> {
+        self.engine.adapter.several()
+    }
+
+    /// How to load `model` on any adapter, and nothing else asked for.
+    pub fn load_anywhere(&self, model: String) -> anyhow::Result<LoadOptions> {
+        let engine = EngineArgs {
+            adapter: AdapterArgs {
+                adapter: Vec::new(),
+                ..self.engine.adapter.clone()
+            },
+            ..self.engine.clone()
+        };
+        let anywhere = Self {
+            engine,
+            ..self.clone()
+        };
+        anywhere.load_options(model)
+    }
+
     /// How to load `model`, and nothing else asked for.
     pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
@@ -115,10 +169,11 @@ impl DeviceArgs {
 impl EngineArgs {
     /// How to load `model` in the precision that suits the adapter.
     pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
+        let choice = self.adapter.choice()?;
         Ok(LoadOptions {
             model,
-            adapter: self.adapter.adapter.clone(),
-            backend: self.adapter.backend(),
+            adapter: choice.adapter,
+            backend: choice.backend,
             kernels: self.kernels,
             tuning: self.tuning.parse::<TuningSource>()?,
             weights: self.weights.parse::<WeightFormat>()?,

@@ -336,7 +336,7 @@ impl Args {
             preview_vae: self.preview_vae.clone(),
             embeddings: self.embedding.clone(),
             low_memory: self.low_memory,
-            ..self.device.load_options(model)?
+            ..self.device.load_anywhere(model)?
         })
     }
 }
@@ -352,7 +352,13 @@ pub fn run(args: &Args) -> Result<()> {
             config.listen
         );
     }
-    serve(Setup { config, load, more }, |address| {
+    let setup = Setup {
+        config,
+        load,
+        more,
+        adapters: args.device.adapters()?,
+    };
+    serve(setup, |address| {
         // Nobody may be reading; the service goes on.
         let _ = super::output::line(&format!("listening on {address}"));
     })?;

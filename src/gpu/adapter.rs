@@ -167,16 +167,37 @@ fn square_matrices(offered: &[wgpu::wgt::CooperativeMatrixProperties]) -> Vec<u3
     sides
 }
 
+/// The indices of all GPUs, in words that [`AdapterChoice::adapter`] takes: each once,
+/// though several backends may offer it. CPUs that play a GPU are left out unless there is
+/// nothing else.
+///
+/// # Errors
+/// [`Error::NoAdapter`] where there is none.
+pub fn all(choice: &AdapterChoice) -> Result<Vec<String>> {
+    let found = adapters(choice)?;
+    let first = found.first().ok_or_else(|| no_adapter(choice))?.get_info();
+    let is_cpu = |info: &wgpu::AdapterInfo| info.device_type == DeviceType::Cpu;
+    let found = found.iter().map(wgpu::Adapter::get_info).enumerate();
+    // The fastest kind comes first: where that is a CPU, all are.
+    let wanted = found
+        .filter(|(_, info)| info.backend == first.backend && (is_cpu(&first) || !is_cpu(info)));
+    Ok(wanted.map(|(index, _)| index.to_string()).collect())
+}
+
+fn no_adapter(choice: &AdapterChoice) -> Error {
+    Error::NoAdapter {
+        problem: match &choice.backend {
+            Some(name) => format!("no GPU adapter found on the {name} backend"),
+            None => "no GPU adapter found".into(),
+        },
+        remedy: install_hint().into(),
+    }
+}
+
 pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
     let mut found = adapters(choice)?;
     if found.is_empty() {
-        return Err(Error::NoAdapter {
-            problem: match &choice.backend {
-                Some(name) => format!("no GPU adapter found on the {name} backend"),
-                None => "no GPU adapter found".into(),
-            },
-            remedy: install_hint().into(),
-        });
+        return Err(no_adapter(choice));
     }
     let Some(wanted) = &choice.adapter else {
         return Ok(found.swap_remove(0));

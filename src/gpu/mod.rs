@@ -10,7 +10,9 @@ mod timestamps;
 mod upload;
 mod wgsl;
 
-pub use adapter::{AdapterChoice, AdapterReport, Capabilities, adapters, install_hint, report};
+pub use adapter::{
+    AdapterChoice, AdapterReport, Capabilities, adapters, all, install_hint, report,
+};
 pub use buffer::Buffer;
 pub(crate) use host_shareable::host_shareable;
 pub use host_shareable::{HostShareable, Layout, Member};
@@ -232,6 +234,14 @@ impl Gpu {
                 ],
             )),
         }
+    }
+
+    /// As a driver's reset does.
+    #[cfg(test)]
+    pub(crate) fn lose(&self) {
+        let lost = Trouble::Device("device lost: as a test asks".into());
+        *self.trouble.lock().unwrap() = Some(lost);
+        self.device.destroy();
     }
 
     /// Blocks until everything submitted has run.

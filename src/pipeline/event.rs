@@ -63,6 +63,11 @@ impl Cancel {
         self.0.skip.store(true, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.0.skip.load(Ordering::Relaxed)
+    }
+
     /// Whether the pictures at hand are to end; a wish to skip is used up.
     pub(super) fn ends_pictures(&self) -> bool {
         self.is_finishing() | self.0.skip.swap(false, Ordering::Relaxed)

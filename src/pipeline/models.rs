@@ -117,6 +117,45 @@ impl Models {
         self.known[model].pipeline.as_mut().ok_or_else(none)
     }
 
+    /// What draws: the adapter, its driver and the precision there. Models of equal ones
+    /// draw equal pictures.
+    pub fn kind(&self) -> String {
+        let loaded = self
+            .known
+            .iter()
+            .filter_map(|known| known.pipeline.as_ref());
+        let kinds = loaded.map(|pipeline| {
+            let info = pipeline.gpu().info();
+            let precision = pipeline.precision;
+            format!(
+                "{}, {} {}, {}, {precision:?}",
+                info.name, info.driver, info.driver_info, info.backend
+            )
+        });
+        kinds.take(1).collect()
+    }
+
+    /// The name of the adapter.
+    pub fn adapter(&self) -> String {
+        self.gpu()
+            .map(|gpu| gpu.info().name.clone())
+            .unwrap_or_default()
+    }
+
+    /// Fails if anything went wrong on the device: it draws no more.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub fn check_device(&self) -> Result<()> {
+        self.gpu().map_or(Ok(()), |gpu| gpu.check())
+    }
+
+    /// As a driver's reset does.
+    #[cfg(test)]
+    pub(crate) fn lose_device(&self) {
+        self.gpu().inspect(|gpu| gpu.lose());
+    }
+
     fn gpu(&self) -> Option<Arc<Gpu>> {
         let mut pipelines = self
             .known

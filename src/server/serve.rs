@@ -76,13 +76,7 @@ async fn run(
     let serving = tokio::spawn(http::serve(listener, serving(&app, tls.clone()), stopped));
     let tidying = tokio::spawn(tidy(service.clone()));
 
-    let (ended, mut end) = tokio::sync::oneshot::channel();
-    let worker = service.clone();
-    std::thread::Builder::new()
-        .name("device".into())
-        .spawn(move || ended.send(work::work(&worker)))
-        .map_err(|e| Error::file("/", e, "allow this user more threads"))?;
-
+    let mut end = std::pin::pin!(draw(&service)?);
     let reload = || reload(tls.as_deref());
     let (result, grace) = tokio::select! {
         // The model cannot be loaded.
@@ -94,8 +88,8 @@ async fn run(
             tokio::select! {
                 result = &mut end => (result, LAST_ANSWERS),
                 // What still runs has no answer to wait for.
-                () = tokio::time::sleep(limit) => (Ok(Ok(())), Duration::ZERO),
-                () = signals.stop(reload) => (Ok(Ok(())), Duration::ZERO),
+                () = tokio::time::sleep(limit) => (Ok(()), Duration::ZERO),
+                () = signals.stop(reload) => (Ok(()), Duration::ZERO),
             }
         }
     };
@@ -106,7 +100,26 @@ async fn run(
     }
     tidying.abort();
     let _ = tokio::task::spawn_blocking(move || service.tidy()).await;
-    result.unwrap_or(Ok(()))
+    result
+}
+
+/// Starts a thread for each device. The end comes when all have ended, or one with an
+/// error.
+fn draw(service: &Service) -> Result<impl Future<Output = Result<()>> + use<>> {
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    for device in 0..service.devices.len() {
+        let (service, ended) = (service.clone(), ended.clone());
+        std::thread::Builder::new()
+            .name(format!("device {device}"))
+            .spawn(move || ended.send(work::work(&service, device)))
+            .map_err(|e| Error::file("/", e, "allow this user more threads"))?;
+    }
+    Ok(async move {
+        while let Some(result) = end.recv().await {
+            result?;
+        }
+        Ok(())
+    })
 }
 
 /// How connections are served.

@@ -18,6 +18,7 @@ mod tensors;
 mod bad_input;
 mod cli;
 mod cli_pictures;
+mod devices;
 mod embeddings;
 mod errors;
 mod finite_service;

@@ -101,7 +101,7 @@ impl Args {
             Some(folder) => read(folder)?,
             None => HashMap::new(),
         };
-        let choice: AdapterChoice = self.adapter.choice();
+        let choice: AdapterChoice = self.adapter.choice()?;
         // SAFETY: who gives shaders of his own vouches for them, as the flag says.
         Ok(unsafe { Gpu::open_with(&choice, shaders)? })
     }

@@ -22,6 +22,7 @@ use check::{
 use masking::pictures;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Smallest and largest width and height, in pixels.
@@ -360,6 +361,15 @@ impl Request {
     /// The seed of each picture, in order: one more each.
     pub fn seeds(&self) -> Vec<u64> {
         (0..self.samples as u64).map(|i| self.seed + i).collect()
+    }
+
+    /// The request for some of its pictures, counted from 0: they are the same.
+    #[must_use]
+    pub fn part(&self, samples: Range<usize>) -> Self {
+        let mut part = self.clone();
+        part.seed += samples.start as u64;
+        part.samples = samples.len();
+        part
     }
 }
 

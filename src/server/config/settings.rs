@@ -303,12 +303,26 @@ pub struct Setup {
     pub load: LoadOptions,
     /// Other models, which requests may name.
     pub more: Vec<LoadOptions>,
+    /// The adapters that draw, each as [`LoadOptions::adapter`] names one; without any
+    /// the one of `load`.
+    pub adapters: Vec<String>,
 }
 
 impl Setup {
     /// How every model is loaded, the default one first.
     pub fn models(&self) -> impl Iterator<Item = &LoadOptions> {
         std::iter::once(&self.load).chain(&self.more)
+    }
+
+    /// [`Setup::models`] on the adapter of this place.
+    pub fn models_on(&self, device: usize) -> Vec<LoadOptions> {
+        let mut models: Vec<LoadOptions> = self.models().cloned().collect();
+        if let Some(adapter) = self.adapters.get(device) {
+            for options in &mut models {
+                options.adapter = Some(adapter.clone());
+            }
+        }
+        models
     }
 }
 

@@ -47,6 +47,7 @@ async fn metrics(
         queue: service.queue.len(),
         bodies: bodies.in_memory(),
         ledger: service.ledger.as_ref().is_none_or(Ledger::is_well),
+        devices: service.devices.are_ready(),
     };
     let text = service.metrics.text(now).map_err(Failure::internal)?;
     let wanted = accepted(&headers);

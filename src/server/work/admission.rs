@@ -129,7 +129,7 @@ impl Service {
         let ticket = Ticket::new(self.clone(), job.clone());
         self.jobs().insert(job.id.clone(), job.clone());
         if let Err(failure) = self.queue.push(slot, job.clone()) {
-            self.finish_soon(job, failure.clone());
+            self.stop_job(&job, failure.clone());
             return Err(failure);
         }
         self.give_up_in_time(&job);

@@ -65,6 +65,9 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What requests are told that come too late.
+    pub const STOPPING: Self = Self::Unavailable("the service is shutting down");
+
     pub fn invalid(
         field: impl Into<Field>,
         value: impl ToString,

@@ -1,43 +1,16 @@
 //! One request on its way: waiting, running, done.
 
 use super::caller::Owner;
+use super::drawn::{Drawn, Made};
 use super::failure::Failure;
 use super::order::Prepared;
+use super::shares::Shares;
 use super::store::{Pictured, Record, age};
-use crate::pipeline::Cancel;
 use crate::server::ledger::Reservation;
 use bytes::Bytes;
-use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
-
-/// A picture that was made.
-#[derive(Debug, Clone)]
-pub struct Made {
-    pub seed: u64,
-    /// The encoded file; empty once it is kept on disk.
-    pub bytes: Bytes,
-    /// Its settings as AUTOMATIC1111's program writes them.
-    pub infotext: String,
-    /// Its name in the store of results, if it is kept.
-    pub file: Option<String>,
-}
-
-/// What a job came to.
-#[derive(Debug)]
-pub struct Drawn {
-    pub pictures: Vec<Made>,
-    /// Pictures were ended early at the owner's wish.
-    pub interrupted: bool,
-    /// Wall time of the whole, without waiting.
-    pub total: f64,
-    /// The request as it was carried out.
-    pub settings: Value,
-    pub warnings: Vec<String>,
-    /// Credits left to the key, where there are keys.
-    pub remaining: Option<i64>,
-}
 
 /// Where a job stands.
 #[derive(Debug, Clone)]
@@ -114,14 +87,12 @@ pub struct Job {
     pub reservation: Option<Reservation>,
     /// Results go to the store.
     pub kept: bool,
-    pub cancel: Cancel,
+    shares: Mutex<Shares>,
     pub created: SystemTime,
     /// When the request came.
     pub since: Instant,
     started: Mutex<Option<Instant>>,
     ended: Mutex<Option<Instant>>,
-    /// Why it was stopped, if not by its owner.
-    stopped: Mutex<Option<Failure>>,
     progress: watch::Sender<Snapshot>,
 }
 
@@ -149,16 +120,15 @@ impl Job {
             route,
             seed: prepared.request.seed,
             texts: texts(&prepared),
+            shares: Mutex::new(Shares::new(prepared.request.samples)),
             prepared: Mutex::new(Some(Arc::new(prepared))),
             cost: bill.0,
             reservation: bill.1,
             kept,
-            cancel: Cancel::default(),
             created: SystemTime::now(),
             since,
             started: Mutex::default(),
             ended: Mutex::default(),
-            stopped: Mutex::default(),
             progress: watch::Sender::new(start),
         }
     }
@@ -221,12 +191,11 @@ impl Job {
             cost: record.cost,
             reservation: None,
             kept: true,
-            cancel: Cancel::default(),
+            shares: Mutex::new(Shares::new(0)),
             created: record.created,
             since: Instant::now(),
             started: Mutex::default(),
             ended: Mutex::new(Some(ended.unwrap_or_else(Instant::now))),
-            stopped: Mutex::default(),
             progress: watch::Sender::new(end),
         }
     }
@@ -264,18 +233,30 @@ impl Job {
     }
 
     /// Asks a running job to stop at its next step; `why` is what its owner is told.
-    pub fn stop(&self, why: Failure) {
-        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        stopped.get_or_insert(why);
-        self.cancel.cancel();
+    /// Whether nothing of it runs: then the caller ends it.
+    pub(super) fn stop(&self, why: Failure) -> bool {
+        self.shares().fail(why)
     }
 
-    /// Why it was stopped.
-    pub fn stopped(&self) -> Option<Failure> {
-        self.stopped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Asks a running job to end with what there is of its pictures.
+    pub fn finish(&self) {
+        self.shares().finish();
+    }
+
+    /// Asks a running job to end the pictures that are drawn at the moment, and to go on
+    /// with its others.
+    pub fn skip(&self) {
+        self.shares().skip();
+    }
+
+    /// Whether it was asked to end.
+    pub fn is_ending(&self) -> bool {
+        self.shares().is_ending()
+    }
+
+    /// How it is divided among devices.
+    pub(super) fn shares(&self) -> std::sync::MutexGuard<'_, Shares> {
+        self.lock(&self.shares)
     }
 
     pub(super) fn moved(&self, position: usize) {
@@ -286,26 +267,32 @@ impl Job {
         });
     }
 
-    pub(super) fn begins(&self) {
-        let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether it begins with this call: a share of it may have begun before.
+    pub(super) fn begins(&self) -> bool {
+        let mut started = self.lock(&self.started);
+        if started.is_some() {
+            return false;
+        }
         *started = Some(Instant::now());
+        drop(started);
         self.progress.send_modify(|s| {
             s.state = State::Running;
             s.position = 0;
         });
+        true
     }
 
     /// Between its arrival and its beginning, or until now where it still waits. One
     /// difference of two moments: that of two readings of the clock is negative where
     /// the thread pauses between them.
     pub fn waited(&self) -> Duration {
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = self.lock(&self.started);
         started.map_or_else(|| self.since.elapsed(), |at| at.duration_since(self.since))
     }
 
-    /// Since it began to run.
+    /// Since it began to run; nothing before.
     pub fn running_for(&self) -> Duration {
-        let started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let started = self.lock(&self.started);
         started.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
@@ -320,7 +307,8 @@ impl Job {
         }
     }
 
-    pub(super) fn steps(&self, step: usize, steps: usize) {
+    /// UNet steps done, and in all.
+    pub(super) fn steps(&self, [step, steps]: [usize; 2]) {
         self.progress.send_modify(|s| {
             (s.step, s.steps) = (step, steps);
         });
@@ -364,11 +352,18 @@ impl Job {
 #[cfg(test)]
 impl Job {
     pub fn for_test(id: &str, owner: Owner) -> Self {
+        Self::for_test_of(id, owner, 1)
+    }
+
+    /// A job of so many pictures.
+    pub fn for_test_of(id: &str, owner: Owner, samples: usize) -> Self {
+        let mut prepared = Prepared::for_test();
+        prepared.request.samples = samples;
         let mut job = Job::new(
             owner,
             String::new(),
             "/",
-            Prepared::for_test(),
+            prepared,
             (0, None),
             false,
             Instant::now(),

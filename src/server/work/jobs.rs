@@ -1,8 +1,9 @@
 //! Jobs from the queue to their end, and how long they are known after it.
 
 use super::caller::{Caller, Owner};
+use super::drawn::Drawn;
 use super::failure::Failure;
-use super::job::{Drawn, Job, State};
+use super::job::{Job, State};
 use super::service::Service;
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -34,8 +35,8 @@ fn too_many(jobs: &HashMap<String, Arc<Job>>) -> Vec<String> {
 impl Service {
     /// Stops a job that waits or runs; `why` is what its owner is told.
     pub fn stop_job(&self, job: &Arc<Job>, why: Failure) {
-        job.stop(why.clone());
-        if self.queue.remove(job) {
+        if job.stop(why.clone()) {
+            self.queue.remove(job);
             self.finish_soon(job.clone(), why);
         }
     }
@@ -47,8 +48,8 @@ impl Service {
         tokio::task::spawn_blocking(move || service.finish(&job, Err(failure)));
     }
 
-    /// Ends a job: pays for it or refunds it, and tells whoever waits. Called once
-    /// for every job, by whoever took it out of the queue.
+    /// Ends a job: pays for it or refunds it, and tells whoever waits. Called once for
+    /// every job, by whoever the job told that it is over.
     pub fn finish(&self, job: &Arc<Job>, result: Result<Drawn, Failure>) {
         let spent = result.as_ref().ok().map(|drawn| job.spent(drawn));
         let state = match result {
@@ -127,10 +128,14 @@ impl Service {
             .ok_or_else(|| Failure::NotFound("there is no such job, or it is forgotten".into()))
     }
 
-    /// What the device works on, if it is this caller's.
+    /// The caller's job that has been drawn for the longest time.
     pub fn current(&self, caller: &Caller) -> Option<Arc<Job>> {
-        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.clone().filter(|job| job.owner == caller.owner())
+        let jobs = self.jobs();
+        let runs = |job: &&Arc<Job>| {
+            job.owner == caller.owner() && matches!(job.snapshot().state, State::Running)
+        };
+        let running = jobs.values().filter(runs);
+        running.max_by_key(|job| job.running_for()).cloned()
     }
 
     /// Jobs of a caller that wait, in no order.
@@ -140,10 +145,5 @@ impl Service {
             job.owner == caller.owner() && matches!(job.snapshot().state, State::Queued)
         };
         jobs.values().filter(waits).count()
-    }
-
-    pub(super) fn set_current(&self, job: Option<Arc<Job>>) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = job;
     }
 }

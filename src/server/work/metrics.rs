@@ -9,7 +9,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
@@ -23,27 +24,49 @@ struct Stage {
     stage: &'static str,
 }
 
+/// A device by its place.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfDevice {
+    device: usize,
+}
+
+impl OfDevice {
+    fn family<M: Clone + Default>() -> Family<OfDevice, M> {
+        Family::default()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    device: usize,
+    adapter: String,
+}
+
+/// Seconds.
+type Seconds64 = Counter<f64, AtomicU64>;
+
 /// Figures for Prometheus.
 pub struct Metrics {
     registry: Registry,
     requests: Family<Answer, Counter>,
     stages: Family<Stage, Histogram>,
     waited: Histogram,
-    steps_per_second: Gauge<f64, AtomicU64>,
-    pictures: Counter,
+    steps_per_second: Family<OfDevice, Gauge<f64, AtomicU64>>,
+    pictures: Family<OfDevice, Counter>,
     queue: Gauge,
     in_flight: Gauge,
     connections: Gauge,
     bodies: Gauge,
     credits: Counter,
-    device_bytes: Gauge,
+    device_bytes: Family<OfDevice, Gauge>,
+    device_up: Family<OfDevice, Gauge>,
+    device_busy: Family<OfDevice, Seconds64>,
+    device_info: Family<Named, Gauge>,
     resident: Gauge,
     files: Gauge,
     processor: Gauge<f64, AtomicU64>,
     started: Gauge<f64, AtomicU64>,
     ledger: Gauge,
-    /// Copied into its gauge when asked for.
-    device: AtomicU64,
 }
 
 /// What is known elsewhere.
@@ -54,6 +77,8 @@ pub struct Now {
     pub bodies: usize,
     /// Whether the ledger can be written.
     pub ledger: bool,
+    /// Whether each device can draw.
+    pub devices: Vec<bool>,
 }
 
 /// User and system time of this process.
@@ -79,8 +104,8 @@ impl Default for Metrics {
             requests: Family::default(),
             stages: Family::new_with_constructor(seconds),
             waited: seconds(),
-            steps_per_second: Gauge::default(),
-            pictures: Counter::default(),
+            steps_per_second: OfDevice::family(),
+            pictures: OfDevice::family(),
             queue: Gauge::default(),
             in_flight: Gauge::default(),
             connections: Gauge::default(),
@@ -91,8 +116,10 @@ impl Default for Metrics {
             processor: Gauge::default(),
             started: Gauge::default(),
             ledger: Gauge::default(),
-            device_bytes: Gauge::default(),
-            device: AtomicU64::new(0),
+            device_bytes: OfDevice::family(),
+            device_up: OfDevice::family(),
+            device_busy: OfDevice::family(),
+            device_info: Family::default(),
         };
         metrics.register();
         metrics
@@ -107,7 +134,7 @@ impl Metrics {
         r.register("requests", "Answers by route and status code", requests);
         let (help, unit) = ("Wall time of each stage of a request", Unit::Seconds);
         r.register_with_unit("stage", help, unit, self.stages.clone());
-        let (help, unit) = ("Time from arrival to the device", Unit::Seconds);
+        let (help, unit) = ("Time from arrival to a device", Unit::Seconds);
         r.register_with_unit("queue_wait", help, unit, self.waited.clone());
         let help = "UNet steps a second of the last request";
         r.register("steps_per_second", help, self.steps_per_second.clone());
@@ -115,6 +142,12 @@ impl Metrics {
         r.register("queue_length", "Requests that wait", self.queue.clone());
         let (help, unit) = ("Memory held on the device", Unit::Bytes);
         r.register_with_unit("device", help, unit, self.device_bytes.clone());
+        let help = "Whether the device can draw";
+        r.register("device_up", help, self.device_up.clone());
+        let (help, unit) = ("Time that the device was given to requests", Unit::Seconds);
+        r.register_with_unit("device_busy", help, unit, self.device_busy.clone());
+        let help = "What the device is";
+        r.register("device_info", help, self.device_info.clone());
         let help = "Requests that are not answered yet";
         r.register("requests_in_flight", help, self.in_flight.clone());
         r.register("connections", "Open connections", self.connections.clone());
@@ -176,9 +209,26 @@ impl Metrics {
         self.requests.get_or_create(&Answer { route, code }).inc();
     }
 
-    /// One request carried out: `pictures` of `steps` steps in all, after `waited`
-    /// seconds.
-    pub fn drawn(&self, pictures: usize, steps: usize, waited: f64, seconds: &Seconds) {
+    /// A request came to a device after this time.
+    pub fn waited(&self, time: Duration) {
+        self.waited.observe(time.as_secs_f64());
+    }
+
+    /// A device was opened.
+    pub fn opened(&self, device: usize, adapter: &str) {
+        let adapter = adapter.to_owned();
+        let info = self.device_info.get_or_create(&Named { device, adapter });
+        info.set(1);
+    }
+
+    /// A device was busy with a request for this time, whatever came of it.
+    pub fn busy(&self, device: usize, time: Duration) {
+        let busy = self.device_busy.get_or_create(&OfDevice { device });
+        busy.inc_by(time.as_secs_f64());
+    }
+
+    /// `pictures` of `steps` steps in all, drawn by a device.
+    pub fn drawn(&self, device: usize, pictures: usize, steps: usize, seconds: &Seconds) {
         for (stage, value) in [
             ("load", seconds.load),
             ("encode", seconds.encode),
@@ -188,16 +238,19 @@ impl Metrics {
         ] {
             self.stages.get_or_create(&Stage { stage }).observe(value);
         }
-        self.waited.observe(waited);
+        let device = OfDevice { device };
         if seconds.denoise > 0.0 {
-            self.steps_per_second.set(steps as f64 / seconds.denoise);
+            let gauge = self.steps_per_second.get_or_create(&device);
+            gauge.set(steps as f64 / seconds.denoise);
         }
-        self.pictures.inc_by(pictures as u64);
+        let made = self.pictures.get_or_create(&device);
+        made.inc_by(pictures as u64);
     }
 
-    /// Memory held on the device now.
-    pub fn holds(&self, bytes: u64) {
-        self.device.store(bytes, Ordering::Relaxed);
+    /// Memory held on a device now.
+    pub fn holds(&self, device: usize, bytes: u64) {
+        let gauge = self.device_bytes.get_or_create(&OfDevice { device });
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// The text that Prometheus reads.
@@ -205,10 +258,11 @@ impl Metrics {
         self.queue.set(now.queue as i64);
         self.bodies.set(now.bodies as i64);
         self.ledger.set(now.ledger.into());
+        for (device, up) in now.devices.into_iter().enumerate() {
+            let gauge = self.device_up.get_or_create(&OfDevice { device });
+            gauge.set(up.into());
+        }
         self.look_at_process();
-        let bytes = self.device.load(Ordering::Relaxed);
-        self.device_bytes
-            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

@@ -4,6 +4,8 @@
 mod admission;
 mod books;
 mod caller;
+mod devices;
+mod drawn;
 mod failure;
 mod job;
 mod jobs;
@@ -13,14 +15,17 @@ mod models;
 mod order;
 mod queue;
 mod service;
+mod share;
+mod shares;
 mod store;
 mod ticket;
 mod turns;
 mod worker;
 
 pub use caller::{Caller, Owner};
+pub use drawn::{Drawn, Made};
 pub use failure::Failure;
-pub use job::{Drawn, Job, Made, Preview, Snapshot, State};
+pub use job::{Job, Preview, Snapshot, State};
 pub use metrics::Now;
 pub use model::{Model, same};
 pub use order::{MaskOrder, Order, Prepared, Size, within};

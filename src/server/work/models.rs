@@ -6,7 +6,6 @@ use super::service::Service;
 use crate::error::Field;
 use crate::pipeline::{Preset, model_name};
 use crate::schedule;
-use std::sync::atomic::Ordering;
 
 impl Service {
     /// Where a request is silent: what the model asks for, and the operator.
@@ -90,11 +89,8 @@ impl Service {
         let _ = self.models.set(models);
     }
 
-    pub(super) fn set_ready(&self, ready: bool) {
-        self.ready.store(ready, Ordering::Relaxed);
-    }
-
+    /// Whether a device can draw now.
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.devices.ready() > 0
     }
 }

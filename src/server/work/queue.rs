@@ -1,9 +1,11 @@
-//! Jobs that wait for the device: first come, first served, with a turn for every
-//! owner in between.
+//! Jobs that wait for a device: first come, first served, with a turn for every owner in
+//! between. Where more devices are free than jobs wait, several draw one job.
 
 use super::caller::Owner;
+use super::devices::Devices;
 use super::failure::Failure;
 use super::job::Job;
+use super::share::Share;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub struct Queue {
     most: usize,
     most_per_owner: usize,
+    devices: Arc<Devices>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -22,6 +25,8 @@ pub struct Queue {
 #[derive(Default)]
 struct State {
     waiting: Vec<Arc<Job>>,
+    /// Those of which a device has drawn or draws something, and other pictures wait.
+    begun: Vec<Begun>,
     /// Owners of slots that hold no job yet.
     promised: Vec<Owner>,
     /// When each owner had the last turn, counted in turns.
@@ -30,6 +35,13 @@ struct State {
     stopped: bool,
     /// Running mean of a job's seconds.
     seconds: f64,
+}
+
+/// A job that goes on where it began, on devices whose pictures are equal.
+struct Begun {
+    job: Arc<Job>,
+    /// See [`Devices::opened`].
+    kind: String,
 }
 
 /// A place in the queue for a job that is being prepared.
@@ -48,10 +60,11 @@ impl Drop for Slot<'_> {
 }
 
 impl Queue {
-    pub fn new(most: usize, most_per_owner: usize) -> Self {
+    pub fn new(most: usize, most_per_owner: usize, devices: Arc<Devices>) -> Self {
         Self {
             most,
             most_per_owner,
+            devices,
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -76,7 +89,7 @@ impl Queue {
     pub fn admit(&self, owner: Owner) -> Result<Slot<'_>, Failure> {
         let mut state = self.state();
         if state.stopped {
-            return Err(Failure::Unavailable("the service is shutting down"));
+            return Err(Failure::STOPPING);
         }
         let of_owner = state.owners().filter(|o| *o == owner).count();
         let ahead = state.owners().count();
@@ -89,7 +102,8 @@ impl Queue {
             }
         };
         // When those before it will have been drawn.
-        let seconds = ((state.seconds * ahead as f64).ceil() as u64).clamp(1, 3600);
+        let each = state.seconds / self.devices.ready().max(1) as f64;
+        let seconds = ((each * ahead as f64).ceil() as u64).clamp(1, 3600);
         Err(Failure::QueueFull { why, seconds })
     }
 
@@ -98,7 +112,7 @@ impl Queue {
         drop(slot);
         let mut state = self.state();
         if state.stopped {
-            return Err(Failure::Unavailable("the service is shutting down"));
+            return Err(Failure::STOPPING);
         }
         state.waiting.push(job);
         state.number();
@@ -106,23 +120,29 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for the next job; `None` once the queue is stopped.
-    pub fn next(&self) -> Option<Arc<Job>> {
+    /// Waits for what a device draws next: what goes on of a job that has begun, or the
+    /// next job, all of it or a part where other devices have nothing else to do. `None`
+    /// once the queue is stopped and nothing goes on, or the device cannot draw.
+    pub fn next(&self, device: usize) -> Option<Share> {
+        let kind = self.devices.kind(device)?;
         let mut state = self.state();
         loop {
+            if let Some(share) = state.go_on(&self.devices, &kind) {
+                return Some(share);
+            }
             if state.stopped {
                 return None;
             }
-            if let Some(at) = state.order().first().copied() {
-                let job = state.waiting.remove(at);
-                state.turn += 1;
-                let turn = state.turn;
-                state.turns.insert(job.owner, turn);
-                state.number();
-                return Some(job);
+            match state.begin(&self.devices, &kind) {
+                Some(share) => {
+                    if share.job.shares().waits() {
+                        self.changed.notify_all();
+                    }
+                    return Some(share);
+                }
+                // Nobody waits: all begin anew.
+                None => state.turns.clear(),
             }
-            // Nobody waits: all begin anew.
-            state.turns.clear();
             state = self
                 .changed
                 .wait(state)
@@ -130,23 +150,38 @@ impl Queue {
         }
     }
 
-    /// Takes a job out; whether it was still waiting.
-    pub fn remove(&self, job: &Arc<Job>) -> bool {
+    /// Lets a job go on whose device of this kind was lost.
+    pub fn again(&self, job: &Arc<Job>, kind: &str) {
         let mut state = self.state();
-        let Some(at) = state.waiting.iter().position(|j| Arc::ptr_eq(j, job)) else {
-            return false;
-        };
-        state.waiting.remove(at);
-        state.number();
-        true
+        if job.shares().waits() && !state.begun.iter().any(|begun| Arc::ptr_eq(&begun.job, job)) {
+            let (job, kind) = (job.clone(), kind.to_owned());
+            state.begun.insert(0, Begun { job, kind });
+        }
+        self.changed.notify_all();
     }
 
-    /// Lets nobody in any more and gives back what waits.
+    /// Takes a job out, if it is there.
+    pub fn remove(&self, job: &Arc<Job>) {
+        let mut state = self.state();
+        state.begun.retain(|begun| !Arc::ptr_eq(&begun.job, job));
+        state.waiting.retain(|waiting| !Arc::ptr_eq(waiting, job));
+        state.number();
+    }
+
+    /// Lets nobody in any more and gives back what waits; what has begun goes on.
     pub fn stop(&self) -> Vec<Arc<Job>> {
         let mut state = self.state();
         state.stopped = true;
         self.changed.notify_all();
         std::mem::take(&mut state.waiting)
+    }
+
+    /// [`Queue::stop`], where no device is left: nothing goes on.
+    pub fn close(&self) -> Vec<Arc<Job>> {
+        let mut jobs = self.stop();
+        let begun = std::mem::take(&mut self.state().begun);
+        jobs.extend(begun.into_iter().map(|begun| begun.job));
+        jobs
     }
 
     /// Notes how long a job took, for the times that are told to who must wait.
@@ -161,6 +196,42 @@ impl Queue {
 }
 
 impl State {
+    /// What waits of a job that has begun on a device of this kind, or of one whose
+    /// devices all are lost.
+    fn go_on(&mut self, devices: &Devices, kind: &str) -> Option<Share> {
+        self.begun.retain(|begun| begun.job.shares().waits());
+        let fits = |begun: &&Begun| begun.kind == kind || devices.of_kind(&begun.kind) == 0;
+        let job = self.begun.iter().find(fits)?.job.clone();
+        Share::of(&job, self.ways(devices, kind))
+    }
+
+    /// The next job that has not begun.
+    fn begin(&mut self, devices: &Devices, kind: &str) -> Option<Share> {
+        while let Some(at) = self.order().first().copied() {
+            let job = self.waiting.remove(at);
+            self.turn += 1;
+            self.turns.insert(job.owner, self.turn);
+            self.number();
+            // It may have been stopped meanwhile.
+            let Some(share) = Share::of(&job, self.ways(devices, kind)) else {
+                continue;
+            };
+            if job.shares().waits() {
+                let kind = kind.to_owned();
+                self.begun.push(Begun { job, kind });
+            }
+            return Some(share);
+        }
+        None
+    }
+
+    /// Among how many devices a job is divided: those that draw it equally and that no
+    /// other job waits for.
+    fn ways(&self, devices: &Devices, kind: &str) -> usize {
+        let ready = devices.of_kind(kind);
+        ready.saturating_sub(self.waiting.len()).max(1)
+    }
+
     fn owners(&self) -> impl Iterator<Item = Owner> + '_ {
         let waiting = self.waiting.iter().map(|job| job.owner);
         waiting.chain(self.promised.iter().copied())
@@ -195,7 +266,15 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shares::{Ended, Outcome};
     use super::*;
+
+    /// Of a service with one device, which can draw.
+    fn queue(most: usize, most_per_owner: usize) -> Queue {
+        let devices = Arc::new(Devices::new(1));
+        devices.opened(0, "a");
+        Queue::new(most, most_per_owner, devices)
+    }
 
     fn pushed(queue: &Queue, owner: Owner, name: &str) -> Arc<Job> {
         let job = Arc::new(Job::for_test(name, owner));
@@ -206,13 +285,81 @@ mod tests {
 
     fn drained(queue: &Queue) -> Vec<String> {
         (0..queue.len())
-            .filter_map(|_| queue.next().map(|job| job.id.clone()))
+            .filter_map(|_| queue.next(0).map(|share| share.job.id.clone()))
             .collect()
+    }
+
+    /// Of devices of these kinds.
+    fn on(kinds: &[&str]) -> (Queue, Arc<Devices>) {
+        let devices = Arc::new(Devices::new(kinds.len()));
+        for (device, kind) in kinds.iter().enumerate() {
+            devices.opened(device, kind);
+        }
+        (Queue::new(8, 8, devices.clone()), devices)
+    }
+
+    fn pushed_of(queue: &Queue, name: &str, samples: usize) {
+        let job = Arc::new(Job::for_test_of(name, None, samples));
+        let slot = queue.admit(None).unwrap();
+        queue.push(slot, job).unwrap();
+    }
+
+    fn taken(queue: &Queue, device: usize) -> (String, std::ops::Range<usize>) {
+        let share = queue.next(device).unwrap();
+        (share.job.id.clone(), share.samples())
+    }
+
+    #[test]
+    fn devices_that_draw_alike_share_a_job_that_nobody_waits_behind() {
+        let (queue, _) = on(&["a", "b", "a", "a"]);
+        pushed_of(&queue, "x", 6);
+        assert_eq!(taken(&queue, 0), ("x".into(), 0..2));
+        // Another kind of device draws other pictures, and begins another job.
+        pushed_of(&queue, "y", 2);
+        assert_eq!(taken(&queue, 1), ("y".into(), 0..2));
+        assert_eq!(taken(&queue, 2), ("x".into(), 2..4));
+        pushed_of(&queue, "z", 5);
+        pushed_of(&queue, "w", 1);
+        // What has begun goes on first, whole where others wait.
+        assert_eq!(taken(&queue, 3), ("x".into(), 4..6));
+        assert_eq!(taken(&queue, 0), ("z".into(), 0..3));
+        assert_eq!(taken(&queue, 2), ("z".into(), 3..4));
+    }
+
+    #[test]
+    fn another_kind_of_device_goes_on_where_none_of_the_first_kind_is_left() {
+        let (queue, devices) = on(&["a", "b"]);
+        pushed_of(&queue, "x", 1);
+        let share = queue.next(0).unwrap();
+        devices.lost(0);
+        let ended = share.end(Outcome::Lost(Failure::Internal));
+        assert!(matches!(ended, Ended::Again));
+        queue.again(&share.job, "a");
+        assert_eq!(queue.len(), 0);
+        // Also while the service stops.
+        assert!(queue.stop().is_empty());
+        assert_eq!(taken(&queue, 1), ("x".into(), 0..1));
+        assert!(queue.next(1).is_none());
+    }
+
+    #[test]
+    fn what_was_stopped_is_not_begun_and_what_is_left_is_given_back() {
+        let (queue, _) = on(&["a"]);
+        let a = pushed(&queue, None, "a");
+        pushed(&queue, None, "b");
+        assert!(a.stop(Failure::Cancelled));
+        let share = queue.next(0).unwrap();
+        assert_eq!(share.job.id, "b");
+        let ended = share.end(Outcome::Lost(Failure::Internal));
+        assert!(matches!(ended, Ended::Again));
+        queue.again(&share.job, "a");
+        queue.again(&share.job, "a");
+        assert_eq!(queue.close().len(), 1);
     }
 
     #[test]
     fn one_owner_is_served_in_order() {
-        let queue = Queue::new(8, 8);
+        let queue = queue(8, 8);
         for name in ["a", "b", "c"] {
             pushed(&queue, None, name);
         }
@@ -221,7 +368,7 @@ mod tests {
 
     #[test]
     fn owners_take_turns() {
-        let queue = Queue::new(16, 16);
+        let queue = queue(16, 16);
         for name in ["a1", "a2", "a3", "a4"] {
             pushed(&queue, Some(1), name);
         }
@@ -234,18 +381,18 @@ mod tests {
 
     #[test]
     fn who_had_a_turn_waits_for_the_others() {
-        let queue = Queue::new(16, 16);
+        let queue = queue(16, 16);
         for name in ["a1", "a2"] {
             pushed(&queue, Some(1), name);
         }
-        assert_eq!(queue.next().unwrap().id, "a1");
+        assert_eq!(queue.next(0).unwrap().job.id, "a1");
         pushed(&queue, Some(2), "b1");
         assert_eq!(drained(&queue), ["b1", "a2"]);
     }
 
     #[test]
     fn places_are_bounded_for_all_and_for_each() {
-        let queue = Queue::new(3, 2);
+        let queue = queue(3, 2);
         let first = queue.admit(Some(1)).unwrap();
         pushed(&queue, Some(1), "a");
         let full = queue.admit(Some(1)).err().unwrap();
@@ -262,13 +409,13 @@ mod tests {
 
     #[test]
     fn a_stopped_queue_gives_back_what_waits() {
-        let queue = Queue::new(4, 4);
+        let queue = queue(4, 4);
         let a = pushed(&queue, None, "a");
         pushed(&queue, None, "b");
-        assert!(queue.remove(&a));
-        assert!(!queue.remove(&a));
+        queue.remove(&a);
+        queue.remove(&a);
         assert_eq!(queue.stop().len(), 1);
-        assert!(queue.next().is_none());
+        assert!(queue.next(0).is_none());
         assert!(queue.admit(None).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! What all front doors share: an order goes in, a job comes out.
 
+use super::devices::Devices;
 use super::failure::Failure;
 use super::job::Job;
 use super::metrics::Metrics;
@@ -15,7 +16,6 @@ use crate::server::media::Sources;
 use crate::text::Styles;
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ pub struct Inner {
     pub styles: Styles,
     pub sources: Sources,
     pub ledger: Option<Ledger>,
+    pub devices: Arc<Devices>,
     pub queue: Queue,
     pub metrics: Metrics,
     pub store: Store,
@@ -45,16 +46,12 @@ pub struct Inner {
     pub(super) models: OnceLock<Vec<Model>>,
     /// Ends the loading of the model.
     pub(super) loading: Cancel,
-    /// Whether the device can draw now.
-    pub(super) ready: AtomicBool,
     /// All jobs that may be asked about: those that wait and run, and those whose
     /// results are kept.
     pub(super) jobs: Mutex<HashMap<String, Arc<Job>>>,
     /// Reservations that the ledger could not end when their jobs did, and what of each is
     /// spent; `None` for a refund.
     pub(super) unsettled: Mutex<Vec<(Reservation, Option<i64>)>>,
-    /// What the device works on.
-    pub(super) current: Mutex<Option<Arc<Job>>>,
     /// Decoding pictures.
     pub decoders: Arc<Turns>,
     /// Fetching pictures from elsewhere.
@@ -74,6 +71,7 @@ impl Service {
             Duration::from_secs(config.results_for),
             config.results_most,
         )?;
+        let devices = Arc::new(Devices::new(setup.adapters.len().max(1)));
         let jobs = records.into_iter().map(Job::recorded);
         Ok(Self(Arc::new(Inner {
             limits: config.limits(),
@@ -83,15 +81,14 @@ impl Service {
             },
             sources: Sources::new(&config.image_hosts, most, config.max_input_pixels, fetch)?,
             ledger,
-            queue: Queue::new(config.queue, config.per_key()),
+            queue: Queue::new(config.queue, config.per_key(), devices.clone()),
+            devices,
             metrics: Metrics::default(),
             store,
             models: OnceLock::new(),
             loading: Cancel::default(),
-            ready: Default::default(),
             jobs: Mutex::new(jobs.map(|job| (job.id.clone(), Arc::new(job))).collect()),
             unsettled: Mutex::default(),
-            current: Mutex::default(),
             decoders: Turns::new(2),
             fetchers: Turns::new(8),
             setup,
@@ -103,7 +100,7 @@ impl Service {
     pub fn stop(&self) {
         self.loading.cancel();
         for job in self.queue.stop() {
-            self.finish_soon(job, Failure::Unavailable("the service is shutting down"));
+            self.stop_job(&job, Failure::STOPPING);
         }
     }
 
@@ -111,7 +108,7 @@ impl Service {
     pub async fn check_ready(&self) -> Result<(), Failure> {
         self.model()?;
         if self.queue.is_stopped() {
-            return Err(Failure::Unavailable("the service is shutting down"));
+            return Err(Failure::STOPPING);
         }
         match self.ledger {
             Some(_) => self.with_ledger(Ledger::probe).await,

@@ -1,7 +1,8 @@
 //! A job that somebody waits for.
 
+use super::drawn::Drawn;
 use super::failure::Failure;
-use super::job::{Drawn, Job};
+use super::job::Job;
 use super::service::Service;
 use std::sync::Arc;
 

@@ -94,7 +94,7 @@ fn of(job: &Job) -> SdapiProgress {
     let share = snapshot.step as f64 / snapshot.steps.max(1) as f64;
     let progress = (BEGUN + share).min(1.0);
     let elapsed = job.running_for().as_secs_f64();
-    let stopped = job.cancel.is_cancelled() || job.cancel.is_finishing();
+    let stopped = job.is_ending();
     let preview = snapshot.preview;
     SdapiProgress {
         progress,
@@ -128,7 +128,7 @@ fn of(job: &Job) -> SdapiProgress {
 )]
 pub async fn interrupt(State(service): State<Service>, caller: Caller) -> Json<Value> {
     if let Some(job) = running(&service, &caller) {
-        job.cancel.finish();
+        job.finish();
     }
     Json(json!({}))
 }
@@ -142,7 +142,7 @@ pub async fn interrupt(State(service): State<Service>, caller: Caller) -> Json<V
 )]
 pub async fn skip(State(service): State<Service>, caller: Caller) -> Json<Value> {
     if let Some(job) = running(&service, &caller) {
-        job.cancel.skip();
+        job.skip();
     }
     Json(json!({}))
 }
