@@ -12,6 +12,7 @@ pub mod embedding;
 mod expected;
 mod fields;
 mod file;
+mod fingerprint;
 mod folder;
 mod hub;
 pub mod inspect;

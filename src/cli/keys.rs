@@ -196,7 +196,7 @@ fn charge_row(charge: &Usage) -> [String; 10] {
 }
 
 /// Columns of even width under their titles.
-fn table<const N: usize>(titles: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub fn table<const N: usize>(titles: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let rows: Vec<[String; N]> = [titles.map(str::to_owned)]
         .into_iter()
         .chain(rows)

@@ -3,6 +3,7 @@
 //! 1 for anything else.
 
 mod bench;
+mod broker;
 mod convert;
 mod device;
 mod devices;
@@ -11,6 +12,7 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod keys;
+mod models;
 mod output;
 mod progress;
 mod schedulers;
@@ -18,6 +20,7 @@ mod serve;
 mod styles;
 mod tune;
 mod usage;
+mod worker;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -42,6 +45,7 @@ enum Command {
     Styles(styles::Args),
     Schedulers(schedulers::Args),
     Serve(Box<serve::Args>),
+    Worker(Box<worker::Args>),
     Keys(keys::Args),
 }
 
@@ -58,7 +62,7 @@ pub fn main() -> ExitCode {
         error::about(name, prints_json(below));
     }
     // The service writes another log, once it has read its configuration.
-    if !matches!(cli.command, Command::Serve(_)) {
+    if !matches!(cli.command, Command::Serve(_) | Command::Worker(_)) {
         start_log("warn", false);
     }
     let result = match cli.command {
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Styles(args) => styles::run(&args),
         Command::Schedulers(args) => schedulers::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Worker(args) => worker::run(&args),
         Command::Keys(args) => keys::run(&args),
     };
     match result {

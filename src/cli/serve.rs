@@ -1,54 +1,21 @@
 //! `calotype serve`.
 
-use super::device::DeviceArgs;
+use super::broker::BrokerArgs;
+use super::models::ModelArgs;
 use anyhow::Result;
-use calotype::checkpoint::{catalogue, is_catalogue};
-use calotype::pipeline::LoadOptions;
-use calotype::server::{Config, Listen, LogFormat, Network, PublicUrl, Setup, serve};
+use calotype::server::{Config, Listen, LogFormat, Network, PublicUrl, Role, Setup, serve};
 use calotype::{Error, encoding};
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Format, Serialized, Toml};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Serve pictures over HTTP
 #[derive(clap::Args)]
 pub struct Args {
-    /// A checkpoint: a diffusers folder, a file, demo, or random:sdxl-base; or a folder of
-    /// checkpoints. May be repeated: requests name the one that draws, the first draws for
-    /// those that name none. The others are loaded when they are asked for, and leave when
-    /// memory is asked for
-    #[arg(long, env = "CALOTYPE_MODEL", default_value = "demo")]
-    model: Vec<String>,
-
-    /// A refiner for it, or none; the demo model brings its own
-    #[arg(long, env = "CALOTYPE_REFINER")]
-    refiner: Option<String>,
-
-    /// A UNet in place of the model's own
-    #[arg(long)]
-    unet: Option<String>,
-
-    /// A VAE in place of the model's own
-    #[arg(long)]
-    vae: Option<String>,
-
-    /// A small VAE for previews
-    #[arg(long)]
-    preview_vae: Option<String>,
-
-    /// A textual inversion, or a folder of them, for its name or embedding:NAME in
-    /// prompts; may be repeated
-    #[arg(long, value_name = "FOLDER")]
-    embedding: Vec<PathBuf>,
-
-    /// Less memory, more time
-    #[arg(long)]
-    low_memory: bool,
-
     #[command(flatten)]
-    device: DeviceArgs,
+    models: ModelArgs,
 
     /// A configuration file (TOML) of the values below, named as the flags are
     #[arg(long, env = "CALOTYPE_CONFIG", value_name = "FILE")]
@@ -92,6 +59,10 @@ struct Values {
     #[arg(long, env = "CALOTYPE_KEYS", value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<PathBuf>,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    broker: BrokerArgs,
 
     /// Serve other machines although nobody needs a key
     #[arg(long, env = "CALOTYPE_INSECURE")]
@@ -290,62 +261,13 @@ impl Args {
         config.check()?;
         Ok(config)
     }
-
-    /// Every checkpoint that is named, folders of them opened.
-    fn checkpoints(&self) -> Result<Vec<String>> {
-        let mut all = Vec::new();
-        for model in &self.model {
-            let path = Path::new(super::checked_model(model)?);
-            if !is_catalogue(path) {
-                all.push(model.clone());
-                continue;
-            }
-            let mut told = |path: &Path, why: &str| {
-                tracing::warn!("{} is left out: {why}", path.display());
-            };
-            let found = catalogue(path, &mut told)?;
-            all.extend(found.iter().map(|path| path.to_string_lossy().into_owned()));
-        }
-        Ok(all)
-    }
-
-    /// How all models are loaded. The refiner goes with the first alone.
-    fn all_load_options(&self) -> Result<(LoadOptions, Vec<LoadOptions>)> {
-        let mut names = self.checkpoints()?.into_iter();
-        let first = self.load_options(names.next().unwrap_or_default())?;
-        let more = names.map(|model| LoadOptions {
-            model,
-            refiner: None,
-            ..first.clone()
-        });
-        let more = more.collect();
-        Ok((first, more))
-    }
-
-    fn load_options(&self, model: String) -> Result<LoadOptions> {
-        let demo = (model == "demo").then(|| "demo".to_owned());
-        let refiner = match self.refiner.as_deref() {
-            Some("none" | "") => None,
-            Some(name) => Some(name.to_owned()),
-            None => demo,
-        };
-        Ok(LoadOptions {
-            refiner,
-            unet: self.unet.clone(),
-            vae: self.vae.clone(),
-            preview_vae: self.preview_vae.clone(),
-            embeddings: self.embedding.clone(),
-            low_memory: self.low_memory,
-            ..self.device.load_anywhere(model)?
-        })
-    }
 }
 
 /// Serves until it is told to stop.
 pub fn run(args: &Args) -> Result<()> {
     let config = args.config()?;
     super::start_log("info", config.log == LogFormat::Json);
-    let (load, more) = args.all_load_options()?;
+    let (load, more) = args.models.all_load_options()?;
     if config.keys.is_none() && !config.listen.is_local() {
         tracing::warn!(
             "anybody who reaches {} may draw: there are no keys",
@@ -353,10 +275,14 @@ pub fn run(args: &Args) -> Result<()> {
         );
     }
     let setup = Setup {
-        config,
         load,
         more,
-        adapters: args.device.adapters()?,
+        adapters: args.models.adapters()?,
+        role: match config.broker {
+            Some(_) => Role::Front,
+            None => Role::Whole,
+        },
+        config,
     };
     serve(setup, |address| {
         // Nobody may be reading; the service goes on.

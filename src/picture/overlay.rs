@@ -3,9 +3,10 @@
 
 use super::{Fit, Mask, Picture};
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// A rectangle of a picture, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {
     /// Of the left edge.
     pub x: usize,

@@ -4,11 +4,12 @@
 use super::Picture;
 use crate::{Error, Result};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 use std::str::FromStr;
 
 /// How a picture is brought to a size of another shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Fit {
     /// Stretched: width and height are scaled apart. diffusers' "default".
     #[default]

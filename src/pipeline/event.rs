@@ -63,6 +63,11 @@ impl Cancel {
         self.0.skip.store(true, Ordering::Relaxed);
     }
 
+    /// Whether pictures were to be skipped; the wish is used up.
+    pub(crate) fn takes_skip(&self) -> bool {
+        self.0.skip.swap(false, Ordering::Relaxed)
+    }
+
     #[cfg(test)]
     pub(crate) fn is_skipping(&self) -> bool {
         self.0.skip.load(Ordering::Relaxed)

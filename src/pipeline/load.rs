@@ -150,6 +150,14 @@ pub(super) fn base_checkpoint(options: &LoadOptions) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
+/// A refiner by the base's word for it: that for the embedded model means its own refiner.
+pub(super) fn refiner_name(name: &str) -> &str {
+    match name {
+        "demo" => "demo-refiner",
+        other => other,
+    }
+}
+
 /// The refiner of a pipeline.
 pub(super) struct Refiner {
     pub model: Model,
@@ -159,8 +167,7 @@ pub(super) struct Refiner {
 
 impl Refiner {
     fn open(name: &str, base: &Checkpoint) -> Result<Self> {
-        // The base's word for the embedded model means its own refiner.
-        let name = if name == "demo" { "demo-refiner" } else { name };
+        let name = refiner_name(name);
         let model = Model::checked(Checkpoint::open(name)?)?;
         let checkpoint = &model.checkpoint;
         let wrong = |problem: String| {

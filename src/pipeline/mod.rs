@@ -34,7 +34,7 @@ pub use models::{ModelFacts, Models};
 pub use output::{LoopStats, Observer, Output, Seconds};
 pub use posterior::{Posterior, scale_latents, unscale_latents};
 pub use preset::{PRESETS, Preset};
-pub use request::{Context, Dtype, Lora, RawRequest, Refinement, Request, Rng};
+pub use request::{Context, Dtype, Lora, Portable, RawRequest, Refinement, Request, Rng};
 pub use settings::{Recipe, Settings, model_name};
 pub use trace::Trace;
 pub use tuning::{Tuned, TuningSource};

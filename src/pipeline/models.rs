@@ -1,8 +1,9 @@
 //! Several models on one device: each is loaded when it is first asked for, and those that
 //! were not used for the longest time leave when memory is asked for.
 
-use super::load::base_checkpoint;
+use super::load::{base_checkpoint, refiner_name};
 use super::{LoadOptions, Observer, Output, Pipeline, Preset, Request, model_name};
+use crate::checkpoint::Checkpoint;
 use crate::gpu::Gpu;
 use crate::{Error, Field, Result};
 use std::sync::Arc;
@@ -31,6 +32,23 @@ impl ModelFacts {
             native: (side, side),
             preset: Preset::of_checkpoint(&checkpoint),
             has_refiner: options.refiner.is_some(),
+        })
+    }
+}
+
+impl ModelFacts {
+    /// Differs for models that draw differently, see [`Checkpoint::fingerprint`].
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read.
+    pub fn fingerprint(options: &LoadOptions) -> Result<String> {
+        let base = base_checkpoint(options)?.fingerprint()?;
+        Ok(match &options.refiner {
+            Some(name) => format!(
+                "{base}-{}",
+                Checkpoint::open(refiner_name(name))?.fingerprint()?
+            ),
+            None => base,
         })
     }
 }

@@ -1,10 +1,11 @@
 //! The HTTP service: front doors, keys and credits, the job queue, the page.
 //!
-//! Its rooms, each of which uses only those below it: `site` and `doors`, `http`, `work`,
-//! `config`, `ledger` and `media`.
+//! Its rooms, each of which uses only those below it: `site` and `doors`, `http` and `fleet`,
+//! `work`, `config`, `ledger` and `media`.
 
 mod config;
 mod doors;
+mod fleet;
 mod http;
 pub mod ledger;
 mod media;
@@ -16,5 +17,5 @@ mod signals;
 mod site;
 mod work;
 
-pub use config::{Config, Listen, LogFormat, Network, PublicUrl, Setup};
+pub use config::{BrokerUrl, Config, Listen, LogFormat, Network, PublicUrl, Role, Setup};
 pub use serve::serve;

@@ -11,7 +11,7 @@ const ROOMS: [&[&str]; 7] = [
     &["", "serve", "signals", "router"],
     &["site"],
     &["doors"],
-    &["http"],
+    &["http", "fleet"],
     &["work"],
     &["config"],
     &["ledger", "media"],

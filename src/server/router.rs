@@ -1,5 +1,6 @@
 //! All routes, their document, and what is around them.
 
+use super::config::Role;
 use super::doors;
 use super::http::{App, guard, meet_body, observe};
 use super::site;
@@ -43,19 +44,20 @@ impl utoipa::Modify for Keys {
     }
 }
 
-/// The routes that the document knows.
-fn documented() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Document::openapi())
-        .merge(doors::routes())
-        .merge(site::health())
-        .merge(site::page())
+/// The routes that the document knows. A worker only tells how it is.
+fn documented(role: Role) -> OpenApiRouter<App> {
+    let routes = OpenApiRouter::with_openapi(Document::openapi()).merge(site::health());
+    match role {
+        Role::Worker => routes,
+        Role::Whole | Role::Front => routes.merge(doors::routes()).merge(site::page()),
+    }
 }
 
 /// All routes and what is around them.
 pub fn router(app: App) -> Router {
     let state = app;
-    let config = &state.service.setup.config;
-    let (routes, mut document) = documented().split_for_parts();
+    let (config, role) = (&state.service.setup.config, state.service.setup.role);
+    let (routes, mut document) = documented(role).split_for_parts();
     // A path's rest is a parameter like others to OpenAPI.
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths = paths
@@ -63,8 +65,11 @@ pub fn router(app: App) -> Router {
         .map(|(path, item)| (path.replace("{*", "{"), item))
         .collect();
     let body_timeout = Duration::from_secs(config.read_timeout);
+    let routes = match role {
+        Role::Worker => routes,
+        Role::Whole | Role::Front => routes.merge(site::assets(document)),
+    };
     let mut app = routes
-        .merge(site::assets(document))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .method_not_allowed_fallback(|| async { StatusCode::METHOD_NOT_ALLOWED })
         .layer(CatchPanicLayer::new())
@@ -106,7 +111,7 @@ mod tests {
     #[test]
     fn every_reference_of_the_document_leads_somewhere() {
         const START: &str = "#/components/schemas/";
-        let document = serde_json::to_value(documented().to_openapi()).unwrap();
+        let document = serde_json::to_value(documented(Role::Whole).to_openapi()).unwrap();
         let text = document.to_string();
         for rest in text.split(START).skip(1) {
             let name = rest.split('"').next().unwrap();

@@ -1,6 +1,7 @@
 //! The service from its start to its end.
 
-use super::config::Setup;
+use super::config::{Role, Setup};
+use super::fleet::{Front, Worker};
 use super::http::{self, App, Listener, Serving, Tls};
 use super::router::router;
 use super::signals::Signals;
@@ -45,8 +46,9 @@ pub fn serve(setup: Setup, listening: impl FnOnce(&str)) -> Result<()> {
         let _inside = runtime.enter();
         Signals::listen().map_err(|e| Error::file("/", e, "see that signals can be heard"))?
     };
+    let drawing = runtime.block_on(Drawing::open(&service))?;
     listening(&address);
-    let result = runtime.block_on(run(service, listener, tls, signals));
+    let result = runtime.block_on(run(service, drawing, listener, tls, signals));
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
 }
@@ -63,8 +65,69 @@ fn give_large_buffers_back() {
     }
 }
 
+/// Who draws.
+#[derive(Clone)]
+enum Drawing {
+    /// This process' devices.
+    Here,
+    /// Workers elsewhere.
+    Elsewhere(Arc<Front>),
+    /// This process' devices, for front ends elsewhere.
+    ForOthers(Arc<Worker>),
+}
+
+impl Drawing {
+    /// Connects to the broker, where there is one.
+    async fn open(service: &Service) -> Result<Self> {
+        let setup = &service.setup;
+        let connect = match (setup.role, &setup.config.broker) {
+            (Role::Whole, _) | (_, None) => return Ok(Self::Here),
+            (role, Some(url)) => (role, url),
+        };
+        let service = service.clone();
+        Ok(match connect {
+            (Role::Front, url) => Self::Elsewhere(Front::connect(service, url).await?),
+            (_, url) => Self::ForOthers(Worker::connect(service, url).await?),
+        })
+    }
+
+    /// Draws until the service stops.
+    async fn run(self, service: Service) -> Result<()> {
+        match self {
+            Self::Here => draw(&service)?.await,
+            Self::Elsewhere(front) => {
+                let looked = tokio::task::spawn_blocking(move || service.look_at_models());
+                looked
+                    .await
+                    .map_err(|e| Error::internal("models", e.to_string()))??;
+                front.run().await;
+                Ok(())
+            }
+            Self::ForOthers(worker) => {
+                tokio::try_join!(draw(&service)?, worker.run())?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets nobody in any more. What waits is turned away, unless workers draw it.
+    fn stop(&self, service: &Service) {
+        match self {
+            Self::Elsewhere(_) => {
+                tracing::info!("stopping: what is there is drawn");
+                service.drain();
+            }
+            Self::Here | Self::ForOthers(_) => {
+                tracing::info!("stopping: what runs is finished, what waits is turned away");
+                service.stop();
+            }
+        }
+    }
+}
+
 async fn run(
     service: Service,
+    drawing: Drawing,
     listener: Listener,
     tls: Option<Arc<Tls>>,
     mut signals: Signals,
@@ -76,14 +139,13 @@ async fn run(
     let serving = tokio::spawn(http::serve(listener, serving(&app, tls.clone()), stopped));
     let tidying = tokio::spawn(tidy(service.clone()));
 
-    let mut end = std::pin::pin!(draw(&service)?);
+    let mut end = std::pin::pin!(drawing.clone().run(service.clone()));
     let reload = || reload(tls.as_deref());
     let (result, grace) = tokio::select! {
         // The model cannot be loaded.
         result = &mut end => (result, LAST_ANSWERS),
         () = signals.stop(reload) => {
-            tracing::info!("stopping: what runs is finished, what waits is turned away");
-            service.stop();
+            drawing.stop(&service);
             let limit = Duration::from_secs(service.setup.config.stop_timeout);
             tokio::select! {
                 result = &mut end => (result, LAST_ANSWERS),

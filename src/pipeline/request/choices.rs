@@ -49,7 +49,7 @@ impl FromStr for Dtype {
 }
 
 /// How many of `n` steps a strength `s` keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum StrengthSteps {
     /// `int(n * s)`, at least one.
     #[default]

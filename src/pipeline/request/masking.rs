@@ -4,6 +4,7 @@ use super::RawRequest;
 use super::check::count;
 use crate::picture::{Fit, LEAST_INPUT_SIDE, Mask, Overlay, Picture};
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 const MOST_PADDING: usize = 1 << 14;
 
 /// What is painted over: AUTOMATIC1111's "masked content".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum MaskedContent {
     /// The picture itself, as in diffusers.
     #[default]
@@ -55,7 +56,7 @@ impl FromStr for MaskedContent {
 }
 
 /// What a request does with its mask.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Masking {
     pub invert: bool,
     /// Standard deviations in pixels, along rows and columns.

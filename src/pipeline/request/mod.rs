@@ -4,10 +4,12 @@
 mod check;
 mod choices;
 mod masking;
+mod portable;
 mod raw;
 
 pub use choices::{Dtype, Rng, StrengthSteps};
 pub use masking::{MaskedContent, Masking};
+pub use portable::Portable;
 pub use raw::{Lora, RawRequest};
 
 use super::Preset;
@@ -20,7 +22,7 @@ use check::{
     DEFAULT_STRENGTH, count, guidance, loras, micro, refinement, score, seed, share, side, strength,
 };
 use masking::pictures;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,7 +45,7 @@ pub const DRAWN_SEED: i128 = -1;
 pub const GUIDANCE_MOST: f64 = 100.0;
 
 /// What the refiner does.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refinement {
     None,
@@ -60,7 +62,7 @@ pub enum Refinement {
 
 /// Sizes and crop that the UNet is told of, in diffusers' order: `[height, width]`,
 /// the crop `[top, left]`, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MicroConditioning {
     pub original_size: [usize; 2],
     pub crops_coords_top_left: [usize; 2],
@@ -68,7 +70,7 @@ pub struct MicroConditioning {
 }
 
 /// The same for the negative prompt, as far as the request says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct NegativeMicro {
     pub original_size: Option<[usize; 2]>,
     pub crops_coords_top_left: Option<[usize; 2]>,
@@ -100,18 +102,18 @@ pub struct Context<'a> {
 }
 
 /// A request that can be carried out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
     /// As given, without the style.
     pub prompt: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_2: Option<String>,
     /// `None` and `""` differ: a model that forces zeros for an empty prompt does
     /// so for `None` only.
     pub negative_prompt: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative_prompt_2: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub style: Option<Style>,
     pub prompt_weighting: Weighting,
     /// Whether prompts are cleaned as ftfy does, see [`crate::text::normalise`].
@@ -124,7 +126,8 @@ pub struct Request {
     pub height: usize,
     pub steps: usize,
     /// The scheduler's proper name.
-    pub scheduler: &'static str,
+    #[serde(deserialize_with = "portable::scheduler")]
+    pub scheduler: portable::Name,
     pub scheduler_options: Map<String, Value>,
     pub guidance_scale: f64,
     pub guidance_rescale: f64,
@@ -144,10 +147,10 @@ pub struct Request {
     pub negative_micro: NegativeMicro,
     /// Used with `image` only.
     pub strength: f64,
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "portable::is_default")]
     pub strength_steps: StrengthSteps,
     /// How the pictures came to their size.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "portable::is_default")]
     pub fit: Fit,
     /// Of `width` and `height`.
     #[serde(skip)]
@@ -156,7 +159,7 @@ pub struct Request {
     #[serde(skip)]
     pub mask: Option<Arc<Mask>>,
     /// How that mask and the picture under it came about.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "portable::is_default")]
     pub masking: Masking,
     /// What is laid over every picture once it is decoded.
     #[serde(skip)]

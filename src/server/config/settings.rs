@@ -1,6 +1,7 @@
 //! What the operator says: every value of the configuration file, the flags and
 //! the environment, under one name each.
 
+use super::broker_url::BrokerUrl;
 use super::listen::Listen;
 use super::network::Network;
 use super::price::Price;
@@ -23,6 +24,14 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// The database of keys and credits; without one anybody is served.
     pub keys: Option<PathBuf>,
+    /// Workers draw that are found there, and none of this process' devices.
+    pub broker: Option<BrokerUrl>,
+    /// A file of the broker's credentials.
+    pub broker_credentials: Option<PathBuf>,
+    /// A PEM file of the authority that signed the broker's certificate.
+    pub broker_ca: Option<PathBuf>,
+    /// Seconds that a worker may be silent before its task is given to another one.
+    pub lease: u64,
     /// Anybody is served even from other machines.
     pub insecure: bool,
     /// How many requests may wait.
@@ -101,6 +110,10 @@ impl Default for Config {
             tls_cert: None,
             tls_key: None,
             keys: None,
+            broker: None,
+            broker_credentials: None,
+            broker_ca: None,
+            lease: 30,
             insecure: false,
             queue: 32,
             queue_per_key: None,
@@ -230,6 +243,7 @@ impl Config {
             ),
             ("results-for", self.results_for as usize, (1, 31_536_000)),
             ("stop-timeout", self.stop_timeout as usize, (1, 86_400)),
+            ("lease", self.lease as usize, (2, 3600)),
         ];
         for (field, value, (least, most)) in counts {
             if !(least..=most).contains(&value) {
@@ -306,6 +320,19 @@ pub struct Setup {
     /// The adapters that draw, each as [`LoadOptions::adapter`] names one; without any
     /// the one of `load`.
     pub adapters: Vec<String>,
+    pub role: Role,
+}
+
+/// What this process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It takes requests and draws them.
+    #[default]
+    Whole,
+    /// It takes requests, and workers draw them.
+    Front,
+    /// It draws what front ends took.
+    Worker,
 }
 
 impl Setup {

@@ -15,8 +15,8 @@ pub struct Devices {
 enum Stand {
     /// Its model is loaded, or it is opened again after it failed.
     Opening,
-    /// It draws; pictures of devices of one kind are equal.
-    Ready { kind: String },
+    /// It draws; pictures of devices of one kind are equal. It may stand for several.
+    Ready { kind: String, width: usize },
     /// It draws no more.
     Gone,
 }
@@ -39,10 +39,11 @@ impl Devices {
         self.stands().len()
     }
 
-    /// A device can draw, and is of this kind: adapter, driver and precision.
-    pub fn opened(&self, device: usize, kind: &str) {
+    /// A device can draw, and is of this kind: adapter, driver and precision. It stands for
+    /// `width` devices.
+    pub fn opened(&self, device: usize, kind: &str, width: usize) {
         let kind = kind.to_owned();
-        self.stands()[device] = Stand::Ready { kind };
+        self.stands()[device] = Stand::Ready { kind, width };
     }
 
     /// A device failed, and is opened again.
@@ -59,7 +60,7 @@ impl Devices {
 
     /// How many can draw now.
     pub fn ready(&self) -> usize {
-        self.are_ready().into_iter().filter(|ready| *ready).count()
+        self.stands().iter().map(Stand::width).sum()
     }
 
     /// Whether each can draw now.
@@ -71,15 +72,37 @@ impl Devices {
     /// What a device that can draw is.
     pub fn kind(&self, device: usize) -> Option<String> {
         match self.stands().get(device)? {
-            Stand::Ready { kind } => Some(kind.clone()),
+            Stand::Ready { kind, .. } => Some(kind.clone()),
             _ => None,
         }
     }
 
+    /// What those are that can draw.
+    pub fn kinds(&self) -> Vec<String> {
+        let kinds = self
+            .stands()
+            .iter()
+            .map(|stand| match stand {
+                Stand::Ready { kind, .. } => Some(kind.clone()),
+                _ => None,
+            })
+            .collect::<Vec<_>>();
+        kinds.into_iter().flatten().collect()
+    }
+
     /// How many of this kind can draw now.
     pub fn of_kind(&self, wanted: &str) -> usize {
-        let same = |stand: &&Stand| matches!(stand, Stand::Ready { kind } if kind == wanted);
-        self.stands().iter().filter(same).count()
+        let same = |stand: &&Stand| matches!(stand, Stand::Ready { kind, .. } if kind == wanted);
+        self.stands().iter().filter(same).map(Stand::width).sum()
+    }
+}
+
+impl Stand {
+    fn width(&self) -> usize {
+        match self {
+            Stand::Ready { width, .. } => *width,
+            _ => 0,
+        }
     }
 }
 
@@ -104,9 +127,9 @@ mod tests {
     fn devices_come_and_go() {
         let devices = Devices::new(3);
         assert_eq!((devices.ready(), devices.kind(1)), (0, None));
-        devices.opened(0, "a");
-        devices.opened(1, "b");
-        devices.opened(2, "a");
+        devices.opened(0, "a", 1);
+        devices.opened(1, "b", 1);
+        devices.opened(2, "a", 1);
         assert_eq!((devices.ready(), devices.of_kind("a")), (3, 2));
         devices.lost(2);
         assert_eq!((devices.ready(), devices.of_kind("a")), (2, 1));

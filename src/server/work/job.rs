@@ -268,7 +268,7 @@ impl Job {
     }
 
     /// Whether it begins with this call: a share of it may have begun before.
-    pub(super) fn begins(&self) -> bool {
+    pub fn begins(&self) -> bool {
         let mut started = self.lock(&self.started);
         if started.is_some() {
             return false;

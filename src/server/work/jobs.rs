@@ -4,10 +4,13 @@ use super::caller::{Caller, Owner};
 use super::drawn::Drawn;
 use super::failure::Failure;
 use super::job::{Job, State};
+use super::order::Prepared;
 use super::service::Service;
+use super::share::Share;
+use super::shares::{Ended, Outcome};
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a job that failed or was cancelled can be asked about.
 const FAILED_FOR: Duration = Duration::from_secs(60);
@@ -81,6 +84,63 @@ impl Service {
         }
         job.ends(state);
         self.forget_old();
+    }
+
+    /// Ends a share, and its job if that is over with it; `kind` is its device's.
+    pub fn end_share(&self, share: &Share, outcome: Outcome, kind: &str) {
+        let job = &share.job;
+        match share.end(outcome) {
+            Ended::GoesOn => {}
+            Ended::Again => self.queue.again(job, kind),
+            Ended::Job(drawn) => {
+                self.queue.took(job.running_for().as_secs_f64());
+                let kept = drawn.and_then(|drawn| self.keep(job, drawn));
+                self.finish(job, kept);
+            }
+        }
+    }
+
+    /// Moves the pictures of a job to the store, if they are kept.
+    fn keep(&self, job: &Job, mut drawn: Drawn) -> Result<Drawn, Failure> {
+        if !job.kept {
+            return Ok(drawn);
+        }
+        let ending = job.prepared()?.format.extension();
+        let pictures = drawn.pictures.iter();
+        let bytes: Vec<&[u8]> = pictures.map(|made| &made.bytes[..]).collect();
+        let names = self.store.put(&job.id, ending, &bytes)?;
+        for (made, name) in drawn.pictures.iter_mut().zip(names) {
+            made.bytes = Default::default();
+            // It is in the file too.
+            made.infotext = String::new();
+            made.file = Some(name);
+        }
+        Ok(drawn)
+    }
+
+    /// A device draws no more. Where it was the last one, what is left cannot be drawn.
+    pub fn end_device(&self, device: usize) {
+        if self.devices.ended(device) {
+            for job in self.queue.close() {
+                if job.stop(Failure::STOPPING) {
+                    self.finish(&job, Err(Failure::STOPPING));
+                }
+            }
+        }
+    }
+
+    /// Lets in what another process' front door has prepared, and counts.
+    pub fn take_in(&self, prepared: Prepared, request_id: &str) -> Result<Arc<Job>, Failure> {
+        let slot = self.queue.admit(None)?;
+        let (route, since) = ("task", Instant::now());
+        let id = request_id.to_owned();
+        let job = Arc::new(Job::new(None, id, route, prepared, (0, None), false, since));
+        self.jobs().insert(job.id.clone(), job.clone());
+        if let Err(failure) = self.queue.push(slot, job.clone()) {
+            self.jobs().remove(&job.id);
+            return Err(failure);
+        }
+        Ok(job)
     }
 
     /// Does what is due: forgets what is too old, and settles what could not be settled.

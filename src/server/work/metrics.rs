@@ -62,6 +62,11 @@ pub struct Metrics {
     device_up: Family<OfDevice, Gauge>,
     device_busy: Family<OfDevice, Seconds64>,
     device_info: Family<Named, Gauge>,
+    broker: Gauge,
+    workers: Gauge,
+    worker_devices: Gauge,
+    tasks: Gauge,
+    refused: Counter,
     resident: Gauge,
     files: Gauge,
     processor: Gauge<f64, AtomicU64>,
@@ -120,6 +125,11 @@ impl Default for Metrics {
             device_up: OfDevice::family(),
             device_busy: OfDevice::family(),
             device_info: Family::default(),
+            broker: Gauge::default(),
+            workers: Gauge::default(),
+            worker_devices: Gauge::default(),
+            tasks: Gauge::default(),
+            refused: Counter::default(),
         };
         metrics.register();
         metrics
@@ -158,6 +168,35 @@ impl Metrics {
         r.register("ledger_up", help, self.ledger.clone());
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         r.register("build", "What runs", Info::new(version));
+    }
+
+    /// The figures of a front end of workers.
+    pub fn with_fleet(mut self) -> Self {
+        let r = self.registry.sub_registry_with_prefix("calotype");
+        let help = "Whether the broker is connected";
+        r.register("broker_up", help, self.broker.clone());
+        let help = "Workers that draw for this front end";
+        r.register("workers", help, self.workers.clone());
+        let help = "Their devices";
+        r.register("worker_devices", help, self.worker_devices.clone());
+        let help = "Tasks that workers have or that wait for one";
+        r.register("tasks", help, self.tasks.clone());
+        let help = "Results that came too late or twice";
+        r.register("results_refused", help, self.refused.clone());
+        self
+    }
+
+    /// The broker's state, the workers and their devices, and tasks that are out.
+    pub fn fleet(&self, up: bool, [workers, devices, tasks]: [usize; 3]) {
+        self.broker.set(up.into());
+        self.workers.set(workers as i64);
+        self.worker_devices.set(devices as i64);
+        self.tasks.set(tasks as i64);
+    }
+
+    /// A result came too late or twice.
+    pub fn refused(&self) {
+        self.refused.inc();
     }
 
     /// By the names that every program's figures have.

@@ -30,5 +30,7 @@ pub use metrics::Now;
 pub use model::{Model, same};
 pub use order::{MaskOrder, Order, Prepared, Size, within};
 pub use service::{Service, blocking};
+pub use share::Share;
+pub use shares::{Outcome, Part};
 pub use ticket::{Finished, Ticket};
 pub use worker::work;

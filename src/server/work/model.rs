@@ -1,6 +1,6 @@
 //! A model that draws, for those who do not hold it.
 
-use crate::pipeline::Preset;
+use crate::pipeline::{ModelFacts, Preset};
 use std::time::SystemTime;
 
 /// What the loaded model is, for those who do not hold it.
@@ -14,6 +14,19 @@ pub struct Model {
     pub refiner: bool,
     /// When it was loaded.
     pub loaded: SystemTime,
+}
+
+impl Model {
+    /// The model of these facts, loaded just now.
+    pub fn of(facts: &ModelFacts) -> Self {
+        Self {
+            name: facts.name.clone(),
+            native: facts.native,
+            preset: facts.preset.clone(),
+            refiner: facts.has_refiner,
+            loaded: SystemTime::now(),
+        }
+    }
 }
 
 /// Whether a client's name means this one: `folder/NAME.safetensors [hash]` does.

@@ -4,8 +4,9 @@ use super::failure::Failure;
 use super::model::{Model, same};
 use super::service::Service;
 use crate::error::Field;
-use crate::pipeline::{Preset, model_name};
+use crate::pipeline::{ModelFacts, Preset, model_name};
 use crate::schedule;
+use crate::server::config::Role;
 
 impl Service {
     /// Where a request is silent: what the model asks for, and the operator.
@@ -27,6 +28,9 @@ impl Service {
     pub fn models(&self) -> Result<&[Model], Failure> {
         match self.models.get() {
             Some(models) if self.is_ready() => Ok(models),
+            Some(_) if self.setup.role == Role::Front => {
+                Err(Failure::Unavailable("no worker is there"))
+            }
             _ => Err(Failure::Unavailable("the model is being loaded")),
         }
     }
@@ -82,6 +86,17 @@ impl Service {
 
     pub fn model_name(&self) -> &str {
         model_name(&self.setup.load.model)
+    }
+
+    /// Looks at the models that others draw with.
+    ///
+    /// # Errors
+    /// One cannot be opened.
+    pub fn look_at_models(&self) -> crate::Result<()> {
+        let facts = self.setup.models().map(ModelFacts::of);
+        let known = facts.collect::<crate::Result<Vec<_>>>()?;
+        self.loaded(known.iter().map(Model::of).collect());
+        Ok(())
     }
 
     pub(super) fn loaded(&self, models: Vec<Model>) {

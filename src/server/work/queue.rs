@@ -122,32 +122,38 @@ impl Queue {
 
     /// Waits for what a device draws next: what goes on of a job that has begun, or the
     /// next job, all of it or a part where other devices have nothing else to do. `None`
-    /// once the queue is stopped and nothing goes on, or the device cannot draw.
+    /// once the queue is stopped and nothing goes on.
     pub fn next(&self, device: usize) -> Option<Share> {
-        let kind = self.devices.kind(device)?;
         let mut state = self.state();
         loop {
-            if let Some(share) = state.go_on(&self.devices, &kind) {
-                return Some(share);
-            }
-            if state.stopped {
-                return None;
-            }
-            match state.begin(&self.devices, &kind) {
-                Some(share) => {
-                    if share.job.shares().waits() {
-                        self.changed.notify_all();
-                    }
+            if let Some(kind) = self.devices.kind(device) {
+                if let Some(share) = state.go_on(&self.devices, &kind) {
                     return Some(share);
                 }
-                // Nobody waits: all begin anew.
-                None => state.turns.clear(),
+                if let Some(share) = state.begin(&self.devices, &kind) {
+                    // Other devices draw the rest.
+                    self.changed.notify_all();
+                    return Some(share);
+                }
+            }
+            if state.is_over() {
+                return None;
+            }
+            if state.waiting.is_empty() {
+                // All begin anew.
+                state.turns.clear();
             }
             state = self
                 .changed
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Lets those look again who wait for something to draw: devices came or went.
+    pub fn wake(&self) {
+        let _state = self.state();
+        self.changed.notify_all();
     }
 
     /// Lets a job go on whose device of this kind was lost.
@@ -176,6 +182,12 @@ impl Queue {
         std::mem::take(&mut state.waiting)
     }
 
+    /// Lets nobody in any more; what is there is drawn.
+    pub fn drain(&self) {
+        self.state().stopped = true;
+        self.changed.notify_all();
+    }
+
     /// [`Queue::stop`], where no device is left: nothing goes on.
     pub fn close(&self) -> Vec<Arc<Job>> {
         let mut jobs = self.stop();
@@ -196,6 +208,12 @@ impl Queue {
 }
 
 impl State {
+    /// Whether nothing is drawn any more.
+    fn is_over(&self) -> bool {
+        let begun = self.begun.iter().any(|begun| begun.job.shares().waits());
+        self.stopped && self.waiting.is_empty() && !begun
+    }
+
     /// What waits of a job that has begun on a device of this kind, or of one whose
     /// devices all are lost.
     fn go_on(&mut self, devices: &Devices, kind: &str) -> Option<Share> {
@@ -272,7 +290,7 @@ mod tests {
     /// Of a service with one device, which can draw.
     fn queue(most: usize, most_per_owner: usize) -> Queue {
         let devices = Arc::new(Devices::new(1));
-        devices.opened(0, "a");
+        devices.opened(0, "a", 1);
         Queue::new(most, most_per_owner, devices)
     }
 
@@ -293,7 +311,7 @@ mod tests {
     fn on(kinds: &[&str]) -> (Queue, Arc<Devices>) {
         let devices = Arc::new(Devices::new(kinds.len()));
         for (device, kind) in kinds.iter().enumerate() {
-            devices.opened(device, kind);
+            devices.opened(device, kind, 1);
         }
         (Queue::new(8, 8, devices.clone()), devices)
     }

@@ -10,7 +10,7 @@ use super::store::Store;
 use super::turns::Turns;
 use crate::Result;
 use crate::pipeline::Cancel;
-use crate::server::config::{Limits, Setup};
+use crate::server::config::{Limits, Role, Setup};
 use crate::server::ledger::{Ledger, Reservation};
 use crate::server::media::Sources;
 use crate::text::Styles;
@@ -71,7 +71,12 @@ impl Service {
             Duration::from_secs(config.results_for),
             config.results_most,
         )?;
-        let devices = Arc::new(Devices::new(setup.adapters.len().max(1)));
+        // All workers together are one to the queue.
+        let devices = match setup.role {
+            Role::Front => 1,
+            Role::Whole | Role::Worker => setup.adapters.len().max(1),
+        };
+        let devices = Arc::new(Devices::new(devices));
         let jobs = records.into_iter().map(Job::recorded);
         Ok(Self(Arc::new(Inner {
             limits: config.limits(),
@@ -83,7 +88,10 @@ impl Service {
             ledger,
             queue: Queue::new(config.queue, config.per_key(), devices.clone()),
             devices,
-            metrics: Metrics::default(),
+            metrics: match setup.role {
+                Role::Front => Metrics::default().with_fleet(),
+                Role::Whole | Role::Worker => Metrics::default(),
+            },
             store,
             models: OnceLock::new(),
             loading: Cancel::default(),
@@ -102,6 +110,11 @@ impl Service {
         for job in self.queue.stop() {
             self.stop_job(&job, Failure::STOPPING);
         }
+    }
+
+    /// Stops taking requests; those that wait are drawn.
+    pub fn drain(&self) {
+        self.queue.drain();
     }
 
     /// Whether all that drawing needs is well.

@@ -1,12 +1,11 @@
 //! The threads that hold the models, each on its device, and draw one share of a job after
 //! another.
 
-use super::drawn::{Drawn, Made};
+use super::drawn::Made;
 use super::failure::Failure;
-use super::job::Job;
 use super::order::Prepared;
 use super::share::Share;
-use super::shares::{Ended, Outcome, Part};
+use super::shares::{Outcome, Part};
 use super::{Model, Service};
 use crate::picture::{Format, Picture};
 use crate::pipeline::{Cancel, Event, Models, Observer, Output, RawRequest, Settings};
@@ -14,7 +13,7 @@ use crate::{Error, Result};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Draws what the queue brings on one of the service's devices, and returns when that is
 /// stopped.
@@ -24,13 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// other draws.
 pub fn work(service: &Service, device: usize) -> Result<()> {
     let worked = Device { service, device }.work();
-    if service.devices.ended(device) {
-        for job in service.queue.close() {
-            if job.stop(Failure::STOPPING) {
-                service.finish(&job, Err(Failure::STOPPING));
-            }
-        }
-    }
+    service.end_device(device);
     match worked {
         // Asked to stop before it could draw.
         Err(Error::Cancelled) => Ok(()),
@@ -60,15 +53,7 @@ impl Device<'_> {
             if !sound {
                 devices.lost(self.device);
             }
-            match share.end(outcome) {
-                Ended::GoesOn => {}
-                Ended::Again => queue.again(job, &models.kind()),
-                Ended::Job(drawn) => {
-                    queue.took(job.running_for().as_secs_f64());
-                    let kept = drawn.and_then(|drawn| self.keep(job, drawn));
-                    self.service.finish(job, kept);
-                }
-            }
+            self.service.end_share(&share, outcome, &models.kind());
             if !sound {
                 models = self.again(models)?;
             }
@@ -114,17 +99,10 @@ impl Device<'_> {
             warm_up(service, &mut models, &mut observer)?;
         }
         service.metrics.holds(self.device, models.device_bytes());
-        let known = models.facts().map(|facts| Model {
-            name: facts.name.clone(),
-            native: facts.native,
-            preset: facts.preset.clone(),
-            refiner: facts.has_refiner,
-            loaded: SystemTime::now(),
-        });
-        service.loaded(known.collect());
+        service.loaded(models.facts().map(Model::of).collect());
         let (device, adapter) = (self.device, models.adapter());
         service.metrics.opened(device, &adapter);
-        service.devices.opened(device, &models.kind());
+        service.devices.opened(device, &models.kind(), 1);
         tracing::info!(
             "ready: {} on device {device}, {adapter}",
             service.model_name()
@@ -193,15 +171,6 @@ impl Device<'_> {
             warnings: [prepared.warnings.clone(), output.warnings].concat(),
         })
     }
-
-    /// Moves the pictures of a job to the store, if they are kept.
-    fn keep(&self, job: &Job, mut drawn: Drawn) -> Result<Drawn, Failure> {
-        if job.kept {
-            let prepared = job.prepared()?;
-            keep(self.service, job, prepared.format, &mut drawn.pictures)?;
-        }
-        Ok(drawn)
-    }
 }
 
 /// Draws a step, so that the first request does not wait for pipelines to be compiled.
@@ -256,19 +225,6 @@ fn encode(settings: &Settings<'_>, output: &Output, prepared: &Prepared) -> Resu
         })
     });
     encoded.collect()
-}
-
-/// Moves the pictures to the store.
-fn keep(service: &Service, job: &Job, format: Format, pictures: &mut [Made]) -> Result<()> {
-    let bytes: Vec<&[u8]> = pictures.iter().map(|made| &made.bytes[..]).collect();
-    let names = service.store.put(&job.id, format.extension(), &bytes)?;
-    for (made, name) in pictures.iter_mut().zip(names) {
-        made.bytes = Default::default();
-        // It is in the file too.
-        made.infotext = String::new();
-        made.file = Some(name);
-    }
-    Ok(())
 }
 
 /// What the owner of a job is told of an error.

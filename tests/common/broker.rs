@@ -1,0 +1,103 @@
+//! A NATS server with JetStream for a test.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A running nats-server, killed when dropped.
+pub struct Broker {
+    child: Option<Child>,
+    port: u16,
+    config: PathBuf,
+    folder: TempDir,
+}
+
+/// Who may connect: `worker` and `front`, each with this password.
+pub const PASSWORD: &str = "s3cret";
+
+impl Broker {
+    /// Starts it. Who connects needs a password where it has `users`.
+    pub fn start(users: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = folder.path().join("nats.conf");
+        let store = folder.path().join("store");
+        let authorization = match users {
+            true => format!(
+                "authorization {{ users: [ {{ user: front, password: {PASSWORD} }}, \
+                 {{ user: worker, password: {PASSWORD} }} ] }}\n"
+            ),
+            false => String::new(),
+        };
+        let text = format!(
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?} }}\n{authorization}"
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut broker = Self {
+            child: None,
+            port,
+            config,
+            folder,
+        };
+        broker.run();
+        broker
+    }
+
+    /// Starts it again with what it kept.
+    pub fn run(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        let child = Command::new("nats-server")
+            .arg("-c")
+            .arg(&self.config)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("nats-server runs: tools/setup-clients installs it");
+        self.child = Some(child);
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// As a crash ends it.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends `signal`, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
+        let child = self.child.as_ref().expect("it runs");
+        let mut kill = Command::new("kill");
+        let kill = kill.args([&format!("-{signal}"), &child.id().to_string()]);
+        assert!(kill.status().unwrap().success());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its address, for who needs no password.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its address for a user.
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("nats://{user}:{password}@127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,239 @@
+//! Front ends and workers with a broker between them.
+
+#[path = "common/broker.rs"]
+mod broker;
+#[path = "common/server.rs"]
+mod server;
+
+use broker::{Broker, PASSWORD};
+use serde_json::{Value, json};
+use server::{SMALL_VAE, Server, keys, wait_until};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const MODEL: [&str; 4] = ["--vae", SMALL_VAE, "--warm-up", "false"];
+
+fn front(url: &str, more: &[&str]) -> Server {
+    let args = [&["--broker", url, "--api-min-steps", "1", "--lease", "2"], &MODEL[..], more];
+    Server::spawn(&args.concat())
+}
+
+fn worker(url: &str, more: &[&str]) -> Server {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
+    command
+        .args(["worker", "--listen", "127.0.0.1:0", "--broker", url, "--lease", "2"])
+        .args(MODEL)
+        .args(more);
+    Server::launch(&mut command)
+}
+
+fn order(seed: u64, samples: usize, steps: usize) -> Value {
+    json!({
+        "prompt": "a red circle", "num_inference_steps": steps, "seed": seed,
+        "samples": samples, "img_width": 64, "img_height": 64, "refiner": false,
+    })
+}
+
+/// The bytes of a job's pictures; the job goes with its warnings and settings.
+fn drawn(server: &Server, order: &Value, key: Option<&str>) -> (Value, Vec<Vec<u8>>) {
+    let answer = server.post("/v1/jobs", order, key);
+    assert_eq!(answer.status, 202, "{}", answer.json());
+    ended(server, &answer.json(), key)
+}
+
+fn ended(server: &Server, job: &Value, key: Option<&str>) -> (Value, Vec<Vec<u8>>) {
+    let get = |path: &Value| {
+        let request = ureq::http::Request::get(format!("{}{}", server.url, path.as_str().unwrap()));
+        let request = request.header("x-api-key", key.unwrap_or_default());
+        server.send(request.body(Vec::new()).unwrap())
+    };
+    get(&job["links"]["events"]);
+    let done = get(&job["links"]["self"]).json();
+    assert_eq!(done["status"], "done", "{done}\n{}", server.log());
+    let images = done["images"].as_array().unwrap().iter();
+    let bytes = images.map(|image| {
+        let answer = get(&image["url"]);
+        assert_eq!(answer.status, 200);
+        answer.body
+    });
+    (done.clone(), bytes.collect())
+}
+
+fn figure(server: &Server, name: &str) -> f64 {
+    let text = String::from_utf8(server.get("/metrics").1).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0.0, |rest| rest.trim().parse().unwrap())
+}
+
+/// A front end on `broker` with so many workers, all there.
+fn fleet(broker: &Broker, workers: usize, more: &[&str]) -> (Server, Vec<Server>) {
+    let front = front(&broker.url(), more);
+    let workers: Vec<Server> = (0..workers).map(|_| worker(&broker.url(), &[])).collect();
+    wait_for(&front, workers.len());
+    (front, workers)
+}
+
+fn wait_for(front: &Server, workers: usize) {
+    wait_until("the workers are there", || {
+        figure(front, "calotype_workers ") == workers as f64
+    });
+}
+
+fn usage(file: &Path) -> Vec<Value> {
+    let all: Value = serde_json::from_str(&keys(file, &["usage", "--json"])).unwrap();
+    all["charges"].as_array().unwrap().clone()
+}
+
+fn states(file: &Path) -> Vec<String> {
+    let states = usage(file).into_iter();
+    states.map(|charge| charge["state"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The pictures are those that a service alone draws, wherever they are drawn, also where
+/// they start from a picture; progress comes through, and a worker tells how it is.
+#[test]
+fn workers_draw_what_a_service_alone_draws() {
+    let broker = Broker::start(false);
+    let (front, workers) = fleet(&broker, 2, &[]);
+    let alone = Server::start(&[&["--api-min-steps", "1"], &MODEL[..]].concat());
+    let (expected, pictures) = drawn(&alone, &order(7, 4, 3), None);
+    let (done, same) = drawn(&front, &order(7, 4, 3), None);
+    assert!(same == pictures, "the pictures differ");
+    for field in ["settings", "warnings", "steps", "cost"] {
+        assert_eq!(done[field], expected[field], "{field}");
+    }
+    let made = |worker: &Server| figure(worker, "calotype_pictures_total{device=\"0\"} ");
+    assert_eq!(workers.iter().map(made).sum::<f64>(), 4.0);
+    assert!(workers.iter().all(|worker| made(worker) > 0.0));
+
+    let picture = |bytes: &[u8]| {
+        use base64::Engine;
+        base64::engine::general_purpose::STANDARD.encode(bytes)
+    };
+    let mut over = order(3, 2, 2);
+    over["init_image"] = json!(picture(&pictures[0]));
+    over["mask_image"] = json!(picture(&pictures[1]));
+    over["strength"] = json!(0.7);
+    assert!(drawn(&front, &over, None).1 == drawn(&alone, &over, None).1);
+
+    // A request that the model cannot draw is told so as it is there.
+    let wrong = json!({ "prompt": "a", "num_inference_steps": 1, "scheduler": "LCM",
+        "scheduler_options": { "timesteps": [5, 9] } });
+    let refused = [&alone, &front].map(|server| server.post("/v1/jobs", &wrong, None).json());
+    assert_eq!(refused[0]["error"], refused[1]["error"]);
+    assert_eq!(workers[0].get("/readyz").0, 200);
+    assert_eq!(workers[0].post("/v1/jobs", &order(1, 1, 1), None).status, 404);
+}
+
+/// A worker that dies is not paid, the next one is; one that was only paused comes too late.
+#[test]
+fn a_task_is_paid_once_whatever_becomes_of_its_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "ada", "--credits", "100"]);
+    let broker = Broker::start(false);
+    let args = ["--keys", file.to_str().unwrap()];
+    let (front, mut workers) = fleet(&broker, 1, &args);
+    let begun = |seed| {
+        let answer = front.post("/v1/jobs", &order(seed, 1, 40), Some(&key));
+        assert_eq!(answer.status, 202, "{}", answer.json());
+        let job = answer.json();
+        wait_until("it is drawn", || {
+            let path = job["links"]["self"].as_str().unwrap();
+            let request = ureq::http::Request::get(format!("{}{path}", front.url));
+            let request = request.header("x-api-key", &key).body(Vec::new()).unwrap();
+            front.send(request).json()["step"].as_u64().unwrap_or(0) > 2
+        });
+        job
+    };
+    let job = begun(1);
+    workers.remove(0).signal("KILL");
+    workers.push(worker(&broker.url(), &[]));
+    ended(&front, &job, Some(&key));
+    assert_eq!(states(&file), ["spent"]);
+
+    // Longer than its lease.
+    let job = begun(2);
+    workers[0].signal("STOP");
+    workers.push(worker(&broker.url(), &[]));
+    ended(&front, &job, Some(&key));
+    workers[0].signal("CONT");
+    assert_eq!(states(&file), ["spent", "spent"]);
+    // The first worker leaves it, and goes on with others.
+    wait_for(&front, 2);
+    let (_, four) = drawn(&front, &order(3, 4, 1), Some(&key));
+    assert_eq!(four.len(), 4);
+    assert_eq!(states(&file), ["spent", "spent", "spent"]);
+}
+
+/// What its owner stops is stopped on the worker, and refunded.
+#[test]
+fn a_job_is_cancelled_wherever_it_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "ada", "--credits", "100"]);
+    let broker = Broker::start(false);
+    let args = ["--keys", file.to_str().unwrap()];
+    let (front, workers) = fleet(&broker, 1, &args);
+    let long = order(1, 1, 100);
+    let answer = front.post("/v1/jobs", &long, Some(&key)).json();
+    let path = answer["links"]["self"].as_str().unwrap().to_owned();
+    let ask = |method: &str| {
+        let request = ureq::http::Request::builder().method(method);
+        let request = request.uri(format!("{}{path}", front.url)).header("x-api-key", &key);
+        front.send(request.body(Vec::new()).unwrap())
+    };
+    wait_until("it is drawn", || ask("GET").json()["step"].as_u64().unwrap_or(0) > 2);
+    ask("DELETE");
+    wait_until("it is refunded", || states(&file) == ["refunded"]);
+    // The worker is free at once.
+    drawn(&front, &order(2, 1, 1), Some(&key));
+    assert_eq!(figure(&workers[0], "calotype_pictures_total{device=\"0\"} "), 1.0);
+}
+
+/// The broker's crash loses nothing.
+#[test]
+fn work_goes_on_when_the_broker_is_back() {
+    let mut broker = Broker::start(false);
+    let (front, _workers) = fleet(&broker, 1, &[]);
+    let job = front.post("/v1/jobs", &order(1, 1, 30), None).json();
+    std::thread::sleep(Duration::from_millis(500));
+    broker.kill();
+    std::thread::sleep(Duration::from_millis(500));
+    broker.run();
+    ended(&front, &job, None);
+    drawn(&front, &order(2, 1, 1), None);
+}
+
+#[test]
+fn strangers_are_refused_on_both_sides() {
+    let broker = Broker::start(true);
+    let front = front(&broker.url_of("front", PASSWORD), &[]);
+    let refused = |url: &str, more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
+            .args(["worker", "--listen", "127.0.0.1:0", "--broker", url])
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for url in [broker.url(), broker.url_of("worker", "gu3ss")] {
+        let said = refused(&url, &MODEL);
+        assert!(said.contains("authorization violation"), "{said}");
+        assert!(said.contains("--broker-credentials") && !said.contains("gu3ss"), "{said}");
+    }
+    assert!(broker.log().contains("authentication error"), "{}", broker.log());
+    // Another VAE draws other pictures.
+    let url = broker.url_of("worker", PASSWORD);
+    let said = refused(&url, &["--warm-up", "false"]);
+    assert!(said.contains("the front end refuses this worker"), "{said}");
+    assert!(said.contains("its model demo is another"), "{said}");
+    wait_until("the front end says so", || front.log().contains("its model demo is another"));
+    assert!(!front.log().contains(PASSWORD) && !said.contains(PASSWORD));
+    assert_eq!(front.get("/readyz").0, 503);
+    let answer = front.post("/v1/jobs", &order(1, 1, 1), None);
+    assert_eq!(answer.status, 503);
+    assert!(answer.error().contains("no worker is there"), "{}", answer.error());
+}
