@@ -3,17 +3,25 @@
 use super::{error, output};
 use anyhow::Result;
 use calotype::Error;
-use calotype::server::ledger::{Balance, KeyInfo, Ledger, Usage, check_new};
+use calotype::server::ledger::{Balance, KeyInfo, Ledger, Place, Usage, check_new};
 use console::{Alignment, measure_text_width, pad_str};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Make, list and revoke the keys of the HTTP service, and grant them credits
 #[derive(clap::Args)]
 pub struct Args {
-    /// The file of keys and credits; `add` makes it
-    #[arg(long, value_name = "FILE", env = "CALOTYPE_KEYS", global = true)]
-    keys: Option<PathBuf>,
+    /// Keys and credits: a file, which `add` makes, or postgres://user@host/database, whose
+    /// password may be in PGPASSWORD. --keys means the same
+    #[arg(
+        long,
+        alias = "keys",
+        value_name = "PLACE",
+        env = "CALOTYPE_LEDGER",
+        hide_env_values = true,
+        global = true
+    )]
+    ledger: Option<Place>,
 
     #[command(subcommand)]
     action: Option<Action>,
@@ -89,31 +97,33 @@ pub fn run(args: &Args) -> Result<()> {
         let allowed = "choose one of add, list, revoke, grant, usage, backup, prune";
         return Err(Error::invalid("the action of keys", "missing", allowed).into());
     };
-    let path = args.keys.as_deref().ok_or_else(|| {
-        let allowed = "name the file of keys, or set CALOTYPE_KEYS";
-        Error::invalid("keys", "missing", allowed)
+    let place = args.ledger.clone().or_else(older_name).ok_or_else(|| {
+        let allowed = "name the file of keys or their database, or set CALOTYPE_LEDGER";
+        Error::invalid("ledger", "missing", allowed)
     })?;
+    place.check()?;
+    let place = &place;
     match action {
-        Action::Add { name, credits } => add(path, name, *credits),
+        Action::Add { name, credits } => add(place, name, *credits),
         Action::List { json } => {
-            let keys = existing(path)?.list()?;
+            let keys = existing(place)?.list()?;
             match json {
                 true => output::json(&Keys { keys }),
                 false => output::line(&table(&KEYS, keys.iter().map(key_row))),
             }
         }
-        Action::Revoke { name } => Ok(existing(path)?.revoke(name)?),
+        Action::Revoke { name } => Ok(existing(place)?.revoke(name)?),
         Action::Grant { name, credits } => {
-            let balance = existing(path)?.grant(name, *credits)?;
+            let balance = existing(place)?.grant(name, *credits)?;
             output::line(&describe(&balance))
         }
-        Action::Backup { file } => Ok(existing(path)?.backup(file)?),
+        Action::Backup { file } => Ok(existing(place)?.backup(file)?),
         Action::Prune { days } => {
-            let removed = existing(path)?.prune(*days)?;
+            let removed = existing(place)?.prune(*days)?;
             output::line(&format!("{removed} charges removed"))
         }
         Action::Usage { name, last, json } => {
-            let charges = existing(path)?.usage(name.as_deref(), *last)?;
+            let charges = existing(place)?.usage(name.as_deref(), *last)?;
             match json {
                 true => output::json(&Charges { charges }),
                 false => output::line(&table(&CHARGES, charges.iter().map(charge_row))),
@@ -123,21 +133,26 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Opens a file that must be there: a mistyped name makes none.
-fn existing(path: &Path) -> Result<Ledger, Error> {
-    match path.try_exists() {
-        Ok(false) => Err(Error::file(
+fn existing(place: &Place) -> Result<Box<dyn Ledger>, Error> {
+    match place.file() {
+        Some(path) if matches!(path.try_exists(), Ok(false)) => Err(Error::file(
             path,
             "no such file",
             "name another, or make it with calotype keys add",
         )),
-        _ => Ledger::open(path),
+        _ => place.open(),
     }
 }
 
-fn add(path: &Path, name: &str, credits: i64) -> Result<()> {
+/// What the environment says by the older name of `CALOTYPE_LEDGER`.
+pub(super) fn older_name() -> Option<Place> {
+    std::env::var_os("CALOTYPE_KEYS").map(Place::from)
+}
+
+fn add(place: &Place, name: &str, credits: i64) -> Result<()> {
     // Before the file is made.
     let name = check_new(name, credits)?;
-    let secret = Ledger::open(path)?.add(name, credits)?;
+    let secret = place.open()?.add(name, credits)?;
     output::line(&secret)?;
     eprintln!("this is the secret of {name:?}: keep it, it is not shown again");
     Ok(())
