@@ -191,3 +191,44 @@ fn the_file_is_named_and_made_by_add_alone() {
     says(path, &before);
     assert!(path.join("own.db").exists());
 }
+
+#[test]
+fn the_newer_name_wins_over_the_older_and_a_flag_over_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let add = |more: &[&str]| {
+        let args = [&["add", "ada", "--credits", "1"], more].concat();
+        let mut command = calotype(folder, &args);
+        command.env("CALOTYPE_KEYS", "older.db");
+        let output = command.env("CALOTYPE_LEDGER", "newer.db").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    add(&[]);
+    add(&["--keys", "flag.db"]);
+    let there = ["older.db", "newer.db", "flag.db"].map(|name| folder.join(name).exists());
+    assert_eq!(there, [false, true, true]);
+}
+
+#[test]
+fn a_database_is_named_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let list = |url: &str, code, named: &[&str]| {
+        let output = calotype(folder, &["list", "--ledger", url]).output();
+        let output = output.unwrap();
+        failed(&output, code, named);
+        assert!(!text(&output.stderr).contains("pa55"), "{output:?}");
+    };
+    let away = "postgres://ada@127.0.0.1:1/keys: cannot be reached";
+    list("postgres://ada:pa55@127.0.0.1:1/keys", 1, &[away]);
+    let loud = "--ledger is postgres://ada@db:5432/keys: sslmode=loud is unknown";
+    list("postgres://ada:pa55@db/keys?sslmode=loud", 2, &[loud]);
+    let help = calotype(folder, &["--help"])
+        .env("CALOTYPE_LEDGER", "postgres://ada:pa55@db/keys")
+        .output();
+    let help = text(&help.unwrap().stdout);
+    assert!(
+        help.contains("CALOTYPE_LEDGER") && !help.contains("pa55"),
+        "{help}"
+    );
+}

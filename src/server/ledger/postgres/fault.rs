@@ -130,6 +130,10 @@ fn secret(said: &str) -> (String, &'static str) {
         said if said.contains("does not support TLS") => {
             "switch TLS on at the server, or say sslmode=disable where the way to it is safe"
         }
+        // Whether it is its own root or not.
+        said if said.contains("CaUsedAsEndEntity") => {
+            "give the server a certificate that is no authority's: basicConstraints=CA:FALSE"
+        }
         said if said.contains("certificate") => {
             "name who signed the server's certificate by sslrootcert, and the server as it does"
         }

@@ -8,9 +8,6 @@ use crate::server::ledger::secret;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// An instance that was not seen for so long is dead: longer than services take over a
-/// pause, shorter than a user waits for credits.
-const LIFE: Duration = Duration::from_secs(60);
 /// A service that was not seen for so long has been away.
 const AWAY: Duration = Duration::from_secs(20);
 /// So long after it was away a service declares nobody dead: the others may have been cut
@@ -101,7 +98,7 @@ impl Postgres {
         let own = self.instance();
         let refunded = self.write(async |books| {
             schema::alone(books).await?;
-            bury(books, own.as_deref()).await?;
+            bury(books, own.as_deref(), self.life).await?;
             let of_none = "job IS NULL AND (instance IS NULL OR instance NOT IN
                                (SELECT id FROM instances WHERE died IS NULL))";
             count(books, &refunding(of_none)).await
@@ -138,8 +135,8 @@ impl Postgres {
 
 /// Declares dead who was not seen for too long, and forgets who is dead for a day. A server
 /// that was down has seen nobody.
-async fn bury(books: &Books<'_>, own: Option<&str>) -> Result<(), Fault> {
-    let life = LIFE.as_secs_f64();
+async fn bury(books: &Books<'_>, own: Option<&str>, life: Duration) -> Result<(), Fault> {
+    let life = life.as_secs_f64();
     let sql = "UPDATE instances SET died = now()
          WHERE died IS NULL AND id IS DISTINCT FROM $1
              AND greatest(seen, pg_postmaster_start_time()) < now() - make_interval(secs => $2)";

@@ -33,6 +33,9 @@ use tokio_postgres::types::ToSql;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// For what reads everything.
 const LONG: Duration = Duration::from_secs(600);
+/// An instance that was not seen for so long is dead: longer than services take over a
+/// pause, shorter than a user waits for credits.
+const LIFE: Duration = Duration::from_secs(60);
 const LONG_STATEMENTS: &str = "SET LOCAL statement_timeout = '600s'";
 
 /// A database of keys and credits.
@@ -44,6 +47,8 @@ pub(super) struct Postgres {
     trouble: Mutex<Option<String>>,
     /// Of a service: the instance that it is.
     instance: Option<Mutex<String>>,
+    /// An instance that was not seen for so long is dead.
+    life: Duration,
     /// When this service was last found to have been away.
     returned: Mutex<Option<Instant>>,
 }
@@ -64,6 +69,7 @@ impl Postgres {
             server: Server::new(url)?,
             trouble: Mutex::default(),
             instance: None,
+            life: LIFE,
             returned: Mutex::default(),
         };
         ledger.write(async |books| schema::install(books, &ledger.place).await)?;

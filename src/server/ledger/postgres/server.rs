@@ -56,7 +56,8 @@ impl Server {
         work: impl AsyncFnOnce(&mut Client) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let _inside = self.runtime.as_ref().map(tokio::runtime::Runtime::enter);
-        let result = pollster::block_on(async {
+        // Not in turn with the other tasks of a runtime, which do not run meanwhile.
+        let result = pollster::block_on(tokio::task::unconstrained(async {
             let mut held = None;
             let worked = timeout(limit, async {
                 let client = self.pool.get().await?;
@@ -69,7 +70,7 @@ impl Server {
                 drop(Client::take(client));
             }
             result
-        });
+        }));
         if result.as_ref().is_err_and(Fault::is_way) {
             // What happened to one happened to the others that nobody uses.
             self.pool.retain(|_, _| false);

@@ -12,7 +12,7 @@ const SHAPE: &str = "must be as postgres://user:password@host:5432/database?sslm
 /// What is asked of every session. Names without a schema are ours, times are UTC.
 const OPTIONS: &str = "-c search_path=calotype -c timezone=UTC -c client_min_messages=warning \
                        -c default_transaction_isolation=read\\ committed \
-                       -c statement_timeout=2000 -c lock_timeout=2000 \
+                       -c statement_timeout=2000 -c lock_timeout=1800 \
                        -c idle_in_transaction_session_timeout=10000";
 
 /// A URL of `postgres://`. Shown without its password.

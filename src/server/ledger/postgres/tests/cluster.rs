@@ -39,11 +39,11 @@ impl Cluster {
     /// clients of `tools/setup-clients` are required.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start("")).as_ref()
+        SHARED.get_or_init(|| Self::start()).as_ref()
     }
 
-    /// Another one, with lines of its own in its configuration.
-    pub fn start(lines: &str) -> Option<Self> {
+    /// Another one.
+    pub fn start() -> Option<Self> {
         let Some(programs) = programs() else {
             let required = ["CALOTYPE_REQUIRE_CLIENTS", "CALOTYPE_REQUIRE_SERVERS"];
             assert!(
@@ -67,7 +67,7 @@ impl Cluster {
             port,
             keeper: None,
         };
-        cluster.initialize(lines);
+        cluster.initialize();
         cluster.run();
         Some(cluster)
     }
@@ -103,7 +103,7 @@ impl Cluster {
         command
     }
 
-    fn initialize(&self, lines: &str) {
+    fn initialize(&self) {
         let password = self.folder().join("password");
         fs::write(&password, PASSWORD).unwrap();
         self.hand_over(&password);
@@ -127,16 +127,21 @@ impl Cluster {
             "{}",
             String::from_utf8_lossy(&made.stderr)
         );
-        let settings = format!(
+        self.configure(&format!(
             "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = ''\n\
              fsync = off\nfull_page_writes = off\nshared_buffers = 16MB\n\
-             max_connections = 300\n{lines}\n",
+             max_connections = 300",
             self.port
-        );
-        let file = fs::OpenOptions::new()
+        ));
+    }
+
+    /// Adds lines to its configuration, for its next start.
+    pub fn configure(&self, lines: &str) {
+        let mut options = fs::OpenOptions::new();
+        let file = options
             .append(true)
             .open(self.data().join("postgresql.conf"));
-        file.unwrap().write_all(settings.as_bytes()).unwrap();
+        writeln!(file.unwrap(), "{lines}").unwrap();
     }
 
     /// Starts it, and waits until it answers.

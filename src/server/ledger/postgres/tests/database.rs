@@ -25,6 +25,10 @@ impl Database {
         );
         Self(cluster.url(&name, ""))
     }
+
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap()
+    }
 }
 
 /// Runs SQL, in the ledger's schema where it names no other.
