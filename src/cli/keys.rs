@@ -3,7 +3,7 @@
 use super::{error, output};
 use anyhow::Result;
 use calotype::Error;
-use calotype::server::ledger::{Balance, KeyInfo, Ledger, Place, Usage, check_new};
+use calotype::server::ledger::{Balance, KeyInfo, Place, Usage, check_new};
 use console::{Alignment, measure_text_width, pad_str};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -106,41 +106,29 @@ pub fn run(args: &Args) -> Result<()> {
     match action {
         Action::Add { name, credits } => add(place, name, *credits),
         Action::List { json } => {
-            let keys = existing(place)?.list()?;
+            let keys = place.open_existing()?.list()?;
             match json {
                 true => output::json(&Keys { keys }),
                 false => output::line(&table(&KEYS, keys.iter().map(key_row))),
             }
         }
-        Action::Revoke { name } => Ok(existing(place)?.revoke(name)?),
+        Action::Revoke { name } => Ok(place.open_existing()?.revoke(name)?),
         Action::Grant { name, credits } => {
-            let balance = existing(place)?.grant(name, *credits)?;
+            let balance = place.open_existing()?.grant(name, *credits)?;
             output::line(&describe(&balance))
         }
-        Action::Backup { file } => Ok(existing(place)?.backup(file)?),
+        Action::Backup { file } => Ok(place.open_existing()?.backup(file)?),
         Action::Prune { days } => {
-            let removed = existing(place)?.prune(*days)?;
+            let removed = place.open_existing()?.prune(*days)?;
             output::line(&format!("{removed} charges removed"))
         }
         Action::Usage { name, last, json } => {
-            let charges = existing(place)?.usage(name.as_deref(), *last)?;
+            let charges = place.open_existing()?.usage(name.as_deref(), *last)?;
             match json {
                 true => output::json(&Charges { charges }),
                 false => output::line(&table(&CHARGES, charges.iter().map(charge_row))),
             }
         }
-    }
-}
-
-/// Opens a file that must be there: a mistyped name makes none.
-fn existing(place: &Place) -> Result<Box<dyn Ledger>, Error> {
-    match place.file() {
-        Some(path) if matches!(path.try_exists(), Ok(false)) => Err(Error::file(
-            path,
-            "no such file",
-            "name another, or make it with calotype keys add",
-        )),
-        _ => place.open(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::contract::Ledger;
 use super::postgres::{Postgres, Url};
 use super::sqlite::Sqlite;
-use crate::Result;
+use crate::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::OsString;
 use std::fmt;
@@ -30,14 +30,6 @@ impl Place {
         }
     }
 
-    /// The path, if it is a file.
-    pub fn file(&self) -> Option<&Path> {
-        match self {
-            Place::File(path) => Some(path),
-            Place::Server(_) => None,
-        }
-    }
-
     /// Opens the books beside whoever else has them open, such as a running service, and
     /// makes them where they are missing. Reservations stay as they are.
     ///
@@ -48,6 +40,24 @@ impl Place {
             Place::File(path) => Box::new(Sqlite::open(path)?),
             Place::Server(url) => Box::new(Postgres::open(url)?),
         })
+    }
+
+    /// [`Place::open`], but of books that are there: a mistyped name makes none.
+    ///
+    /// # Errors
+    /// Those of [`Place::open`]; there are no books.
+    pub fn open_existing(&self) -> Result<Box<dyn Ledger>> {
+        const REMEDY: &str = "name another, or make it with calotype keys add";
+        match self {
+            Place::File(path) if matches!(path.try_exists(), Ok(false)) => {
+                Err(Error::file(path, "no such file", REMEDY))
+            }
+            Place::File(_) => self.open(),
+            Place::Server(url) => match Postgres::open_existing(url)? {
+                Some(ledger) => Ok(Box::new(ledger)),
+                None => Err(Error::file(url.to_string(), "holds no keys", REMEDY)),
+            },
+        }
     }
 
     /// Opens the books for a service: [`Place::open`], as an instance that others know to

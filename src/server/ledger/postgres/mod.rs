@@ -64,16 +64,30 @@ impl Postgres {
     /// The server cannot be reached or refuses us; the tables are of another program, or of
     /// a newer version.
     pub fn open(url: &Url) -> Result<Self> {
-        let ledger = Self {
+        let ledger = Self::new(url)?;
+        ledger.write(async |books| schema::install(books, &ledger.place).await)?;
+        Ok(ledger)
+    }
+
+    /// [`Postgres::open`], but `None` where the tables are missing.
+    ///
+    /// # Errors
+    /// Those of [`Postgres::open`].
+    pub fn open_existing(url: &Url) -> Result<Option<Self>> {
+        let ledger = Self::new(url)?;
+        let there = ledger.read(async |books| schema::recognize(books, &ledger.place).await)?;
+        Ok(there.then_some(ledger))
+    }
+
+    fn new(url: &Url) -> Result<Self> {
+        Ok(Self {
             place: url.to_string(),
             server: Server::new(url)?,
             trouble: Mutex::default(),
             instance: None,
             life: LIFE,
             returned: Mutex::default(),
-        };
-        ledger.write(async |books| schema::install(books, &ledger.place).await)?;
-        Ok(ledger)
+        })
     }
 
     /// Opens the database for a service: [`Postgres::open`], as an instance that others know

@@ -71,40 +71,25 @@ CREATE INDEX charges_of_key ON charges (key, id);
 CREATE INDEX open_charges ON charges (key) WHERE state = 'reserved';
 ";
 
-/// Makes the schema and its tables where they are missing. Refuses those of another program
-/// or of a newer version, and a database that cannot hold every name.
+/// Makes the schema and its tables where they are missing. Refuses what [`recognize`] does,
+/// and a database that cannot hold every name.
 pub(super) async fn install(books: &Transaction<'_>, place: &str) -> Result<(), Fault> {
     // Whoever comes first makes them; the others wait.
-    books
-        .execute("SELECT pg_advisory_xact_lock($1)", &[&INSTALLING])
-        .await?;
-    let encoding: String = books
-        .query_one("SHOW server_encoding", &[])
-        .await?
-        .try_get(0)?;
+    let lock = "SELECT pg_advisory_xact_lock($1)";
+    books.execute(lock, &[&INSTALLING]).await?;
+    if recognize(books, place).await? {
+        return Ok(());
+    }
+    let encoding = books.query_one("SHOW server_encoding", &[]).await?;
+    let encoding: &str = encoding.try_get(0)?;
     if encoding != "UTF8" {
         let problem = format!("its encoding is {encoding}, which lacks letters of names");
         let remedy = "make the database with ENCODING 'UTF8' and TEMPLATE template0";
         return Err(Error::file(place, problem, remedy).into());
     }
-    let found = books
-        .query_one(
-            "SELECT to_regnamespace('calotype') IS NOT NULL,
-                 to_regclass('calotype.version') IS NOT NULL,
-                 EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('calotype'))",
-            &[],
-        )
-        .await?;
-    let (schema, version, things): (bool, bool, bool) =
-        (found.try_get(0)?, found.try_get(1)?, found.try_get(2)?);
-    if version {
-        return recognize(books, place).await;
-    }
-    if things {
-        return Err(not_ours(place).into());
-    }
-    // Needs a right that whoever owns the schema may lack.
-    if !schema {
+    // To make it needs a right that whoever owns it may lack.
+    let schema = "SELECT to_regnamespace('calotype') IS NOT NULL";
+    if !is(books, schema).await? {
         books.batch_execute("CREATE SCHEMA calotype").await?;
     }
     books.batch_execute(TABLES).await?;
@@ -113,20 +98,21 @@ pub(super) async fn install(books: &Transaction<'_>, place: &str) -> Result<(), 
     Ok(())
 }
 
-async fn recognize(books: &Transaction<'_>, place: &str) -> Result<(), Fault> {
-    let ours = books
-        .query_one(
-            "SELECT count(*) = 2 FROM information_schema.columns
-             WHERE (table_schema, table_name) = ('calotype', 'version')
-                 AND column_name IN ('application', 'version') AND data_type = 'integer'",
-            &[],
-        )
-        .await?;
-    let rows = match ours.try_get(0)? {
+/// Whether the tables are there as this version has them. Refuses those of another program
+/// or of a newer version. Writes nothing.
+pub(super) async fn recognize(books: &Transaction<'_>, place: &str) -> Result<bool, Fault> {
+    let nothing = "SELECT NOT EXISTS (SELECT FROM pg_class
+                       WHERE relnamespace = to_regnamespace('calotype'))";
+    if is(books, nothing).await? {
+        return Ok(false);
+    }
+    let ours = "SELECT count(*) = 2 FROM pg_attribute
+                WHERE attrelid = to_regclass('calotype.version')
+                    AND attname IN ('application', 'version') AND atttypid = 'int4'::regtype";
+    let rows = match is(books, ours).await? {
         true => {
-            books
-                .query("SELECT application, version FROM version", &[])
-                .await?
+            let sql = "SELECT application, version FROM version";
+            books.query(sql, &[]).await?
         }
         false => Vec::new(),
     };
@@ -134,7 +120,7 @@ async fn recognize(books: &Transaction<'_>, place: &str) -> Result<(), Fault> {
         return Err(not_ours(place).into());
     };
     match (row.try_get(0)?, row.try_get::<_, i32>(1)?) {
-        (APPLICATION, VERSION) => Ok(()),
+        (APPLICATION, VERSION) => Ok(true),
         (APPLICATION, newer) if newer > VERSION => {
             let problem =
                 format!("has tables of version {newer}; this calotype knows version {VERSION}");
@@ -142,6 +128,10 @@ async fn recognize(books: &Transaction<'_>, place: &str) -> Result<(), Fault> {
         }
         _ => Err(not_ours(place).into()),
     }
+}
+
+async fn is(books: &Transaction<'_>, sql: &str) -> Result<bool, Fault> {
+    Ok(books.query_one(sql, &[]).await?.try_get(0)?)
 }
 
 /// One at a time changes many charges, so that none waits for a row of the other.

@@ -7,6 +7,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -129,11 +130,13 @@ where
 {
     type Stream = Secret<S>;
     type TlsConnect = Named;
-    type Error = rustls::pki_types::InvalidDnsNameError;
+    type Error = Infallible;
 
-    fn make_tls_connect(&mut self, domain: &str) -> Result<Named, Self::Error> {
+    fn make_tls_connect(&mut self, domain: &str) -> Result<Named, Infallible> {
+        // A Unix socket has none, and no TLS.
+        let name = ServerName::try_from(domain).ok();
         Ok(Named {
-            name: ServerName::try_from(domain)?.to_owned(),
+            name: name.map(|name| name.to_owned()),
             config: self.0.clone(),
         })
     }
@@ -141,7 +144,7 @@ where
 
 /// Makes one connection secret, to the server of this name.
 pub(super) struct Named {
-    name: ServerName<'static>,
+    name: Option<ServerName<'static>>,
     config: Arc<ClientConfig>,
 }
 
@@ -154,8 +157,16 @@ where
     type Future = Pin<Box<dyn Future<Output = io::Result<Secret<S>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        let connecting = TlsConnector::from(self.config).connect(self.name, stream);
-        Box::pin(async { connecting.await.map(Box::new).map(Secret) })
+        let connecting = self.name.map(|name| {
+            let connector = TlsConnector::from(self.config);
+            connector.connect(name, stream)
+        });
+        Box::pin(async {
+            match connecting {
+                Some(connecting) => connecting.await.map(Box::new).map(Secret),
+                None => Err(io::Error::other("the host is no name of a certificate")),
+            }
+        })
     }
 }
 

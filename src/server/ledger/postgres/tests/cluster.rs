@@ -14,15 +14,16 @@ use tempfile::TempDir;
 
 pub const PASSWORD: &str = "pa55-w0rd";
 
-/// Runs the server until it reads something or its input ends, which it does however this
-/// process ends.
+/// Runs the server until its input ends, which it does however this process ends. Removes
+/// its folder then, unless it was told to keep it.
 const KEEPER: &str = r#"
 trap '' INT
 "$1/postgres" -D "$2" >>"$2/log" 2>&1 &
 server=$!
-read -r _
-kill -"$3" $server
+read -r order
+kill -QUIT $server
 wait $server
+[ "$order" = keep ] || rm -rf "$3"
 "#;
 
 /// A server with data of its own.
@@ -39,7 +40,7 @@ impl Cluster {
     /// clients of `tools/setup-clients` are required.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Cluster>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start()).as_ref()
+        SHARED.get_or_init(Self::start).as_ref()
     }
 
     /// Another one.
@@ -128,10 +129,11 @@ impl Cluster {
             String::from_utf8_lossy(&made.stderr)
         );
         self.configure(&format!(
-            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = ''\n\
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
              fsync = off\nfull_page_writes = off\nshared_buffers = 16MB\n\
              max_connections = 300",
-            self.port
+            self.port,
+            self.folder().display()
         ));
     }
 
@@ -148,7 +150,10 @@ impl Cluster {
     pub fn run(&mut self) {
         let mut command = self.command("sh");
         command.args(["-c", KEEPER, "sh"]);
-        command.arg(&self.programs).arg(self.data()).arg("QUIT");
+        command
+            .arg(&self.programs)
+            .arg(self.data())
+            .arg(self.folder());
         self.keeper = Some(command.stdin(Stdio::piped()).spawn().unwrap());
         let start = Instant::now();
         while !self.is_ready() {
@@ -170,7 +175,9 @@ impl Cluster {
     /// Stops it at once, as a crash does.
     pub fn stop(&mut self) {
         if let Some(mut keeper) = self.keeper.take() {
-            drop(keeper.stdin.take());
+            if let Some(mut orders) = keeper.stdin.take() {
+                orders.write_all(b"keep\n").unwrap();
+            }
             keeper.wait().unwrap();
             // The new log alone says that it is ready.
             fs::remove_file(self.data().join("log")).unwrap();

@@ -58,6 +58,29 @@ fn a_server_that_is_away_or_silent_is_said_in_time() {
 }
 
 #[test]
+fn a_unix_socket_is_a_way_too() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let database = Database::of(cluster);
+    let way = format!(
+        "/{}?host={}&port=",
+        database.name(),
+        cluster.folder().display()
+    );
+    let url = database.0.replace(
+        &format!("127.0.0.1:{}/{}", cluster.port, database.name()),
+        &way,
+    );
+    let url = format!("{url}{}", cluster.port);
+    Place::from(&url[..]).open().unwrap().add("ada", 1).unwrap();
+    has(
+        &refused(&format!("{url}&sslmode=require")),
+        &["does not support TLS"],
+    );
+}
+
+#[test]
 fn a_role_needs_the_schema() {
     let Some(database) = Database::new() else {
         return;
@@ -86,7 +109,12 @@ fn tables_of_others_and_of_later_versions_are_left_alone() {
     };
     // Those of other schemas are in nobody's way.
     database.execute("CREATE TABLE public.keys (name text); CREATE SCHEMA calotype");
+    has(
+        &failure(database.place().open_existing()),
+        &["holds no keys", "keys add"],
+    );
     database.place().open().unwrap().add("ada", 1).unwrap();
+    database.place().open_existing().unwrap().list().unwrap();
     database.execute("UPDATE version SET version = 2");
     has(
         &failure(database.place().open()),
