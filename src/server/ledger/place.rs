@@ -22,9 +22,13 @@ impl Place {
     /// Whether it makes sense; touches nothing.
     ///
     /// # Errors
-    /// A URL that says nothing sensible.
+    /// Nothing at all; a URL that says nothing sensible.
     pub fn check(&self) -> Result<()> {
         match self {
+            Place::File(path) if path.as_os_str().is_empty() => {
+                let allowed = "name a file, or postgres://user@host/database";
+                Err(Error::invalid("ledger", "empty", allowed))
+            }
             Place::File(_) => Ok(()),
             Place::Server(url) => url.check(),
         }
