@@ -4,7 +4,7 @@
 #[path = "common/server.rs"]
 mod server;
 
-use calotype::server::ledger::Ledger;
+use calotype::server::ledger::Place;
 use serde_json::json;
 use server::{Server, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,7 +40,7 @@ fn the_books_balance_after_kills_at_any_moment() {
     let file = folder.path().join("keys.db");
     let names: Vec<String> = (0..4).map(|i| format!("client {i}")).collect();
     let keys: Vec<String> = {
-        let ledger = Ledger::open(&file).unwrap();
+        let ledger = Place::from(&*file).open().unwrap();
         names
             .iter()
             .map(|name| ledger.add(name, CREDITS).unwrap())
@@ -72,7 +72,7 @@ fn the_books_balance_after_kills_at_any_moment() {
             end.store(true, Ordering::Relaxed);
         });
         drop(server);
-        let ledger = Ledger::open(&file).unwrap();
+        let ledger = Place::from(&*file).open().unwrap();
         ledger.check().unwrap();
         let all = ledger.list().unwrap();
         assert_eq!(all.len(), names.len());
@@ -90,7 +90,7 @@ fn the_books_balance_after_kills_at_any_moment() {
     }
     // The last start refunds the last crash.
     drop(Server::start(&["--keys", file.to_str().unwrap()]));
-    let ledger = Ledger::open(&file).unwrap();
+    let ledger = Place::from(&*file).open().unwrap();
     ledger.check().unwrap();
     assert!(
         ledger

@@ -15,14 +15,26 @@ use std::time::Duration;
 const MODEL: [&str; 4] = ["--vae", SMALL_VAE, "--warm-up", "false"];
 
 fn front(url: &str, more: &[&str]) -> Server {
-    let args = [&["--broker", url, "--api-min-steps", "1", "--lease", "2"], &MODEL[..], more];
+    let args = [
+        &["--broker", url, "--api-min-steps", "1", "--lease", "2"],
+        &MODEL[..],
+        more,
+    ];
     Server::spawn(&args.concat())
 }
 
 fn worker(url: &str, more: &[&str]) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
     command
-        .args(["worker", "--listen", "127.0.0.1:0", "--broker", url, "--lease", "2"])
+        .args([
+            "worker",
+            "--listen",
+            "127.0.0.1:0",
+            "--broker",
+            url,
+            "--lease",
+            "2",
+        ])
         .args(MODEL)
         .args(more);
     Server::launch(&mut command)
@@ -87,7 +99,9 @@ fn usage(file: &Path) -> Vec<Value> {
 
 fn states(file: &Path) -> Vec<String> {
     let states = usage(file).into_iter();
-    states.map(|charge| charge["state"].as_str().unwrap().to_owned()).collect()
+    states
+        .map(|charge| charge["state"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// The pictures are those that a service alone draws, wherever they are drawn, also where
@@ -123,7 +137,10 @@ fn workers_draw_what_a_service_alone_draws() {
     let refused = [&alone, &front].map(|server| server.post("/v1/jobs", &wrong, None).json());
     assert_eq!(refused[0]["error"], refused[1]["error"]);
     assert_eq!(workers[0].get("/readyz").0, 200);
-    assert_eq!(workers[0].post("/v1/jobs", &order(1, 1, 1), None).status, 404);
+    assert_eq!(
+        workers[0].post("/v1/jobs", &order(1, 1, 1), None).status,
+        404
+    );
 }
 
 /// A worker that dies is not paid, the next one is; one that was only paused comes too late.
@@ -181,15 +198,22 @@ fn a_job_is_cancelled_wherever_it_is_drawn() {
     let path = answer["links"]["self"].as_str().unwrap().to_owned();
     let ask = |method: &str| {
         let request = ureq::http::Request::builder().method(method);
-        let request = request.uri(format!("{}{path}", front.url)).header("x-api-key", &key);
+        let request = request
+            .uri(format!("{}{path}", front.url))
+            .header("x-api-key", &key);
         front.send(request.body(Vec::new()).unwrap())
     };
-    wait_until("it is drawn", || ask("GET").json()["step"].as_u64().unwrap_or(0) > 2);
+    wait_until("it is drawn", || {
+        ask("GET").json()["step"].as_u64().unwrap_or(0) > 2
+    });
     ask("DELETE");
     wait_until("it is refunded", || states(&file) == ["refunded"]);
     // The worker is free at once.
     drawn(&front, &order(2, 1, 1), Some(&key));
-    assert_eq!(figure(&workers[0], "calotype_pictures_total{device=\"0\"} "), 1.0);
+    assert_eq!(
+        figure(&workers[0], "calotype_pictures_total{device=\"0\"} "),
+        1.0
+    );
 }
 
 /// The broker's crash loses nothing.
@@ -222,18 +246,31 @@ fn strangers_are_refused_on_both_sides() {
     for url in [broker.url(), broker.url_of("worker", "gu3ss")] {
         let said = refused(&url, &MODEL);
         assert!(said.contains("authorization violation"), "{said}");
-        assert!(said.contains("--broker-credentials") && !said.contains("gu3ss"), "{said}");
+        assert!(
+            said.contains("--broker-credentials") && !said.contains("gu3ss"),
+            "{said}"
+        );
     }
-    assert!(broker.log().contains("authentication error"), "{}", broker.log());
+    assert!(
+        broker.log().contains("authentication error"),
+        "{}",
+        broker.log()
+    );
     // Another VAE draws other pictures.
     let url = broker.url_of("worker", PASSWORD);
     let said = refused(&url, &["--warm-up", "false"]);
     assert!(said.contains("the front end refuses this worker"), "{said}");
     assert!(said.contains("its model demo is another"), "{said}");
-    wait_until("the front end says so", || front.log().contains("its model demo is another"));
+    wait_until("the front end says so", || {
+        front.log().contains("its model demo is another")
+    });
     assert!(!front.log().contains(PASSWORD) && !said.contains(PASSWORD));
     assert_eq!(front.get("/readyz").0, 503);
     let answer = front.post("/v1/jobs", &order(1, 1, 1), None);
     assert_eq!(answer.status, 503);
-    assert!(answer.error().contains("no worker is there"), "{}", answer.error());
+    assert!(
+        answer.error().contains("no worker is there"),
+        "{}",
+        answer.error()
+    );
 }

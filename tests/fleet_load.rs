@@ -39,9 +39,23 @@ const MODEL: [&str; 4] = ["--vae", SMALL_VAE, "--warm-up", "false"];
 
 fn front(url: &str, books: &str) -> Server {
     let args = [
-        "--broker", url, "--ledger", books, "--api-min-steps", "1", "--api-any-size",
-        "--queue", "64", "--queue-per-key", "16", "--lease", "2", "--timeout", "120",
-        "--max-connections-per-address", "1024",
+        "--broker",
+        url,
+        "--ledger",
+        books,
+        "--api-min-steps",
+        "1",
+        "--api-any-size",
+        "--queue",
+        "64",
+        "--queue-per-key",
+        "16",
+        "--lease",
+        "2",
+        "--timeout",
+        "120",
+        "--max-connections-per-address",
+        "1024",
     ];
     Server::spawn(&[&args[..], &MODEL[..]].concat())
 }
@@ -49,7 +63,15 @@ fn front(url: &str, books: &str) -> Server {
 fn worker(url: &str) -> Server {
     let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
     command
-        .args(["worker", "--listen", "127.0.0.1:0", "--broker", url, "--lease", "2"])
+        .args([
+            "worker",
+            "--listen",
+            "127.0.0.1:0",
+            "--broker",
+            url,
+            "--lease",
+            "2",
+        ])
         .args(MODEL);
     Server::launch(&mut command)
 }
@@ -76,18 +98,27 @@ fn ask(url: &str, key: &str, seed: usize) -> Option<(u16, Value, u64)> {
         .proxy(None)
         .build()
         .into();
-    let request = agent.post(format!("{url}/v1/sdxl-torch")).header("x-api-key", key);
+    let request = agent
+        .post(format!("{url}/v1/sdxl-torch"))
+        .header("x-api-key", key);
     let mut answer = request.send_json(order(seed)).ok()?;
     let code = answer.status().as_u16();
-    let wait = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
+    let wait = answer
+        .headers()
+        .get("retry-after")
+        .and_then(|v| v.to_str().ok()?.parse().ok());
     let body = answer.body_mut().read_json().ok()?;
     Some((code, body, wait.unwrap_or(1)))
 }
 
 /// The picture in an answer.
 fn picture(body: &Value) -> Vec<u8> {
-    let text = body["image"].as_str().or_else(|| body["images"][0].as_str());
-    STANDARD.decode(text.unwrap_or_default()).unwrap_or_default()
+    let text = body["image"]
+        .as_str()
+        .or_else(|| body["images"][0].as_str());
+    STANDARD
+        .decode(text.unwrap_or_default())
+        .unwrap_or_default()
 }
 
 /// A client asks until the requests are used up or it is told to end.
@@ -169,9 +200,15 @@ fn many_clients_are_served_by_several_workers() {
     });
     let codes = seen.codes.lock().unwrap().clone();
     let cut = seen.cut.load(Ordering::Relaxed);
-    println!("{requests} requests of {clients} clients, {} workers: {codes:?}", workers.len());
+    println!(
+        "{requests} requests of {clients} clients, {} workers: {codes:?}",
+        workers.len()
+    );
     assert_eq!((seen.wrong.load(Ordering::Relaxed), cut), (0, 0));
-    assert!(codes.keys().all(|code| [200, 429].contains(code)), "{codes:?}");
+    assert!(
+        codes.keys().all(|code| [200, 429].contains(code)),
+        "{codes:?}"
+    );
     let price = before[3] / SEEDS as i64;
     wait_until("nothing is reserved", || sums(&books)[2] == 0);
     let [granted, remaining, _, spent] = sums(&books);
@@ -210,7 +247,9 @@ fn the_books_balance_whatever_fails() {
     let secrets: Vec<String> = (0..8).map(add).collect();
     let mut broker = Broker::start(false);
     let url = broker.url();
-    let mut fronts: Vec<Server> = (0..2).map(|_| front(&url, books.to_str().unwrap())).collect();
+    let mut fronts: Vec<Server> = (0..2)
+        .map(|_| front(&url, books.to_str().unwrap()))
+        .collect();
     let mut workers: Vec<Server> = (0..2).map(|_| worker(&url)).collect();
     fronts.iter().for_each(Server::wait_ready);
     let first = |seed| picture(&ask(&fronts[0].url, &secrets[0], seed).unwrap().1);
@@ -265,7 +304,10 @@ fn the_books_balance_whatever_fails() {
     wait_until("nothing is reserved", || sums(&books)[2] == 0);
     let [granted, remaining, _, spent] = sums(&books);
     let codes = seen.codes.lock().unwrap().clone();
-    let (cut, wrong) = (seen.cut.load(Ordering::Relaxed), seen.wrong.load(Ordering::Relaxed));
+    let (cut, wrong) = (
+        seen.cut.load(Ordering::Relaxed),
+        seen.wrong.load(Ordering::Relaxed),
+    );
     println!(
         "{faults} faults: {codes:?}, {cut} connections cut; spent {spent} at {price} a picture"
     );
@@ -273,8 +315,14 @@ fn the_books_balance_whatever_fails() {
     assert_eq!(wrong, 0, "a picture of another seed");
     // What was paid was answered, but for what was cut on its way.
     let answered = price * (codes.get(&200).copied().unwrap_or(0) + SEEDS) as i64;
-    assert!(spent >= answered, "{spent} of {answered}: pictures for nothing");
-    assert!(spent <= answered + price * cut as i64, "{spent}: paid twice");
+    assert!(
+        spent >= answered,
+        "{spent} of {answered}: pictures for nothing"
+    );
+    assert!(
+        spent <= answered + price * cut as i64,
+        "{spent}: paid twice"
+    );
     // And all is well again.
     let served = || ask(&fronts[0].url, &secrets[0], 0).is_some_and(|(code, ..)| code == 200);
     wait_until("it draws", served);

@@ -1,5 +1,9 @@
 //! What outlives a restart, a crash or trouble with the ledger's file.
 
+#[cfg(unix)]
+#[path = "../src/server/ledger/postgres/tests/cluster.rs"]
+#[allow(dead_code, reason = "this file uses a part")]
+mod cluster;
 #[path = "common/server.rs"]
 mod server;
 
@@ -430,4 +434,71 @@ fn a_ledger_that_becomes_read_only_is_said_and_found_well_again() {
     assert!(took < Duration::from_millis(50), "{took:?}");
     wait_until("it is well", || server.get("/readyz").0 == 200);
     assert_eq!(server.post("/v1/jobs", &quick(), Some(&key)).status, 202);
+}
+
+#[test]
+#[cfg(unix)]
+fn services_share_a_database_and_survive_its_restart() {
+    let Some(mut cluster) = cluster::Cluster::start() else {
+        return;
+    };
+    let ledger = cluster.url("postgres", "");
+    let path = Path::new(&ledger);
+    let key = keys(path, &["add", "ada", "--credits", "100"]);
+    let services = [(); 2].map(|()| Server::start(&["--ledger", &ledger]));
+    let remaining = |left: i64| format!("\"remaining\":{left},\"reserved\":0");
+    for (service, left) in services.iter().zip([99, 98]) {
+        done(service, Some(&key), &quick());
+        wait_until("it is paid", || {
+            keys(path, &["list", "--json"]).contains(&remaining(left))
+        });
+    }
+    // What was drawn meanwhile is answered, and paid for later.
+    let [service, other] = &services;
+    let long = json!({ "prompt": "a", "num_inference_steps": 10 });
+    let running = service.post("/v1/jobs", &long, Some(&key)).json();
+    wait_until("it runs", || {
+        look(service, Some(&key), id(&running)).json()["status"] == "running"
+    });
+    cluster.stop();
+    let answer = other.post("/v1/jobs", &quick(), Some(&key));
+    assert_eq!(answer.status, 503, "{}", answer.error());
+    assert_eq!(answer.header("retry-after"), Some("5"));
+    assert!(!answer.error().contains("postgres"), "{}", answer.error());
+    for service in &services {
+        assert_eq!(service.get("/readyz").0, 503);
+        assert_eq!(service.get("/healthz").0, 200);
+    }
+    // Nobody may look at the job either: its key cannot be recognized.
+    wait_until("it ends unpaid", || {
+        let log = service.log();
+        let mut lines = log.lines();
+        lines.any(|line| line.contains(id(&running)) && line.contains("done"))
+    });
+    assert!(service.log().contains("cannot be reached"));
+    let refused = Command::new(env!("CARGO_BIN_EXE_calotype"))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .env("CALOTYPE_LEDGER", &ledger)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("postgres://postgres@127.0.0.1"), "{said}");
+    cluster.run();
+    wait_until("it is paid", || {
+        keys(path, &["list", "--json"]).contains(&remaining(97))
+    });
+    done(other, Some(&key), &quick());
+    for service in &services {
+        service.wait_ready();
+        let log = service.log();
+        assert!(!log.contains(cluster::PASSWORD), "{log}");
+    }
+    let help = Command::new(env!("CARGO_BIN_EXE_calotype"))
+        .args(["serve", "--help"])
+        .env("CALOTYPE_LEDGER", &ledger)
+        .output()
+        .unwrap();
+    let shown = [said.as_bytes(), &help.stdout].concat();
+    assert!(!String::from_utf8_lossy(&shown).contains(cluster::PASSWORD));
 }

@@ -65,7 +65,13 @@ fn print(entries: &[Entry], json: bool) -> Result<()> {
     let rows = entries.iter().map(|entry| {
         let why = entry.why.clone().unwrap_or_default();
         let (task, request) = (entry.task.clone(), entry.request_id.clone());
-        [task, request, entry.model.clone(), entry.created.clone(), why]
+        [
+            task,
+            request,
+            entry.model.clone(),
+            entry.created.clone(),
+            why,
+        ]
     });
     Ok(super::output::line(&super::keys::table(&titles, rows))?)
 }

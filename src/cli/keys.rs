@@ -3,17 +3,25 @@
 use super::{error, output};
 use anyhow::Result;
 use calotype::Error;
-use calotype::server::ledger::{Balance, KeyInfo, Ledger, Usage, check_new};
+use calotype::server::ledger::{Balance, KeyInfo, Place, Usage, check_new};
 use console::{Alignment, measure_text_width, pad_str};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Make, list and revoke the keys of the HTTP service, and grant them credits
 #[derive(clap::Args)]
 pub struct Args {
-    /// The file of keys and credits; `add` makes it
-    #[arg(long, value_name = "FILE", env = "CALOTYPE_KEYS", global = true)]
-    keys: Option<PathBuf>,
+    /// Keys and credits: a file, which `add` makes, or postgres://user@host/database, whose
+    /// password may be in PGPASSWORD. --keys means the same
+    #[arg(
+        long,
+        alias = "keys",
+        value_name = "PLACE",
+        env = "CALOTYPE_LEDGER",
+        hide_env_values = true,
+        global = true
+    )]
+    ledger: Option<Place>,
 
     #[command(subcommand)]
     action: Option<Action>,
@@ -89,31 +97,33 @@ pub fn run(args: &Args) -> Result<()> {
         let allowed = "choose one of add, list, revoke, grant, usage, backup, prune";
         return Err(Error::invalid("the action of keys", "missing", allowed).into());
     };
-    let path = args.keys.as_deref().ok_or_else(|| {
-        let allowed = "name the file of keys, or set CALOTYPE_KEYS";
-        Error::invalid("keys", "missing", allowed)
+    let place = args.ledger.clone().or_else(older_name).ok_or_else(|| {
+        let allowed = "name the file of keys or their database, or set CALOTYPE_LEDGER";
+        Error::invalid("ledger", "missing", allowed)
     })?;
+    place.check()?;
+    let place = &place;
     match action {
-        Action::Add { name, credits } => add(path, name, *credits),
+        Action::Add { name, credits } => add(place, name, *credits),
         Action::List { json } => {
-            let keys = existing(path)?.list()?;
+            let keys = place.open_existing()?.list()?;
             match json {
                 true => output::json(&Keys { keys }),
                 false => output::line(&table(&KEYS, keys.iter().map(key_row))),
             }
         }
-        Action::Revoke { name } => Ok(existing(path)?.revoke(name)?),
+        Action::Revoke { name } => Ok(place.open_existing()?.revoke(name)?),
         Action::Grant { name, credits } => {
-            let balance = existing(path)?.grant(name, *credits)?;
+            let balance = place.open_existing()?.grant(name, *credits)?;
             output::line(&describe(&balance))
         }
-        Action::Backup { file } => Ok(existing(path)?.backup(file)?),
+        Action::Backup { file } => Ok(place.open_existing()?.backup(file)?),
         Action::Prune { days } => {
-            let removed = existing(path)?.prune(*days)?;
+            let removed = place.open_existing()?.prune(*days)?;
             output::line(&format!("{removed} charges removed"))
         }
         Action::Usage { name, last, json } => {
-            let charges = existing(path)?.usage(name.as_deref(), *last)?;
+            let charges = place.open_existing()?.usage(name.as_deref(), *last)?;
             match json {
                 true => output::json(&Charges { charges }),
                 false => output::line(&table(&CHARGES, charges.iter().map(charge_row))),
@@ -122,22 +132,15 @@ pub fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Opens a file that must be there: a mistyped name makes none.
-fn existing(path: &Path) -> Result<Ledger, Error> {
-    match path.try_exists() {
-        Ok(false) => Err(Error::file(
-            path,
-            "no such file",
-            "name another, or make it with calotype keys add",
-        )),
-        _ => Ledger::open(path),
-    }
+/// What the environment says by the older name of `CALOTYPE_LEDGER`.
+pub(super) fn older_name() -> Option<Place> {
+    std::env::var_os("CALOTYPE_KEYS").map(Place::from)
 }
 
-fn add(path: &Path, name: &str, credits: i64) -> Result<()> {
+fn add(place: &Place, name: &str, credits: i64) -> Result<()> {
     // Before the file is made.
     let name = check_new(name, credits)?;
-    let secret = Ledger::open(path)?.add(name, credits)?;
+    let secret = place.open()?.add(name, credits)?;
     output::line(&secret)?;
     eprintln!("this is the secret of {name:?}: keep it, it is not shown again");
     Ok(())
@@ -196,7 +199,10 @@ fn charge_row(charge: &Usage) -> [String; 10] {
 }
 
 /// Columns of even width under their titles.
-pub fn table<const N: usize>(titles: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub fn table<const N: usize>(
+    titles: &[&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
     let rows: Vec<[String; N]> = [titles.map(str::to_owned)]
         .into_iter()
         .chain(rows)

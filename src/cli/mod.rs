@@ -11,6 +11,7 @@ mod error;
 mod generate;
 mod inspect;
 mod interrupt;
+mod jobs;
 mod keys;
 mod models;
 mod output;
@@ -46,6 +47,7 @@ enum Command {
     Schedulers(schedulers::Args),
     Serve(Box<serve::Args>),
     Worker(Box<worker::Args>),
+    Jobs(jobs::Args),
     Keys(keys::Args),
 }
 
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Schedulers(args) => schedulers::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Worker(args) => worker::run(&args),
+        Command::Jobs(args) => jobs::run(&args),
         Command::Keys(args) => keys::run(&args),
     };
     match result {

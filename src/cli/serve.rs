@@ -3,6 +3,7 @@
 use super::broker::BrokerArgs;
 use super::models::ModelArgs;
 use anyhow::Result;
+use calotype::server::ledger::Place;
 use calotype::server::{Config, Listen, LogFormat, Network, PublicUrl, Role, Setup, serve};
 use calotype::{Error, encoding};
 use figment::Figment;
@@ -55,10 +56,17 @@ struct Values {
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_key: Option<PathBuf>,
 
-    /// The database of keys and credits (see calotype keys); anybody is served without
-    #[arg(long, env = "CALOTYPE_KEYS", value_name = "FILE")]
+    /// Keys and credits (see calotype keys): a file, or postgres://user@host/database, whose
+    /// password may be in PGPASSWORD; anybody is served without. --keys means the same
+    #[arg(
+        long,
+        alias = "keys",
+        env = "CALOTYPE_LEDGER",
+        hide_env_values = true,
+        value_name = "PLACE"
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
-    keys: Option<PathBuf>,
+    ledger: Option<Place>,
 
     #[command(flatten)]
     #[serde(flatten)]
@@ -243,6 +251,12 @@ impl Args {
             let text = encoding::read(path, "name a TOML file that can be read")?;
             figment = figment.merge(Toml::string(&text));
         }
+        // The older name in the environment wins over the file, as all variables do.
+        if self.values.ledger.is_none()
+            && let Some(place) = super::keys::older_name()
+        {
+            figment = figment.merge(Serialized::default("ledger", place));
+        }
         let config: Config = figment
             .merge(Serialized::defaults(&self.values))
             .extract()
@@ -268,7 +282,7 @@ pub fn run(args: &Args) -> Result<()> {
     let config = args.config()?;
     super::start_log("info", config.log == LogFormat::Json);
     let (load, more) = args.models.all_load_options()?;
-    if config.keys.is_none() && !config.listen.is_local() {
+    if config.place().is_none() && !config.listen.is_local() {
         tracing::warn!(
             "anybody who reaches {} may draw: there are no keys",
             config.listen

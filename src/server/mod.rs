@@ -18,4 +18,5 @@ mod site;
 mod work;
 
 pub use config::{BrokerUrl, Config, Listen, LogFormat, Network, PublicUrl, Role, Setup};
+pub use fleet::{Desk, Entry};
 pub use serve::serve;

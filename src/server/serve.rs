@@ -202,7 +202,8 @@ fn serving(app: &App, tls: Option<Arc<Tls>>) -> Serving {
 /// Forgets what is too old, though nobody asks.
 async fn tidy(service: Service) {
     const PERIOD: Duration = Duration::from_secs(1);
-    /// Of so many, one looks for instances that died.
+    /// Of so many, one keeps the books: says that this service lives, looks for others that
+    /// died.
     const ROUND: usize = 5;
     let mut period = tokio::time::interval(PERIOD);
     for count in (0..ROUND).cycle() {
@@ -211,7 +212,7 @@ async fn tidy(service: Service) {
         let tidied = tokio::task::spawn_blocking(move || {
             service.tidy();
             if count == 0 {
-                service.refund_dead();
+                service.keep_books();
             }
         });
         if let Err(error) = tidied.await {

@@ -23,7 +23,11 @@ impl Broker {
     /// Starts it. Who connects needs a password where it has `users`.
     pub fn start(users: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let config = folder.path().join("nats.conf");
         let store = folder.path().join("store");
         let authorization = match users {

@@ -1,6 +1,6 @@
 //! `calotype keys` as an operator meets it.
 
-use calotype::server::ledger::{Ledger, Purpose};
+use calotype::server::ledger::{Ledger, Place, Purpose};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -13,6 +13,7 @@ fn calotype(folder: &Path, args: &[&str]) -> Command {
         .args(args)
         .current_dir(folder)
         .env_remove("CALOTYPE_KEYS")
+        .env_remove("CALOTYPE_LEDGER")
         .env_remove("CALOTYPE_LOG")
         .env_remove("RUST_LOG");
     command
@@ -21,6 +22,10 @@ fn calotype(folder: &Path, args: &[&str]) -> Command {
 fn run(folder: &Path, args: &[&str]) -> Output {
     let mut command = calotype(folder, args);
     command.env("CALOTYPE_KEYS", "keys.db").output().unwrap()
+}
+
+fn open(folder: &Path) -> Box<dyn Ledger> {
+    Place::from(&*folder.join("keys.db")).open().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -71,7 +76,7 @@ fn the_secret_alone_is_on_stdout() {
     let note = text(&output.stderr);
     assert!(note.contains("not shown again"), "{note}");
     assert!(!note.contains(secret.trim()), "{note}");
-    let ledger = Ledger::open(&folder.path().join("keys.db")).unwrap();
+    let ledger = open(folder.path());
     let key = ledger.authenticate(Some(secret.trim())).unwrap();
     assert_eq!(key.unwrap().name, "ada");
 }
@@ -80,7 +85,7 @@ fn the_secret_alone_is_on_stdout() {
 fn keys_are_listed_granted_and_revoked_beside_a_service() {
     let (folder, secret) = with_key();
     let folder = folder.path();
-    let service = Ledger::serve(&folder.join("keys.db")).unwrap();
+    let service = Place::from(&*folder.join("keys.db")).serve().unwrap();
     let balance = "150 remaining, 0 reserved, 0 spent, 150 granted\n";
     assert_eq!(says(folder, &["grant", "ada", "--credits", "50"]), balance);
     assert_eq!(says(folder, &["revoke", "ada"]), "");
@@ -111,7 +116,7 @@ fn keys_are_listed_granted_and_revoked_beside_a_service() {
 fn usage_shows_the_latest_charges() {
     let (folder, secret) = with_key();
     let folder = folder.path();
-    let ledger = Ledger::open(&folder.join("keys.db")).unwrap();
+    let ledger = open(folder);
     let key = ledger.authenticate(Some(secret.trim())).unwrap().unwrap();
     for request_id in ["one", "two\u{1b}[2J"] {
         let purpose = Purpose {
@@ -122,9 +127,10 @@ fn usage_shows_the_latest_charges() {
             width: 1024,
             height: 768,
             refiner: false,
+            job: None,
         };
         let charge = ledger.reserve(key.id, 7, &purpose).unwrap().unwrap();
-        ledger.settle(&charge, charge.amount).unwrap();
+        let _ = ledger.settle(&charge, 0, charge.amount).unwrap();
     }
     let charges = json(folder, &["usage", "ada", "--json"]);
     assert_eq!(charges["charges"][1]["request_id"], "one");
@@ -167,9 +173,9 @@ fn the_file_is_named_and_made_by_add_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let without = calotype(path, &["list"]).output().unwrap();
-    failed(&without, 2, &["--keys is missing", "CALOTYPE_KEYS"]);
+    failed(&without, 2, &["--ledger is missing", "CALOTYPE_LEDGER"]);
     let empty = calotype(path, &["list"]).env("CALOTYPE_KEYS", "").output();
-    failed(&empty.unwrap(), 2, &["--keys"]);
+    failed(&empty.unwrap(), 2, &["--ledger is empty"]);
     refuses(path, 1, &["list"], &["keys.db: no such file", "keys add"]);
     refuses(path, 1, &["grant", "ada", "--credits", "1"], &["no such"]);
     refuses(path, 2, &["add", "\n", "--credits", "1"], &["name is"]);
@@ -184,4 +190,45 @@ fn the_file_is_named_and_made_by_add_alone() {
     let before = ["--keys", "own.db", "add", "ada", "--credits", "1"];
     says(path, &before);
     assert!(path.join("own.db").exists());
+}
+
+#[test]
+fn the_newer_name_wins_over_the_older_and_a_flag_over_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let add = |more: &[&str]| {
+        let args = [&["add", "ada", "--credits", "1"], more].concat();
+        let mut command = calotype(folder, &args);
+        command.env("CALOTYPE_KEYS", "older.db");
+        let output = command.env("CALOTYPE_LEDGER", "newer.db").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    add(&[]);
+    add(&["--keys", "flag.db"]);
+    let there = ["older.db", "newer.db", "flag.db"].map(|name| folder.join(name).exists());
+    assert_eq!(there, [false, true, true]);
+}
+
+#[test]
+fn a_database_is_named_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let list = |url: &str, code, named: &[&str]| {
+        let output = calotype(folder, &["list", "--ledger", url]).output();
+        let output = output.unwrap();
+        failed(&output, code, named);
+        assert!(!text(&output.stderr).contains("pa55"), "{output:?}");
+    };
+    let away = "postgres://ada@127.0.0.1:1/keys: cannot be reached";
+    list("postgres://ada:pa55@127.0.0.1:1/keys", 1, &[away]);
+    let loud = "--ledger is postgres://ada@db:5432/keys: sslmode=loud is unknown";
+    list("postgres://ada:pa55@db/keys?sslmode=loud", 2, &[loud]);
+    let help = calotype(folder, &["--help"])
+        .env("CALOTYPE_LEDGER", "postgres://ada:pa55@db/keys")
+        .output();
+    let help = text(&help.unwrap().stdout);
+    assert!(
+        help.contains("CALOTYPE_LEDGER") && !help.contains("pa55"),
+        "{help}"
+    );
 }

@@ -8,6 +8,7 @@ use super::price::Price;
 use super::public_url::PublicUrl;
 use crate::pipeline::LoadOptions;
 use crate::pipeline::request::{CACHE_INTERVAL, SAMPLES, SIZES, STEPS};
+use crate::server::ledger::Place;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -22,8 +23,11 @@ pub struct Config {
     /// PEM files of a certificate and its key: with them the service speaks TLS itself.
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
-    /// The database of keys and credits; without one anybody is served.
-    pub keys: Option<PathBuf>,
+    /// Where keys and credits are, a file or a PostgreSQL server's database; without it
+    /// anybody is served.
+    pub ledger: Option<Place>,
+    /// The older name of `ledger`, which wins.
+    pub keys: Option<Place>,
     /// Workers draw that are found there, and none of this process' devices.
     pub broker: Option<BrokerUrl>,
     /// A file of the broker's credentials.
@@ -109,6 +113,7 @@ impl Default for Config {
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7860))),
             tls_cert: None,
             tls_key: None,
+            ledger: None,
             keys: None,
             broker: None,
             broker_credentials: None,
@@ -195,10 +200,15 @@ impl Config {
         }
     }
 
+    /// Where keys and credits are.
+    pub fn place(&self) -> Option<&Place> {
+        self.ledger.as_ref().or(self.keys.as_ref())
+    }
+
     /// Waiting requests of one key.
     pub fn per_key(&self) -> usize {
         let half = self.queue.div_ceil(2);
-        match (self.queue_per_key, &self.keys) {
+        match (self.queue_per_key, self.place()) {
             (Some(most), _) => most,
             (None, Some(_)) => half,
             // All requests have one owner then.
@@ -277,15 +287,16 @@ impl Config {
             .iter()
             .try_for_each(|origin| check_origin(origin))?;
         self.price.check()?;
+        self.place().map_or(Ok(()), Place::check)?;
         self.check_exposure(&self.listen)
     }
 
     /// Without keys, only this machine is served: refuses a place that others reach.
     pub fn check_exposure(&self, listen: &Listen) -> Result<()> {
-        if self.keys.is_some() || self.insecure || listen.is_local() {
+        if self.place().is_some() || self.insecure || listen.is_local() {
             return Ok(());
         }
-        let allowed = "is open to other machines, and nobody would need a key; add --keys FILE, \
+        let allowed = "is open to other machines, and nobody would need a key; add --ledger PLACE, \
                        or --insecure if that is meant";
         Err(Error::invalid("listen", listen, allowed))
     }
@@ -378,6 +389,10 @@ mod tests {
         config.insecure = false;
         config.keys = Some("keys.db".into());
         config.check().unwrap();
+        config.ledger = Some("postgres://ada:pa55@db/keys?sslmode=loud".into());
+        let message = config.check().unwrap_err().to_string();
+        assert!(message.contains("sslmode=loud"), "{message}");
+        assert!(!format!("{message}{config:?}").contains("pa55"));
     }
 
     #[test]

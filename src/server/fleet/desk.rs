@@ -31,8 +31,6 @@ pub struct Entry {
     /// Why it is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    #[serde(skip)]
-    sequence: u64,
 }
 
 /// A connection of an operator.
@@ -87,7 +85,10 @@ impl Desk {
                 {
                     self.tell_dropped(task).await?;
                 }
-                stream.delete_message(message.sequence).await.map_err(lost)?;
+                stream
+                    .delete_message(message.sequence)
+                    .await
+                    .map_err(lost)?;
                 return Ok(());
             }
             Err(none(name))
@@ -121,7 +122,9 @@ impl Desk {
     /// worker draws it; a file cannot be written.
     pub fn retry(&self, name: &str, folder: &Path) -> Result<Vec<PathBuf>> {
         self.runtime.block_on(async {
-            let message = find(&self.broker.dead, name).await?.ok_or_else(|| none(name))?;
+            let message = find(&self.broker.dead, name)
+                .await?
+                .ok_or_else(|| none(name))?;
             let unreadable = |e: serde_json::Error| Error::internal(name, e.to_string());
             let mut task: Task = serde_json::from_slice(&message.payload).map_err(unreadable)?;
             task.front = format!("desk{:012x}", rand::random::<u64>() >> 16);
@@ -146,9 +149,14 @@ impl Desk {
         })?;
         let results = broker.results_of(&task.front).await.map_err(lost)?;
         let bytes = serde_json::to_vec(task).unwrap_or_default();
-        let sent = broker.jetstream.publish(broker::work(&task.model), bytes.into()).await;
+        let sent = broker
+            .jetstream
+            .publish(broker::work(&task.model), bytes.into())
+            .await;
         sent.map_err(lost)?.await.map_err(lost)?;
-        let answering = self.runtime.spawn(agree(broker.clone(), task.front.clone()));
+        let answering = self
+            .runtime
+            .spawn(agree(broker.clone(), task.front.clone()));
         let mut results = results.messages().await.map_err(lost)?;
         let ended = tokio::time::timeout(PATIENCE, results.next()).await;
         answering.abort();
@@ -212,7 +220,6 @@ fn entry(message: &StreamMessage) -> Entry {
         model: of(|task| &task.model),
         created: message.time.to_string(),
         why: message.headers.get("why").map(ToString::to_string),
-        sequence: message.sequence,
     }
 }
 
@@ -238,7 +245,8 @@ async fn messages(stream: &Stream) -> Result<Vec<StreamMessage>> {
 }
 
 fn none(name: &str) -> Error {
-    let allowed = "no such task; `calotype jobs list` and `calotype jobs dead` show those there are";
+    let allowed =
+        "no such task; `calotype jobs list` and `calotype jobs dead` show those there are";
     Error::invalid(Field::from("task"), name, allowed)
 }
 

@@ -10,6 +10,7 @@
 
 mod broker;
 mod crew;
+mod desk;
 mod errand;
 mod front;
 mod parcel;
@@ -17,5 +18,6 @@ mod results;
 mod wire;
 mod worker;
 
+pub use desk::{Desk, Entry};
 pub use front::Front;
 pub use worker::Worker;

@@ -1,11 +1,15 @@
 //! Charges: reserved when a job comes, spent or refunded when it ends.
 
-use super::fault::Fault;
-use super::keys::known;
-use super::{Balance, Ledger};
+use super::keys::Balance;
 use crate::{Error, Result};
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
+use std::fmt;
+use std::time::Duration;
+
+/// The latest that a job may end, from its reservation on.
+pub const LONGEST_JOB: Duration = Duration::from_secs(30 * 24 * 3600);
+/// In bytes, of a job's id.
+const LONGEST_ID: usize = 128;
 
 /// What a charge is for, as the journal keeps it.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +22,18 @@ pub struct Purpose<'a> {
     pub width: usize,
     pub height: usize,
     pub refiner: bool,
+    /// Of a job that may outlive the service which reserves for it.
+    pub job: Option<Job<'a>>,
+}
+
+/// A job that is drawn elsewhere. What is reserved for it belongs to no service: whoever
+/// knows the reservation settles it, and where nobody has by the deadline it is refunded.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// No two charges have the same.
+    pub id: &'a str,
+    /// From now, by the ledger's clock; at most [`LONGEST_JOB`].
+    pub deadline: Duration,
 }
 
 /// Credits that are held for a job until it is settled or refunded.
@@ -27,6 +43,173 @@ pub struct Reservation {
     pub key: i64,
     /// In credits.
     pub amount: i64,
+}
+
+/// Where a charge is between its beginning and its one end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Reserved,
+    Spent,
+    Refunded,
+}
+
+impl State {
+    pub(super) const ALL: [State; 3] = [State::Reserved, State::Spent, State::Refunded];
+
+    /// As the journal has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Reserved => "reserved",
+            State::Spent => "spent",
+            State::Refunded => "refunded",
+        }
+    }
+
+    pub(super) fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A charge as it is in the journal now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// Its amount is what was spent, once it is.
+    pub reservation: Reservation,
+    pub state: State,
+    /// The latest attempt that was noted; 0 where there was none.
+    pub fence: i64,
+}
+
+/// What came of settling or refunding a charge.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It ended by this call.
+    Paid(Balance),
+    /// This attempt has ended it so before, and may go on where it was interrupted. Never of
+    /// fence 0, which is no attempt's own.
+    Before {
+        fence: i64,
+        spent: i64,
+        balance: Balance,
+    },
+    /// Nothing was changed: it ended otherwise, or a newer attempt has begun.
+    Refused { state: State, fence: i64 },
+}
+
+/// How a charge is to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub fence: i64,
+    pub state: State,
+    /// What leaves the key's balance.
+    pub spent: i64,
+    /// What the journal says from now on.
+    pub charge: i64,
+}
+
+impl End {
+    /// # Errors
+    /// More than was reserved; a fence below 0.
+    pub fn spent(reservation: &Reservation, fence: i64, spent: i64) -> Result<Self> {
+        check_fence(fence)?;
+        if !(0..=reservation.amount).contains(&spent) {
+            let allowed = format!("must be from 0 to {}", reservation.amount);
+            return Err(Error::invalid("spent", spent, allowed));
+        }
+        let (state, charge) = (State::Spent, spent);
+        Ok(Self {
+            fence,
+            state,
+            spent,
+            charge,
+        })
+    }
+
+    /// # Errors
+    /// A fence below 0.
+    pub fn refunded(reservation: &Reservation, fence: i64) -> Result<Self> {
+        check_fence(fence)?;
+        Ok(Self {
+            fence,
+            state: State::Refunded,
+            spent: 0,
+            // It still says what it was for.
+            charge: reservation.amount,
+        })
+    }
+
+    /// What to say where the charge could not end so: it is in `found`.
+    pub fn instead(&self, found: &Charge, balance: Balance) -> Settlement {
+        let Charge {
+            reservation,
+            state,
+            fence,
+        } = *found;
+        if fence > 0 && (fence, state) == (self.fence, self.state) {
+            let spent = match state {
+                State::Spent => reservation.amount,
+                State::Reserved | State::Refunded => 0,
+            };
+            return Settlement::Before {
+                fence,
+                spent,
+                balance,
+            };
+        }
+        Settlement::Refused { state, fence }
+    }
+
+    /// The charge is not what its reservation says, or there is none: of another ledger, or
+    /// made up.
+    pub fn mistaken(id: i64, found: Option<State>) -> Error {
+        let state = found.map_or("unknown", State::name);
+        let allowed = format!("cannot end: it is {state}; a charge ends once, as it was reserved");
+        Error::invalid("charge", id, allowed)
+    }
+}
+
+/// # Errors
+/// A fence below 0.
+fn check_fence(fence: i64) -> Result<()> {
+    match fence {
+        0.. => Ok(()),
+        _ => Err(Error::invalid("fence", fence, "must be 0 or more")),
+    }
+}
+
+/// # Errors
+/// A negative amount; a job whose id or deadline is out of range.
+pub(super) fn check_reservation(amount: i64, purpose: &Purpose<'_>) -> Result<()> {
+    if amount < 0 {
+        return Err(Error::invalid("amount", amount, "must be 0 or more"));
+    }
+    let Some(job) = &purpose.job else {
+        return Ok(());
+    };
+    let printable = job.id.bytes().all(|byte| byte.is_ascii_graphic());
+    if job.id.is_empty() || job.id.len() > LONGEST_ID || !printable {
+        let allowed = format!("must be 1 to {LONGEST_ID} characters of ASCII, without spaces");
+        return Err(Error::invalid("job", format!("{:?}", job.id), allowed));
+    }
+    if job.deadline > LONGEST_JOB {
+        let allowed = format!("must be at most {} s", LONGEST_JOB.as_secs());
+        let given = format!("{} s", job.deadline.as_secs_f64());
+        return Err(Error::invalid("deadline", given, allowed));
+    }
+    Ok(())
+}
+
+/// Another charge is of this job.
+pub(super) fn charged(job: &str) -> Error {
+    let allowed = "has a charge already; look it up, or choose another id";
+    Error::invalid("job", format!("{job:?}"), allowed)
 }
 
 /// One charge of the journal.
@@ -50,163 +233,16 @@ pub struct Usage {
     pub state: String,
 }
 
-impl Ledger {
-    /// Holds `amount` credits of a key. `None`, and nothing is changed, where the
-    /// key has not that much left or was revoked since it was recognized.
-    ///
-    /// # Errors
-    /// A negative amount; the file cannot be written.
-    pub fn reserve(
-        &self,
-        key: i64,
-        amount: i64,
-        purpose: &Purpose<'_>,
-    ) -> Result<Option<Reservation>> {
-        if amount < 0 {
-            return Err(Error::invalid("amount", amount, "must be 0 or more"));
-        }
-        self.write(|books| {
-            let taken = books.execute(
-                "UPDATE keys SET remaining = remaining - ?2, reserved = reserved + ?2
-                 WHERE id = ?1 AND remaining >= ?2 AND revoked IS NULL",
-                [key, amount],
-            )?;
-            if taken == 0 {
-                return Ok(None);
-            }
-            let instance = self.instance.as_ref().map(|own| &own.id[..]);
-            note(books, key, amount, purpose, instance)?;
-            let id = books.last_insert_rowid();
-            Ok(Some(Reservation { id, key, amount }))
-        })
-    }
-
-    /// The job has drawn: `spent` of what was reserved is spent, and the charge is that
-    /// much; the rest can be spent again.
-    ///
-    /// # Errors
-    /// More than was reserved; the reservation has ended before; the file cannot be
-    /// written.
-    pub fn settle(&self, reservation: &Reservation, spent: i64) -> Result<Balance> {
-        if !(0..=reservation.amount).contains(&spent) {
-            let allowed = format!("must be from 0 to {}", reservation.amount);
-            return Err(Error::invalid("spent", spent, allowed));
-        }
-        self.end(reservation, "spent", spent)
-    }
-
-    /// The job has failed: what was reserved can be spent again.
-    ///
-    /// # Errors
-    /// Those of [`Ledger::settle`].
-    pub fn refund(&self, reservation: &Reservation) -> Result<Balance> {
-        self.end(reservation, "refunded", 0)
-    }
-
-    fn end(&self, reservation: &Reservation, state: &str, spent: i64) -> Result<Balance> {
-        let Reservation { id, key, amount } = *reservation;
-        // A refunded charge still says what it was for.
-        let charge = if state == "refunded" { amount } else { spent };
-        self.write(|books| {
-            let ended = books.execute(
-                "UPDATE charges SET state = ?4, amount = ?5,
-                     ended = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
-                 WHERE id = ?1 AND key = ?2 AND amount = ?3 AND state = 'reserved'",
-                params![id, key, amount, state, charge],
-            )?;
-            if ended == 0 {
-                return Err(self.not_open(books, id)?);
-            }
-            let update = "UPDATE keys SET reserved = reserved - ?2, spent = spent + ?3,
-                     remaining = remaining + ?2 - ?3
-                 WHERE id = ?1 RETURNING *";
-            Ok(books.query_row(update, [key, amount, spent], Balance::read)?)
-        })
-    }
-
-    fn not_open(&self, books: &Connection, id: i64) -> Result<Fault, Fault> {
-        let sql = "SELECT state FROM charges WHERE id = ?1";
-        let state: Option<String> = books.query_row(sql, [id], |row| row.get(0)).optional()?;
-        let state = state.unwrap_or_else(|| "unknown".into());
-        let problem = format!("charge {id} cannot end: it is {state}");
-        Ok(Error::file(
-            &self.path,
-            problem,
-            "a charge ends once, as it was reserved",
-        )
-        .into())
-    }
-
-    /// The latest charges, at most `most`, latest first; of one key where a name
-    /// is given.
-    ///
-    /// # Errors
-    /// No key has this name; the file cannot be read.
-    pub fn usage(&self, name: Option<&str>, most: usize) -> Result<Vec<Usage>> {
-        self.read(|books| {
-            let only = match name {
-                Some(_) => "WHERE charges.key = ?2",
-                None => "WHERE ?2 IS NULL",
-            };
-            let key = name.map(|name| known(books, name)).transpose()?;
-            let mut statement = books.prepare(&format!(
-                "SELECT charges.*, name FROM charges JOIN keys ON keys.id = charges.key
-                 {only} ORDER BY charges.id DESC LIMIT ?1"
-            ))?;
-            let charges = statement.query_map(params![whole(most), key], Usage::read)?;
-            Ok(charges.collect::<Result<_, _>>()?)
-        })
-    }
-}
-
-impl Usage {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Usage {
-            created: row.get("created")?,
-            key: row.get("name")?,
-            route: row.get("route")?,
-            request_id: row.get("request_id")?,
-            samples: row.get("samples")?,
-            steps: row.get("steps")?,
-            width: row.get("width")?,
-            height: row.get("height")?,
-            refiner: row.get("refiner")?,
-            amount: row.get("amount")?,
-            state: row.get("state")?,
-        })
-    }
-}
-
-fn note(
-    books: &Connection,
-    key: i64,
-    amount: i64,
-    purpose: &Purpose<'_>,
-    instance: Option<&str>,
-) -> rusqlite::Result<()> {
-    let mut statement = books.prepare_cached(
-        "INSERT INTO charges
-             (key, amount, route, request_id, samples, steps, width, height, refiner, instance)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?;
-    let Purpose {
-        route, request_id, ..
-    } = purpose;
-    let [samples, steps, width, height] = [
-        purpose.samples,
-        purpose.steps,
-        purpose.width,
-        purpose.height,
-    ]
-    .map(whole);
-    let refiner = purpose.refiner;
-    let row = params![
-        key, amount, route, request_id, samples, steps, width, height, refiner, instance
-    ];
-    statement.execute(row).map(drop)
-}
-
-/// SQLite counts in `i64`.
-fn whole(count: usize) -> i64 {
+/// Databases count in `i64`.
+pub(super) fn whole(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// # Errors
+/// No days.
+pub(super) fn check_days(days: u32) -> Result<()> {
+    match days {
+        0 => Err(Error::invalid("days", days, "must be 1 or more")),
+        _ => Ok(()),
+    }
 }

@@ -3,7 +3,6 @@
 use crate::server::doors::sdxl_torch::Refused;
 use crate::server::http::App;
 use crate::server::http::accept::accepted;
-use crate::server::ledger::Ledger;
 use crate::server::work::{Failure, Now, Service};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -46,7 +45,10 @@ async fn metrics(
     let now = Now {
         queue: service.queue.len(),
         bodies: bodies.in_memory(),
-        ledger: service.ledger.as_ref().is_none_or(Ledger::is_well),
+        ledger: service
+            .ledger
+            .as_ref()
+            .is_none_or(|ledger| ledger.is_well()),
         devices: service.devices.are_ready(),
     };
     let text = service.metrics.text(now).map_err(Failure::internal)?;

@@ -6,8 +6,11 @@ use super::failure::Failure;
 use super::service::{Service, blocking};
 use crate::Result;
 use crate::pipeline::{Refinement, Request};
-use crate::server::ledger::{Key, Ledger, Purpose, Reservation};
+use crate::server::ledger::{Key, Ledger, Purpose, Reservation, Settlement};
 use std::sync::{MutexGuard, PoisonError};
+
+/// The fence of what is drawn in this process, of which there is one attempt.
+const HERE: i64 = 0;
 
 impl Service {
     /// The key that a request shows, if the service has keys and it is one.
@@ -45,11 +48,11 @@ impl Service {
 
     pub(super) async fn with_ledger<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Ledger) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&dyn Ledger) -> Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
         let service = self.clone();
         blocking(move || match &service.ledger {
-            Some(ledger) => work(ledger).map_err(|error| match ledger.is_well() {
+            Some(ledger) => work(&**ledger).map_err(|error| match ledger.is_well() {
                 true => Failure::internal(error),
                 false => {
                     tracing::error!("{error}");
@@ -84,6 +87,7 @@ impl Service {
                     width,
                     height,
                     refiner,
+                    job: None,
                 };
                 Ok(match ledger.reserve(key, cost, &purpose)? {
                     Some(reservation) => Ok(reservation),
@@ -112,13 +116,19 @@ impl Service {
     ) -> Option<i64> {
         let (ledger, reservation) = (self.ledger.as_ref()?, reservation?);
         let settled = match spent {
-            Some(spent) => ledger.settle(&reservation, spent),
-            None => ledger.refund(&reservation),
+            Some(spent) => ledger.settle(&reservation, HERE, spent),
+            None => ledger.refund(&reservation, HERE),
         };
         match settled {
-            Ok(balance) => {
+            Ok(Settlement::Paid(balance)) => {
                 self.metrics.paid(spent.unwrap_or_default());
                 Some(balance.remaining)
+            }
+            Ok(Settlement::Before { balance, .. }) => Some(balance.remaining),
+            Ok(Settlement::Refused { state, .. }) => {
+                let id = reservation.id;
+                tracing::error!("charge {id} cannot end: it is {state}; a charge ends once");
+                None
             }
             Err(error) => {
                 tracing::error!("{error}");
@@ -130,11 +140,23 @@ impl Service {
         }
     }
 
-    /// Refunds what another service on the same file reserved and died with.
-    pub fn refund_dead(&self) {
+    /// Says that this service lives, and refunds what others on the same ledger reserved and
+    /// died with, and what is reserved for jobs that did not end in time.
+    pub fn keep_books(&self) {
+        let Some(ledger) = &self.ledger else { return };
+        let was_well = ledger.is_well();
+        let renewed = ledger.renew();
         // Where it cannot be written, what is due tells when it can again.
-        if let Some(ledger) = self.ledger.as_ref().filter(|ledger| ledger.is_well())
-            && let Err(error) = ledger.refund_dead()
+        let kept = match ledger.is_well() {
+            true => renewed.and_then(|()| {
+                ledger.refund_dead()?;
+                ledger.refund_overdue()
+            }),
+            false => renewed.map(|()| 0),
+        };
+        // Trouble that lasts was told when it came.
+        if let Err(error) = kept
+            && was_well
         {
             tracing::error!("{error}");
         }

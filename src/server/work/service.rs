@@ -11,7 +11,7 @@ use super::turns::Turns;
 use crate::Result;
 use crate::pipeline::Cancel;
 use crate::server::config::{Limits, Role, Setup};
-use crate::server::ledger::{Ledger, Reservation};
+use crate::server::ledger::{Ledger, Place, Reservation};
 use crate::server::media::Sources;
 use crate::text::Styles;
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ pub struct Inner {
     pub limits: Limits,
     pub styles: Styles,
     pub sources: Sources,
-    pub ledger: Option<Ledger>,
+    pub ledger: Option<Box<dyn Ledger>>,
     pub devices: Arc<Devices>,
     pub queue: Queue,
     pub metrics: Metrics,
@@ -65,7 +65,7 @@ impl Service {
         config.check()?;
         let fetch = Duration::from_secs(config.read_timeout);
         let most = config.max_body;
-        let ledger = config.keys.as_deref().map(Ledger::serve).transpose()?;
+        let ledger = config.place().map(Place::serve).transpose()?;
         let (store, records) = Store::open(
             config.results.as_deref(),
             Duration::from_secs(config.results_for),
@@ -124,7 +124,7 @@ impl Service {
             return Err(Failure::STOPPING);
         }
         match self.ledger {
-            Some(_) => self.with_ledger(Ledger::probe).await,
+            Some(_) => self.with_ledger(|ledger| ledger.probe()).await,
             None => Ok(()),
         }
     }

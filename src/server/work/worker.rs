@@ -251,7 +251,7 @@ mod tests {
     use super::super::{Caller, Size};
     use super::*;
     use crate::pipeline::LoadOptions;
-    use crate::server::config::{Config, Setup};
+    use crate::server::config::{Config, Role, Setup};
 
     fn service(adapters: &[&str]) -> Service {
         let config = Config {
@@ -270,6 +270,7 @@ mod tests {
             load,
             more,
             adapters,
+            role: Role::Whole,
         };
         Service::open(setup).unwrap()
     }

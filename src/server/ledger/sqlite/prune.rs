@@ -1,21 +1,12 @@
 //! Old charges leave the journal; their sums stay.
 
-use super::Ledger;
-use crate::{Error, Result};
+use super::Sqlite;
+use crate::Result;
 
-impl Ledger {
-    /// Removes the charges that ended more than `days` days ago, and gives how many there
-    /// were. The latest of each key stays, and so do all balances. A service may go on
-    /// meanwhile.
-    ///
-    /// # Errors
-    /// No days; the file cannot be written.
-    pub fn prune(&self, days: u32) -> Result<usize> {
+impl Sqlite {
+    pub(super) fn remove_old(&self, days: u32) -> Result<usize> {
         /// In one transaction, for which other programs wait.
         const AT_ONCE: usize = 5000;
-        if days == 0 {
-            return Err(Error::invalid("days", days, "must be 1 or more"));
-        }
         let mut removed = 0;
         loop {
             let some = self.write(|books| {

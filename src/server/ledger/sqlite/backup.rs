@@ -1,6 +1,6 @@
 //! A copy of the file while a service uses it.
 
-use super::Ledger;
+use super::Sqlite;
 use super::fault::Fault;
 use crate::{Error, Result};
 use rusqlite::backup::Backup;
@@ -8,14 +8,9 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-impl Ledger {
-    /// Copies all keys, credits and charges, as they are at one moment, to a new file at
-    /// `to`, which its owner alone may read. A service may go on meanwhile: a plain copy of
-    /// its file would lack what its journal beside it holds.
-    ///
-    /// # Errors
-    /// There is a file at `to` already, or it cannot be written.
-    pub fn backup(&self, to: &Path) -> Result<()> {
+impl Sqlite {
+    /// A plain copy of the file would lack what its journal beside it holds.
+    pub(super) fn copy_to(&self, to: &Path) -> Result<()> {
         const REMEDY: &str = "name a file that is not there, in a folder that can be written";
         let failed = |error: &dyn std::fmt::Display| {
             Error::file(to, format!("cannot be made: {error}"), REMEDY)
@@ -31,14 +26,14 @@ impl Ledger {
             .prefix(".calotype-")
             .tempfile_in(folder);
         let copy = copy.map_err(|e| failed(&e))?;
-        self.read(|books| copy_to(books, copy.path()).map_err(Fault::from))?;
+        self.read(|books| copy_pages(books, copy.path()).map_err(Fault::from))?;
         copy.as_file().sync_all().map_err(|e| failed(&e))?;
         copy.persist_noclobber(to).map_err(|e| failed(&e.error))?;
         Ok(())
     }
 }
 
-fn copy_to(books: &Connection, path: &Path) -> rusqlite::Result<()> {
+fn copy_pages(books: &Connection, path: &Path) -> rusqlite::Result<()> {
     /// All at once: a copy in parts begins again with every write in between.
     const PAGES: i32 = i32::MAX;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -8,11 +8,12 @@ use std::path::Path;
 /// `calo`, in the header of every file of ours.
 const APPLICATION: i32 = 0x6361_6c6f;
 /// Counts up with every change of the tables.
-const VERSION: i32 = 2;
+pub(super) const VERSION: i32 = 3;
 
 /// The limits are those of [`super::MOST_CREDITS`]. Times are UTC, as ISO 8601. `pruned` is
 /// the part of `spent` whose charges are in the journal no longer, `instance` the service
-/// that reserved.
+/// that reserved. `job` and `deadline` are of what is reserved for no service, `fence` the
+/// highest attempt that was noted.
 pub(super) const TABLES: &str = "
 CREATE TABLE keys (
     id INTEGER PRIMARY KEY,
@@ -48,6 +49,9 @@ CREATE TABLE charges (
     created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
     ended TEXT,
     instance TEXT,
+    job TEXT,
+    deadline TEXT CHECK ((job IS NULL) = (deadline IS NULL)),
+    fence INTEGER NOT NULL DEFAULT 0 CHECK (fence >= 0),
     CHECK ((state = 'reserved') = (ended IS NULL))
 ) STRICT;
 CREATE INDEX grants_of_key ON grants (key);
@@ -55,14 +59,29 @@ CREATE INDEX charges_of_key ON charges (key);
 CREATE INDEX open_charges ON charges (key) WHERE state = 'reserved';
 ";
 
+/// One charge a job; made after the columns are there.
+pub(super) const JOBS: &str =
+    "CREATE UNIQUE INDEX IF NOT EXISTS charges_of_job ON charges (job) WHERE job IS NOT NULL;";
+
 /// The columns that came after version 1.
-const ADDED: [(&str, &str, &str); 2] = [
+pub(super) const ADDED: [(&str, &str, &str); 5] = [
     (
         "keys",
         "pruned",
         "INTEGER NOT NULL DEFAULT 0 CHECK (pruned >= 0)",
     ),
     ("charges", "instance", "TEXT"),
+    ("charges", "job", "TEXT"),
+    (
+        "charges",
+        "deadline",
+        "TEXT CHECK ((job IS NULL) = (deadline IS NULL))",
+    ),
+    (
+        "charges",
+        "fence",
+        "INTEGER NOT NULL DEFAULT 0 CHECK (fence >= 0)",
+    ),
 ];
 
 /// Refuses a file of another program or of a newer version. Writes nothing.
@@ -76,7 +95,7 @@ pub(super) fn recognize(books: &Transaction<'_>, path: &Path) -> Result<bool, Fa
     match (application, version, things) {
         (0, 0, 0) => Ok(false),
         (APPLICATION, VERSION, _) => Ok(true),
-        (APPLICATION, 1, _) => Ok(false),
+        (APPLICATION, 1..VERSION, _) => Ok(false),
         (APPLICATION, newer, _) if newer > VERSION => Err(Error::file(
             path,
             format!("has tables of version {newer}; this calotype knows version {VERSION}"),
@@ -104,6 +123,7 @@ pub(super) fn install(connection: &mut Connection, path: &Path) -> Result<(), Fa
             true => add_columns(&transaction)?,
             false => transaction.execute_batch(TABLES)?,
         }
+        transaction.execute_batch(JOBS)?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// true path, so that two names of a file have one lock.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().is_empty() {
-        return Err(Error::invalid("keys", "empty", "name a file"));
+        return Err(Error::invalid("ledger", "empty", "name a file"));
     }
     // Never opened and closed where it exists: that would drop the locks that
     // SQLite holds on it in this process.

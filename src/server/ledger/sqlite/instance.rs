@@ -2,9 +2,8 @@
 //! that the others know when it died.
 
 use super::file;
+use crate::server::ledger::secret;
 use crate::{Error, Result};
-use rand::TryRng;
-use rand::rngs::SysRng;
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -27,12 +26,7 @@ impl Instance {
     /// # Errors
     /// The folder cannot be written, or its file system has no locks.
     pub fn new(path: &Path) -> Result<Self> {
-        let mut random = [0; 8];
-        SysRng.try_fill_bytes(&mut random).map_err(|error| {
-            let remedy = "try again when the system has its randomness";
-            Error::file("system randomness", error, remedy)
-        })?;
-        let id = format!("{:016x}", u64::from_ne_bytes(random));
+        let id = secret::draw_id()?;
         let path = lock_of(path, &id);
         let _lock = file::beside(&path)?;
         let locked = _lock.try_lock();

@@ -1,0 +1,11 @@
+//! What only a server does: it is away, comes back, refuses, and is shared by hosts.
+
+#[cfg(unix)]
+mod cluster;
+#[cfg(unix)]
+mod database;
+#[cfg(unix)]
+mod trouble;
+
+#[cfg(unix)]
+pub use database::Database;
