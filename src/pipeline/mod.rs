@@ -21,9 +21,11 @@ mod run;
 mod settings;
 mod start;
 mod tiles;
+mod together;
 pub mod trace;
 mod tuning;
 pub mod vae;
+mod watch;
 
 pub use bench::{Forward, KernelTime};
 pub use devices::{Device, devices};
@@ -36,5 +38,6 @@ pub use posterior::{Posterior, scale_latents, unscale_latents};
 pub use preset::{PRESETS, Preset};
 pub use request::{Context, Dtype, Lora, RawRequest, Refinement, Request, Rng};
 pub use settings::{Recipe, Settings, model_name};
+pub use together::Watched;
 pub use trace::Trace;
 pub use tuning::{Tuned, TuningSource};

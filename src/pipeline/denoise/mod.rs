@@ -15,8 +15,7 @@ use super::condition::{Conditioning, Cue, Prompt};
 use super::finite::Suspect;
 use super::load::Model;
 use super::route::Leg;
-use super::{Cancel, LoopStats, Observer, Pipeline, Request};
-use crate::Result;
+use super::{LoopStats, Pipeline, Request};
 use crate::checkpoint::Part;
 use crate::gpu::Buffer;
 use crate::graph::Runner;
@@ -26,6 +25,7 @@ use crate::kernel::{Program, View};
 use crate::model::unet::CONTEXT;
 use crate::model::{DeviceWeights, Streamed};
 use crate::schedule::{NoiseGenerator, Step};
+use crate::{Error, Result};
 use calls::{Call, Manner, Side, manners, sides};
 use forms::Form;
 use numbers::{is_thresholded, step_values};
@@ -43,6 +43,7 @@ const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
 
 /// One picture on its way. Tensors are planes `[c, h, w]`, as PyTorch has them.
 pub(super) struct Sample {
+    pub place: Place,
     pub generator: Box<dyn NoiseGenerator>,
     pub latents: Vec<f32>,
     /// What a mask keeps: the picture's latents, and the noise that it gets.
@@ -50,6 +51,15 @@ pub(super) struct Sample {
     /// What the UNet sees beside the latents.
     pub extra: Vec<f32>,
     pub progress: Stand,
+}
+
+/// Whose picture it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The request, among those that are drawn together.
+    pub request: usize,
+    /// The picture, among the request's.
+    pub index: usize,
 }
 
 /// How far a picture is.
@@ -78,8 +88,12 @@ struct Told<'t> {
 /// What a loop is made for.
 pub(super) struct Setup<'a> {
     pub leg: &'a Leg,
+    /// One of those whose pictures it draws: they may share.
     pub request: &'a Request,
+    /// What one of them is told: all of it goes together.
     pub conditioning: &'a Conditioning,
+    /// How many of them the pictures of a batch may be of.
+    pub texts: usize,
     /// Latents that are painted anew, 1 or 0, `[h, w]`.
     pub mask: Option<&'a [f32]>,
     /// Pictures at a time.
@@ -89,6 +103,36 @@ pub(super) struct Setup<'a> {
     pub batched: bool,
 }
 
+/// What the pictures of a batch are told.
+pub(super) struct Texts<'t> {
+    /// Of each request that has pictures in it; one at the least.
+    pub told: Vec<&'t Conditioning>,
+    /// Of each picture, the place among those.
+    pub of: Vec<usize>,
+}
+
+/// Those who wait for the pictures of a batch.
+pub(super) trait Audience {
+    /// Whether nobody waits any more: the loop stops in the middle of a step.
+    fn is_gone(&self) -> bool;
+
+    /// Hears of every step.
+    ///
+    /// # Errors
+    /// What stops the loop for all.
+    fn step(&mut self, at: &mut Progress<'_, '_>) -> Result<()>;
+
+    /// The pictures that are to end as they are after the step at hand, and did not end
+    /// before. It is asked after every step but the last.
+    fn ending(&mut self) -> Vec<usize>;
+
+    /// Whether no picture is to go on.
+    fn is_over(&self) -> bool;
+}
+
+/// Noise of one picture that does not come from its generator.
+type OwnNoise = Option<Box<dyn NoiseGenerator>>;
+
 /// The first steps at which the loop's tensors were not finite.
 pub(super) struct Marks {
     /// Of the guided prediction.
@@ -96,11 +140,12 @@ pub(super) struct Marks {
     pub latents: Mark,
 }
 
-/// A model's UNet, bound for one request.
+/// A model's UNet, bound for requests that may share.
 pub(super) struct Denoiser<'a> {
     pipeline: &'a Pipeline,
     leg: &'a Leg,
-    conditioning: &'a Conditioning,
+    /// Of every step.
+    cues: &'a [Cue],
     /// Of every step.
     manners: Vec<Manner>,
     /// Of all steps.
@@ -135,12 +180,12 @@ impl Shape {
 }
 
 impl<'a> Denoiser<'a> {
-    /// Plans the loop.
+    /// Plans the loop; `cancelled` stops that.
     pub fn new(
         pipeline: &'a Pipeline,
         model: &'a Model,
         setup: &Setup<'a>,
-        cancel: &Cancel,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<Self> {
         let gpu = &pipeline.gpu;
         let checkpoint = &model.checkpoint;
@@ -152,7 +197,10 @@ impl<'a> Denoiser<'a> {
         let extra = checkpoint.unet.in_channels - shape.c;
         let tensors = Tensors::new(gpu, shape, extra, setup)?;
         let source = checkpoint.source(Part::UNet);
-        let check = || cancel.check();
+        let check = || match cancelled() {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
+        };
         let precision = pipeline.precision;
         let weights = DeviceWeights::new(
             gpu,
@@ -180,11 +228,11 @@ impl<'a> Denoiser<'a> {
             weights: &weights,
             tensors: &tensors,
             suspect: &suspect,
-            cancelled: &|| cancel.is_cancelled(),
+            cancelled,
         };
         let (forms, passes) = maker.forms(&manners, &marks)?;
         let guidance = setup.request.guidance_scale;
-        let lines = [sides.len(), steps.len()];
+        let lines = [sides.len(), setup.texts, steps.len()];
         let times = Times::new(pipeline, checkpoint, &weights, lines, guidance)
             .map_err(|e| suspect.blamed(e))?;
         gpu.check()?;
@@ -206,7 +254,7 @@ impl<'a> Denoiser<'a> {
         Ok(Self {
             pipeline,
             leg: setup.leg,
-            conditioning: setup.conditioning,
+            cues: &setup.conditioning.cues,
             manners,
             sides,
             forms,
@@ -224,38 +272,42 @@ impl<'a> Denoiser<'a> {
         })
     }
 
+    /// Of a picture's latents.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// How many pictures it takes at a time.
     pub fn pictures(&self) -> usize {
         self.pictures
     }
 
     /// Takes the samples, as many as the loop was made for, from the latents they
-    /// have to those after the last step. `progress` hears of every step. Gives
-    /// how many steps were done: fewer where the pictures were asked to end.
+    /// have to those after the last step, or as far as the audience lets them go. Gives
+    /// how many steps were done. `gathered` takes the tensors of every step.
     pub fn run(
         &self,
-        samples: &mut [Sample],
-        observer: &mut Observer<'_>,
-        gathered: &mut Gathered,
+        samples: &mut [&mut Sample],
+        texts: &Texts<'_>,
+        audience: &mut dyn Audience,
+        mut gathered: Option<&mut Gathered>,
         tally: &mut Tally,
-        progress: &mut dyn FnMut(&mut Observer<'_>, Progress<'_, 'a>) -> Result<()>,
     ) -> Result<usize> {
         let gpu = &self.pipeline.gpu;
         let mut runner = Runner::new(gpu, true)?.with_stream(self.stream.clone());
         let mut told = Told::default();
-        if let (Some(manner), Some(cue)) = (self.manners.first(), self.conditioning.cues.first()) {
+        if let (Some(manner), Some(cue)) = (self.manners.first(), self.cues.first()) {
             let form = self.form(*manner);
             if let [call] = &form.calls[..] {
-                self.tell(&mut runner, form, call, cue, &mut told)?;
+                self.tell(&mut runner, form, call, (texts, cue), &mut told)?;
             }
         }
-        self.bring_times(&mut runner, 0, &mut told)?;
+        self.bring_times(&mut runner, 0, texts, &mut told)?;
         self.planes.bring(gpu, samples)?;
         self.marks.prediction.clear(gpu)?;
         self.marks.latents.clear(gpu)?;
         runner.busy_seconds()?;
-        let traced = observer.trace.is_some();
-        if traced {
+        if let Some(gathered) = &mut gathered {
             gathered.put("latents.000", &self.read(Read::Latents)?);
         }
         let counters = gpu.counters();
@@ -264,24 +316,18 @@ impl<'a> Denoiser<'a> {
             let pipelines = counters.pipelines_created.load(Ordering::Relaxed);
             [buffers, pipelines]
         };
-        type Own = Option<Box<dyn NoiseGenerator>>;
-        let mut own_noise: Vec<Own> = samples.iter().map(|_| self.leg.own_noise()).collect();
+        let mut own_noise: Vec<OwnNoise> = samples.iter().map(|_| self.leg.own_noise()).collect();
         let (start, before) = (Instant::now(), created());
         let streamed = self.stream.bytes();
+        let steps = self.leg.steps.len();
         let mut done = 0;
-        for k in 0..self.leg.steps.len() {
+        for k in 0..steps {
             if self.leg.steps[k].draws_noise {
-                let count = self.shape.count();
-                let pairs = samples.iter_mut().zip(&mut own_noise);
-                let draw = |(sample, own): (&mut Sample, &mut Own)| match own {
-                    Some(own) => own.randn(count),
-                    None => sample.generator.randn(count),
-                };
-                let noise: Vec<f32> = pairs.flat_map(draw).collect();
-                gpu.upload(&self.planes.noise, bytemuck::cast_slice(&noise))?;
+                self.draw_noise(samples, &mut own_noise)?;
             }
-            tally.multiply_adds += self.step(&mut runner, k, &mut told, observer)?;
-            if traced {
+            let gone = || audience.is_gone();
+            tally.multiply_adds += self.step(&mut runner, k, texts, &mut told, &gone)?;
+            if let Some(gathered) = &mut gathered {
                 runner.finish()?;
                 let prediction = self.read(Read::Prediction)?;
                 gathered.put(&format!("noise_pred.{k:03}"), &prediction);
@@ -291,15 +337,18 @@ impl<'a> Denoiser<'a> {
             if !self.put_back.is_empty() {
                 runner.run(|_| {}, &[&self.put_back], &|| false)?;
             }
-            let so_far = Progress {
+            audience.step(&mut Progress {
                 denoiser: self,
                 runner: &mut runner,
                 done: k + 1,
-            };
-            progress(observer, so_far)?;
+            })?;
             done = k + 1;
-            if done < self.leg.steps.len() && observer.cancel.ends_pictures() {
-                break;
+            if done < steps {
+                let ending = audience.ending();
+                if audience.is_over() {
+                    break;
+                }
+                self.end_some(&mut runner, samples, &ending, done)?;
             }
         }
         runner.finish()?;
@@ -310,8 +359,54 @@ impl<'a> Denoiser<'a> {
         tally.pipelines += pipelines - before[1];
         tally.streamed += self.stream.bytes() - streamed;
         tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
-        let ended = done < self.leg.steps.len();
         self.check_finite()?;
+        self.take_back(samples, done)?;
+        Ok(done)
+    }
+
+    /// Draws the noise of a step and brings it to the device.
+    fn draw_noise(&self, samples: &mut [&mut Sample], own: &mut [OwnNoise]) -> Result<()> {
+        let count = self.shape.count();
+        let draw = |(sample, own): (&mut &mut Sample, &mut OwnNoise)| match own {
+            Some(own) => own.randn(count),
+            None => sample.generator.randn(count),
+        };
+        let noise: Vec<f32> = samples.iter_mut().zip(own).flat_map(draw).collect();
+        let buffer = &self.planes.noise;
+        self.pipeline
+            .gpu
+            .upload(buffer, bytemuck::cast_slice(&noise))
+    }
+
+    /// Gives the pictures at these places the latents that they were coming to after
+    /// `done` steps, while the others go on.
+    fn end_some(
+        &self,
+        runner: &mut Runner<'_>,
+        samples: &mut [&mut Sample],
+        places: &[usize],
+        done: usize,
+    ) -> Result<()> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        runner.finish()?;
+        self.check_finite()?;
+        let coming = self.expected(done, self.read(Read::Latents)?)?;
+        let count = self.shape.count();
+        for place in places {
+            let latents = coming.get(place * count..(place + 1) * count);
+            if let (Some(sample), Some(latents)) = (samples.get_mut(*place), latents) {
+                sample.latents = latents.to_vec();
+                sample.progress = Stand::Ended;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the samples that did not end before their latents after `done` steps.
+    fn take_back(&self, samples: &mut [&mut Sample], done: usize) -> Result<()> {
+        let ended = done < self.leg.steps.len();
         let values = self.read(Read::Latents)?;
         let expected = match ended || !self.leg.finishes() {
             true => self.expected(done, values.clone())?,
@@ -319,6 +414,9 @@ impl<'a> Denoiser<'a> {
         };
         let count = self.shape.count();
         for (i, (sample, latents)) in samples.iter_mut().zip(values.chunks(count)).enumerate() {
+            if sample.progress == Stand::Ended {
+                continue;
+            }
             let coming = expected.get(i * count..(i + 1) * count);
             (sample.latents, sample.progress) = match (coming, ended) {
                 (Some(coming), true) => (coming.to_vec(), Stand::Ended),
@@ -326,7 +424,7 @@ impl<'a> Denoiser<'a> {
                 (None, _) => (latents.to_vec(), Stand::Done),
             };
         }
-        Ok(done)
+        Ok(())
     }
 
     /// What the finished latents of every picture are expected to be, planes: the
@@ -364,14 +462,14 @@ impl<'a> Denoiser<'a> {
         runner: &mut Runner<'_>,
         form: &Form,
         call: &Call,
-        cue: &'t Cue,
+        (texts, cue): (&Texts<'_>, &'t Cue),
         told: &mut Told<'t>,
     ) -> Result<()> {
         let news = Some((form.guided, cue));
         if told.cue != news {
             let passes = &self.passes[form.passes];
             for pass in [&passes.whole].into_iter().chain(&passes.shallow) {
-                self.condition(runner, pass, call, cue)?;
+                self.condition(runner, pass, call, (texts, cue))?;
             }
             told.cue = news;
         }
@@ -386,41 +484,46 @@ impl<'a> Denoiser<'a> {
         runner: &mut Runner<'_>,
         pass: &Pass,
         call: &Call,
-        cue: &Cue,
+        (texts, cue): (&Texts<'_>, &Cue),
     ) -> Result<()> {
         if pass.unet.input(CONTEXT).is_none() {
             return Ok(());
         }
-        let prompts = call.sides.iter().map(|side| self.prompt(*side, cue));
-        let embeds: Vec<f32> = prompts
-            .flat_map(|prompt| prompt.embeds.repeat(self.pictures))
-            .collect();
+        let mut embeds: Vec<f32> = Vec::new();
+        for side in &call.sides {
+            for text in &texts.of {
+                let prompt = prompt(texts.told[*text], *side, cue);
+                embeds.extend_from_slice(&prompt.embeds);
+            }
+        }
         pass.unet.write(&self.pipeline.gpu, CONTEXT, &embeds)?;
         runner.run(|_| {}, &[pass.unet.once()], &|| false)
     }
 
-    /// What `side` is told at `cue`.
-    fn prompt(&self, side: Side, cue: &Cue) -> &Prompt {
-        match side {
-            Side::Negative => &self.conditioning.negative[cue.negative],
-            Side::Positive(part) => &self.conditioning.positive[cue.positive[part]],
-        }
-    }
-
     /// Has the time embedding of step `k` worked out, with that of as many other steps
     /// as there is room for.
-    fn bring_times(&self, runner: &mut Runner<'_>, k: usize, told: &mut Told<'_>) -> Result<()> {
+    fn bring_times(
+        &self,
+        runner: &mut Runner<'_>,
+        k: usize,
+        texts: &Texts<'_>,
+        told: &mut Told<'_>,
+    ) -> Result<()> {
         let steps = self.times.beside(k);
         if told.times.as_ref() == Some(&steps) {
             return Ok(());
         }
         let mut moments = Vec::new();
         for k in steps.clone() {
-            let cue = &self.conditioning.cues[k];
-            moments.extend(self.sides.iter().map(|side| Moment {
-                timestep: self.leg.steps[k].timestep,
-                prompt: self.prompt(*side, cue),
-            }));
+            for side in &self.sides {
+                // Where a batch has fewer texts, the last fills up what nobody reads.
+                let last = texts.told.iter().rev().take(1).cycle();
+                let all = texts.told.iter().chain(last).take(self.times.texts());
+                moments.extend(all.map(|text| Moment {
+                    timestep: self.leg.steps[k].timestep,
+                    prompt: prompt(text, *side, &self.cues[k]),
+                }));
+            }
         }
         self.times.bring(&self.pipeline.gpu, runner, &moments)?;
         told.times = Some(steps);
@@ -433,23 +536,23 @@ impl<'a> Denoiser<'a> {
         &'t self,
         runner: &mut Runner<'_>,
         k: usize,
+        texts: &Texts<'_>,
         told: &mut Told<'t>,
-        observer: &Observer<'_>,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<u64> {
-        let cue = &self.conditioning.cues[k];
-        let cancelled = || observer.cancel.is_cancelled();
+        let cue = &self.cues[k];
         let step = &self.leg.steps[k];
         let manner = self.manners[k];
         let form = self.form(manner);
         let passes = &self.passes[form.passes];
         let pass = passes.of(manner.shallow);
         let work = form.calls.len() as u64 * pass.multiply_adds;
-        self.bring_times(runner, k, told)?;
+        self.bring_times(runner, k, texts, told)?;
         let numbers = |encoder: &mut wgpu::CommandEncoder, call: &Call| {
             let (from, to) = (self.table.raw(), self.step.raw());
             encoder.copy_buffer_to_buffer(from, k as u64 * STEP_BYTES, to, 0, STEP_BYTES);
             let sides = call.first..call.first + call.sides.len();
-            self.times.copy(encoder, k, sides, &pass.time);
+            self.times.copy(encoder, k, sides, &texts.of, &pass.time);
         };
         let mut last: Vec<&Program> = Vec::with_capacity(2);
         if step.draws_noise {
@@ -457,14 +560,14 @@ impl<'a> Denoiser<'a> {
         }
         last.push(form.after(manner.shallow, is_thresholded(step)));
         if let [call] = &form.calls[..] {
-            self.tell(runner, form, call, cue, told)?;
+            self.tell(runner, form, call, (texts, cue), told)?;
             let programs = [&[&pass.before, pass.unet.step()][..], &last].concat();
-            runner.run(|e| numbers(e, call), &programs, &cancelled)?;
+            runner.run(|e| numbers(e, call), &programs, cancelled)?;
             return Ok(work);
         }
         told.cue = None;
         for call in &form.calls {
-            self.condition(runner, pass, call, cue)?;
+            self.condition(runner, pass, call, (texts, cue))?;
             let feature = passes.feature().zip(call.feature.as_ref());
             let before = |encoder: &mut wgpu::CommandEncoder| {
                 numbers(encoder, call);
@@ -473,7 +576,7 @@ impl<'a> Denoiser<'a> {
                 }
             };
             let programs = [&pass.before, pass.unet.step()];
-            runner.run(before, &programs, &cancelled)?;
+            runner.run(before, &programs, cancelled)?;
             let keep = |encoder: &mut wgpu::CommandEncoder| {
                 if let Some(keep) = &call.keep {
                     copy(encoder, &pass.output().view, &keep.view);
@@ -482,9 +585,9 @@ impl<'a> Denoiser<'a> {
                     copy(encoder, &feature.view, kept);
                 }
             };
-            runner.run(keep, &[], &cancelled)?;
+            runner.run(keep, &[], cancelled)?;
         }
-        runner.run(|_| {}, &last, &cancelled)?;
+        runner.run(|_| {}, &last, cancelled)?;
         Ok(work)
     }
 
@@ -492,6 +595,14 @@ impl<'a> Denoiser<'a> {
     fn read(&self, which: Read) -> Result<Vec<f32>> {
         let count = self.pictures * self.shape.count();
         self.planes.read(&self.pipeline.gpu, which, count)
+    }
+}
+
+/// What `side` is told at `cue`.
+fn prompt<'t>(text: &'t Conditioning, side: Side, cue: &Cue) -> &'t Prompt {
+    match side {
+        Side::Negative => &text.negative[cue.negative],
+        Side::Positive(part) => &text.positive[cue.positive[part]],
     }
 }
 

@@ -5,6 +5,7 @@ mod check;
 mod choices;
 mod masking;
 mod raw;
+mod share;
 
 pub use choices::{Dtype, Rng, StrengthSteps};
 pub use masking::{MaskedContent, Masking};
