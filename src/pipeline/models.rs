@@ -182,6 +182,16 @@ impl Models {
         members.into_iter().map(Member::into_answer).collect()
     }
 
+    /// How many pictures are worth drawing at a time, see [`Pipeline::pictures_at_once`]; 1
+    /// for a model that is not loaded.
+    pub fn pictures_at_once(&self, model: usize, request: &Request) -> usize {
+        let pipeline = self
+            .known
+            .get(model)
+            .and_then(|known| known.pipeline.as_ref());
+        pipeline.map_or(1, |pipeline| pipeline.pictures_at_once(request))
+    }
+
     fn draw_all(&mut self, model: usize, members: &mut [Member<'_, '_>]) {
         for group in groups(members) {
             while let Err(e) = self.draw(model, members, &group) {

@@ -142,8 +142,8 @@ impl Pipeline {
 
     /// Carries out several requests, and gives an answer for each, in their order. Those
     /// that may share ([`Request::may_share`]) go through the UNet in the same batches,
-    /// as many pictures at a time as memory allows (`batch` of the options says how many
-    /// at the most); the others are drawn one after another, as are those whose texts turn
+    /// as many pictures at a time as memory allows, and as are fastest where that was
+    /// measured (`batch` of the options says otherwise); the others are drawn one after another, as are those whose texts turn
     /// out to have another number of tokens or parts, or other edits, and those that are
     /// traced. Each picture is the one that [`Self::generate`] makes, to the bit.
     ///

@@ -14,8 +14,8 @@ use crate::kernel::product::BlockFormat;
 use crate::model::{Keeping, Loaded, unet};
 use crate::{Error, Field, Remedy, Result};
 use parse_size::Config;
-pub(super) use plan::BATCH_BYTES;
 use plan::Needs;
+pub(super) use plan::{BATCH_BYTES, MOST_PICTURES};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::PoisonError;
@@ -124,6 +124,8 @@ const PLANS: usize = 4;
 pub(super) struct Question {
     size: [usize; 2],
     samples: usize,
+    /// Pictures at a time.
+    most: usize,
     cache_interval: usize,
     is_refined: bool,
     has_picture: bool,
@@ -173,6 +175,7 @@ impl Pipeline {
         let question = Question {
             size: [request.width, request.height],
             samples,
+            most: self.measured_pictures(request).unwrap_or(MOST_PICTURES),
             cache_interval: request.cache_interval,
             is_refined: request.refinement != Refinement::None,
             has_picture: request.image.is_some(),
@@ -195,6 +198,7 @@ impl Pipeline {
             low_memory: self.options.low_memory,
             weights: self.options.weights.blocks(),
             pictures: self.options.batch,
+            most: question.most,
             tiling: self.options.vae_tiling,
             samples: question.samples,
         };
