@@ -324,7 +324,7 @@ impl<'r, 'm, 'o> Run<'r, 'm, 'o> {
         match ran {
             // Nobody who waited for these pictures does so any more.
             Err(Error::Cancelled) if self.drop_cancelled() => Ok(()),
-            ran => ran.map(|_| ()),
+            ran => ran,
         }
     }
 

@@ -50,8 +50,8 @@ type OwnNoise = Option<Box<dyn NoiseGenerator>>;
 
 impl Denoiser<'_> {
     /// Takes the samples, as many as the loop was made for, from the latents they
-    /// have to those after the last step, or as far as the audience lets them go. Gives
-    /// how many steps were done. `gathered` takes the tensors of every step.
+    /// have to those after the last step, or as far as the audience lets them go.
+    /// `gathered` takes the tensors of every step.
     pub fn run(
         &self,
         samples: &mut [&mut Sample],
@@ -59,7 +59,7 @@ impl Denoiser<'_> {
         audience: &mut dyn Audience,
         mut gathered: Option<&mut Gathered>,
         tally: &mut Tally,
-    ) -> Result<usize> {
+    ) -> Result<()> {
         let gpu = &self.pipeline.gpu;
         let mut runner = Runner::new(gpu, true)?.with_stream(self.stream.clone());
         let mut told = Told::default();
@@ -127,8 +127,7 @@ impl Denoiser<'_> {
         tally.streamed += self.stream.bytes() - streamed;
         tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
         self.check_finite()?;
-        self.take_back(samples, done)?;
-        Ok(done)
+        self.take_back(samples, done)
     }
 
     /// Draws the noise of a step and brings it to the device.
