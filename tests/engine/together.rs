@@ -218,7 +218,7 @@ fn what_does_not_go_together_is_drawn_apart() {
         (raw("a white cross", 1, 1), true),
         (raw(&long, 1, 1), false),
         (raw("a red circle AND a blue square", 1, 1), false),
-        (edited("a [red:blue:0.4] circle".into()), false),
+        (edited("a [red|blue] circle".into()), false),
         (
             RawRequest {
                 width: Some(64),
@@ -238,7 +238,7 @@ fn what_does_not_go_together_is_drawn_apart() {
         }
     }
     // Edits at the same steps go together.
-    let pair = ["a [red:blue:0.4] circle", "a [green:white:0.4] heart"];
+    let pair = ["a [red|blue] circle", "a [green|white] heart"];
     let requests = resolved(&pipeline, pair.map(|prompt| edited(prompt.into())));
     let single = alone(&mut pipeline, &requests, 0);
     let (told, log) = logged(&mut pipeline, &requests);
