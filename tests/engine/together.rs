@@ -207,9 +207,10 @@ fn logged(pipeline: &mut Pipeline, requests: &[Request]) -> (Vec<Told>, Vec<(usi
 fn what_does_not_go_together_is_drawn_apart() {
     let mut pipeline = load(&options()).unwrap();
     let long = "a red circle and a green heart ".repeat(12);
-    let edited = |prompt| RawRequest {
-        prompt: Some(prompt),
-        ..raw("", 3, 1)
+    // In two steps an edit is never seen.
+    let edited = |prompt: &str| RawRequest {
+        steps: Some(3),
+        ..raw(prompt, 3, 1)
     };
     let plain = || raw("a blue square", 7, 1);
     let requests = resolved(&pipeline, [plain()]);
@@ -218,7 +219,6 @@ fn what_does_not_go_together_is_drawn_apart() {
         (raw("a white cross", 1, 1), true),
         (raw(&long, 1, 1), false),
         (raw("a red circle AND a blue square", 1, 1), false),
-        (edited("a [red|blue] circle".into()), false),
         (
             RawRequest {
                 width: Some(64),
@@ -237,14 +237,21 @@ fn what_does_not_go_together_is_drawn_apart() {
             assert_eq!(single.steps(), told.steps(), "{label}");
         }
     }
-    // Edits at the same steps go together.
-    let pair = ["a [red|blue] circle", "a [green|white] heart"];
-    let requests = resolved(&pipeline, pair.map(|prompt| edited(prompt.into())));
-    let single = alone(&mut pipeline, &requests, 0);
-    let (told, log) = logged(&mut pipeline, &requests);
-    assert!(take_turns(&log), "{log:?}");
-    for (single, told) in single.iter().zip(&told) {
-        assert!(single.pictures() == told.pictures());
+    // Edits at the same steps go together, and with nothing else.
+    for (pair, shares) in [
+        (
+            ["a [red:blue:0.5] circle", "a [green:white:0.5] heart"],
+            true,
+        ),
+        (["a [red:blue:0.5] circle", "a heart"], false),
+    ] {
+        let requests = resolved(&pipeline, pair.map(edited));
+        let single = alone(&mut pipeline, &requests, 0);
+        let (told, log) = logged(&mut pipeline, &requests);
+        assert_eq!(take_turns(&log), shares, "{pair:?}: {log:?}");
+        for (single, told) in single.iter().zip(&told) {
+            assert!(single.pictures() == told.pictures(), "{pair:?}");
+        }
     }
 }
 
