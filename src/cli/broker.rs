@@ -19,12 +19,17 @@ pub struct BrokerArgs {
     pub broker: Option<BrokerUrl>,
 
     /// A file of credentials for it
-    #[arg(long, env = "CALOTYPE_BROKER_CREDENTIALS", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "CALOTYPE_BROKER_CREDENTIALS",
+        value_name = "FILE",
+        global = true
+    )]
     #[serde(skip_serializing_if = "Option::is_none")]
     broker_credentials: Option<PathBuf>,
 
     /// The authority that signed its certificate (PEM)
-    #[arg(long, env = "CALOTYPE_BROKER_CA", value_name = "FILE")]
+    #[arg(long, env = "CALOTYPE_BROKER_CA", value_name = "FILE", global = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     broker_ca: Option<PathBuf>,
 

@@ -40,6 +40,12 @@ pub struct ModelArgs {
     #[arg(long)]
     low_memory: bool,
 
+    /// Pictures that go through the UNet at a time, of one request and of several that are
+    /// alike, as far as memory allows [default: as many as are fastest, see calotype tune
+    /// --steps]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    batch: Option<u16>,
+
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -95,6 +101,7 @@ impl ModelArgs {
             preview_vae: self.preview_vae.clone(),
             embeddings: self.embedding.clone(),
             low_memory: self.low_memory,
+            batch: self.batch.map(usize::from),
             ..self.device.load_anywhere(model)?
         })
     }

@@ -4,7 +4,7 @@ use super::device::DeviceArgs;
 use super::generate::whole;
 use super::{interrupt, output};
 use anyhow::Result;
-use calotype::pipeline::{Observer, Pipeline, Tuned, TuningSource};
+use calotype::pipeline::{Observer, Pipeline, StepTime, Tuned, TuningSource};
 use std::path::PathBuf;
 
 /// Measure which kernels are fastest on a GPU, and keep the table for later runs
@@ -25,6 +25,11 @@ pub struct Args {
     /// Pictures a forward; a guided step takes 2
     #[arg(long, default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
     batch: u8,
+
+    /// Also time UNet steps of 1, 2 and 4 pictures at a time, by which it is decided how many
+    /// are drawn together
+    #[arg(long)]
+    steps: bool,
 
     #[command(flatten)]
     device: DeviceArgs,
@@ -59,7 +64,15 @@ pub fn run(args: &Args) -> Result<()> {
         rows.push(tuned);
     };
     let batch = usize::from(args.batch);
-    let table = pipeline.tune([width, height], batch, &observer, &mut told)?;
+    let size = [width, height];
+    let mut table = pipeline.tune(size, batch, &observer, &mut told)?;
+    if args.steps {
+        let best = pipeline.tune_steps(size, &observer, &mut |step| {
+            eprintln!("{}", describe_step(&step));
+        })?;
+        eprintln!("{width}x{height}: {}", describe_best(best));
+        table = pipeline.tuning();
+    }
     if let Some(path) = &args.output {
         table.save(path)?;
     }
@@ -75,6 +88,11 @@ pub fn run(args: &Args) -> Result<()> {
             format!("{class:34} {:36}{time}", entry.variant)
         })
         .collect();
+    for (class, times) in &table.steps {
+        for (predictions, time) in times {
+            lines.push(format!("{class} of {predictions}: {:.2} ms", time / 1e3));
+        }
+    }
     if lines.is_empty() {
         lines.push(match options.tuning {
             TuningSource::Off => "nothing is measured with --tuning off".into(),
@@ -82,6 +100,25 @@ pub fn run(args: &Args) -> Result<()> {
         });
     }
     output::line(&lines.join("\n"))
+}
+
+/// One call, for each of what it makes.
+fn describe_step(step: &StepTime) -> String {
+    let (all, count) = (step.seconds * 1e3, step.predictions);
+    let each = all / count as f64;
+    format!(
+        "{} of {count}: {all:.2} ms, {each:.2} ms a prediction",
+        step.class
+    )
+}
+
+/// What is decided by the times of steps.
+fn describe_best(best: Option<usize>) -> String {
+    match best {
+        Some(1) => "pictures with guidance are fastest one at a time".into(),
+        Some(n) => format!("pictures with guidance are fastest {n} at a time"),
+        None => "too few batches fit the device to say how many pictures are fastest".into(),
+    }
 }
 
 /// One class, its best variants and what they do.

@@ -3,7 +3,7 @@
 use super::product::{Call, Family, PARTIALS, Variant};
 use super::program::Operand;
 use super::subgroup::subgroup_size;
-use super::tuning::{Measurement, Ranking, Shape};
+use super::tuning::{Measurement, Ranking, Shape, StepTimes};
 use super::{Measured, Mode, Trust, Tuning, View, attention};
 use crate::Result;
 use crate::gpu::{Buffer, Gpu};
@@ -108,6 +108,22 @@ impl Context {
     pub fn tuning(&self) -> Tuning {
         let table = self.tuning.read().unwrap_or_else(PoisonError::into_inner);
         table.clone()
+    }
+
+    /// What was measured of UNets of `class`, see [`Tuning::steps`].
+    pub fn step_times(&self, class: &str) -> Option<StepTimes> {
+        let table = self.tuning.read().unwrap_or_else(PoisonError::into_inner);
+        table.steps.get(class).cloned()
+    }
+
+    /// Notes the time of a call that makes `predictions`, in seconds.
+    pub fn note_step(&self, class: &str, predictions: usize, seconds: f64) {
+        let mut table = self.tuning.write().unwrap_or_else(PoisonError::into_inner);
+        let of = table.steps.entry(class.to_owned()).or_default();
+        of.insert(predictions, (seconds * 1e8).round() / 100.0);
+        table
+            .measured
+            .get_or_insert_with(|| Measured::here(&self.gpu));
     }
 
     /// The fastest variant for `call`, if that was measured.

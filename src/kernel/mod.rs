@@ -34,7 +34,7 @@ pub use program::{Dispatch, Program};
 pub use subgroup::subgroup_size;
 pub use tensor::{Storage, Tensor, View};
 pub use trust::Trust;
-pub use tuning::{Entry, Measured, Ranking, Shape, Tuning, noise};
+pub use tuning::{Entry, Measured, Ranking, Shape, StepTimes, Tuning, noise};
 
 use program::Work;
 

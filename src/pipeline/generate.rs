@@ -1,12 +1,13 @@
-//! A request carried out: text, the first latents, the loop of each model, the VAE.
+//! Requests carried out: the first latents, the loop of each model, the VAE.
 
-use super::condition;
+use super::condition::{self, Conditionings};
 use super::denoise::{Sample, Shape, Stand};
 use super::finite::{Owner, wide_weights};
 use super::route::Route;
 use super::run::{Run, Stage};
 use super::start::depart;
-use super::{Event, Observer, Output, Pipeline, Request, Seconds};
+use super::together::{Member, open};
+use super::{Event, Output, Pipeline, Request};
 use crate::kernel::Storage;
 use crate::kernel::product::WeightStorage;
 use crate::picture::Picture;
@@ -17,46 +18,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Pipeline {
-    /// Carries out a request, within the memory that there is (see [`Self::memory_plan`]).
-    /// Where the device has less than it was thought to have, once more with a plan that
-    /// needs less.
-    pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
-        self.draw(request, observer, true)
-    }
-
-    /// [`Self::generate`], which takes a plan that needs less only if it `gives_up`.
-    pub(super) fn draw(
-        &mut self,
-        request: &Request,
-        observer: &mut Observer<'_>,
-        gives_up: bool,
-    ) -> Result<Output> {
-        self.check(request)?;
-        let mut shortages = Vec::new();
-        loop {
-            let plan = self.memory_plan(request);
-            if let (false, Some(limit)) = (plan.fits, plan.limit) {
-                return Err(self.too_little(&plan, limit));
-            }
-            self.adopt(plan);
-            match self.attempt(request, observer) {
-                Err(e) if e.is_out_of_memory() && gives_up && self.gives_up_more(request) => {
-                    let said = format!("{e}: trying with less memory\n{}", self.plan);
-                    tracing::warn!("{said}");
-                    shortages.push(format!("{e}: drawn with less memory"));
-                }
-                made => {
-                    let mut made = made?;
-                    made.warnings.extend(shortages);
-                    return Ok(made);
-                }
-            }
-        }
-    }
-
-    fn attempt(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
-        let mut warnings = self.merge(&request.loras)?;
-        warnings.extend(condition::warnings(request));
+    /// What is to be said of a request before it is drawn.
+    pub(super) fn warnings(&self, request: &Request) -> Vec<String> {
+        let mut warnings = condition::warnings(request);
         if request.image.is_none() && request.negative_micro.is_half_said() {
             warnings.push(
                 "the base model heeds the negative prompt's sizes and crop only where both \
@@ -65,71 +29,126 @@ impl Pipeline {
             );
         }
         warnings.extend(paints_nothing(request, self.latent_shape(request)));
-        // Before anything goes to the device.
-        let refiner = self
-            .refiner
-            .as_ref()
-            .map(|refiner| &refiner.model.checkpoint);
-        let route = Route::new(request, &self.base.checkpoint, refiner)?;
-        let mut seconds = Seconds {
-            load: self.load_seconds,
-            ..Default::default()
-        };
-        let mut watch = Stopwatch(Instant::now());
-        (observer.events)(Event::Encoding);
-        let conditionings = condition::encode(self, request, &route, observer)?;
-        seconds.encode = watch.lap();
-        warnings.extend(conditionings.warnings);
-        let mut departure = depart(self, request, route.start, observer, &mut warnings)?;
-        seconds.encode_picture = watch.lap();
+        warnings
+    }
 
-        let mut run = Run::new(self, request, route.calls());
+    /// Draws the pictures of members that may share, and whose texts go together. All of
+    /// them have an answer after that, if there is no error.
+    ///
+    /// # Errors
+    /// What is no member's in particular.
+    pub(super) fn party(
+        &self,
+        members: &mut [Member<'_, '_>],
+        who: &[usize],
+        told: &[Option<Conditionings>],
+        route: &Route,
+    ) -> Result<()> {
+        let mut samples = Vec::new();
+        let mut mask = None;
+        for i in who {
+            let member = &mut members[*i];
+            let mut watch = Stopwatch(Instant::now());
+            let warnings = &mut member.now.warnings;
+            let request = (*i, member.request);
+            match depart(self, request, route.start, member.observer, warnings) {
+                Err(e) if e.is_out_of_memory() => return Err(e),
+                Err(e) => member.answer = Some(Err(e)),
+                Ok(departure) => {
+                    samples.extend(departure.samples);
+                    mask = departure.mask;
+                }
+            }
+            member.now.seconds.encode_picture = watch.lap();
+        }
+        let who = open(members, who);
+        let mut watch = Stopwatch(Instant::now());
+        let mut run = Run::new(self, members, &who, samples, mask, route.calls());
+        let ran = self.legs(&mut run, told, route);
+        let (load, mut samples) = (run.load, run.samples);
+        let denoise = watch.lap() - load;
+        for i in &who {
+            members[*i].now.seconds.load += load;
+            members[*i].now.seconds.denoise = denoise;
+        }
+        for i in open(members, &who) {
+            let own = samples.extract_if(.., |sample| sample.place.request == i);
+            let own: Vec<Sample> = own.collect();
+            // Whoever ended before a batch went wrong has nothing to do with that.
+            let is_over = |sample: &Sample| match sample.progress {
+                Stand::Ended => true,
+                Stand::Waiting => members[i].now.has_quit,
+                Stand::Begun(_) | Stand::Done => false,
+            };
+            if ran.is_err() && !(who.len() > 1 && own.iter().all(is_over)) {
+                continue;
+            }
+            match self.finish(&mut members[i], route, own) {
+                Err(e) if e.is_out_of_memory() => return Err(e),
+                made => members[i].answer = Some(made),
+            }
+        }
+        match (ran, &who[..]) {
+            // Of nobody else.
+            (Err(e), [i]) if !e.is_out_of_memory() => members[*i].answer = Some(Err(e)),
+            (ran, _) => ran?,
+        }
+        Ok(())
+    }
+
+    /// The loop of each model.
+    fn legs(
+        &self,
+        run: &mut Run<'_, '_, '_>,
+        told: &[Option<Conditionings>],
+        route: &Route,
+    ) -> Result<()> {
         let refiner = self.refiner.as_ref().map(|refiner| &refiner.model);
-        if let (Some(leg), Some(conditioning)) = (&route.base, &conditionings.base) {
+        type Part = fn(&Conditionings) -> Option<&condition::Conditioning>;
+        let texts = |part: Part| told.iter().map(|of| of.as_ref().and_then(part)).collect();
+        if let Some(leg) = &route.base {
             let stage = Stage {
                 prefix: "",
                 model: &self.base,
                 other: refiner,
                 leg,
-                conditioning,
+                told: texts(|told| told.base.as_ref()),
             };
-            run.stage(&stage, &mut departure, observer)?;
+            run.stage(&stage)?;
         }
-        run.hand_over(&departure.samples, observer);
-        let goes_on = !observer.cancel.is_finishing();
-        if let (Some(mix), true) = (route.renoise, goes_on) {
-            renoise(&mut departure.samples, mix);
+        run.hand_over();
+        if let Some(mix) = route.renoise {
+            run.going_on().for_each(|sample| renoise(sample, mix));
         }
-        if let (Some(leg), Some(conditioning), Some(model), true) =
-            (&route.refiner, &conditionings.refiner, refiner, goes_on)
-        {
+        let goes_on = run.going_on().next().is_some();
+        if let (Some(leg), Some(model), true) = (&route.refiner, refiner, goes_on) {
             // The refiner knows of no mask.
-            departure.mask = None;
+            run.mask = None;
             let stage = Stage {
                 prefix: "refiner.",
                 model,
                 other: Some(&self.base),
                 leg,
-                conditioning,
+                told: texts(|told| told.refiner.as_ref()),
             };
-            run.stage(&stage, &mut departure, observer)?;
+            run.stage(&stage)?;
         }
-        let (load, stats) = (run.load, run.tally.stats());
-        warnings.append(&mut run.warnings);
-        seconds.load += load;
-        seconds.denoise = watch.lap() - load;
+        Ok(())
+    }
 
-        let interrupted = departure.samples.iter().any(|s| s.progress != Stand::Done);
-        let (samples, seeds) = drawn(departure.samples, request.seeds());
-        (observer.events)(Event::Loading { part: "vae".into() });
-        let decoded = self.decode(
-            request,
-            &samples,
-            observer,
-            &mut watch,
-            &mut seconds,
-            &mut warnings,
-        )?;
+    /// Decodes a member's pictures.
+    fn finish(
+        &self,
+        member: &mut Member<'_, '_>,
+        route: &Route,
+        samples: Vec<Sample>,
+    ) -> Result<Output> {
+        let request = member.request;
+        let interrupted = samples.iter().any(|s| s.progress != Stand::Done);
+        let (samples, seeds) = drawn(samples, request.seeds());
+        member.tell(Event::Loading { part: "vae".into() });
+        let mut watch = Stopwatch(Instant::now());
+        let decoded = self.decode(member, &samples, &mut watch)?;
         let decoded = decoded.iter();
         let pictures = decoded.map(|planes| {
             let picture = self.picture(request, planes)?;
@@ -139,42 +158,36 @@ impl Pipeline {
             }
         });
         let pictures = pictures.collect::<Result<_>>()?;
-        seconds.decode = watch.lap();
-        warnings.extend(self.wide_weights(&route));
+        member.now.seconds.decode = watch.lap();
+        let mut warnings = std::mem::take(&mut member.now.warnings);
+        warnings.extend(self.wide_weights(route));
         self.gpu.save_pipeline_cache();
         let info = self.gpu.info();
+        let counters = self.gpu.counters();
         let solver = request.solver();
         let name = |half: bool| if half { "f16" } else { "f32" }.to_string();
         Ok(Output {
             pictures,
             seeds,
             interrupted,
-            seconds,
+            seconds: member.now.seconds,
             adapter: info.name.clone(),
             backend: info.backend.to_string(),
             dtype: name(self.precision.weights == WeightStorage::F16),
             activations: name(self.precision.activations == Storage::F16),
-            peak_device_bytes: self
-                .gpu
-                .counters()
-                .peak_device_bytes
-                .load(Ordering::Relaxed),
-            peak_reserved_bytes: self
-                .gpu
-                .counters()
-                .peak_reserved_bytes
-                .load(Ordering::Relaxed),
+            peak_device_bytes: counters.peak_device_bytes.load(Ordering::Relaxed),
+            peak_reserved_bytes: counters.peak_reserved_bytes.load(Ordering::Relaxed),
             unet_device_bytes: self.base.unet.bytes(),
             unet_shared_bytes: self.base.unet.shared_bytes(),
             plan: self.plan.clone(),
-            stats,
+            stats: member.now.tally.stats(),
             warnings,
             names: names_of(&solver, &solver.config(&self.base.checkpoint.scheduler)?),
         })
     }
 
     /// What only the model at hand can say of a request.
-    fn check(&self, request: &Request) -> Result<()> {
+    pub(super) fn check(&self, request: &Request) -> Result<()> {
         let checkpoint = &self.base.checkpoint;
         let scale = checkpoint.vae_scale();
         for (field, value) in [("width", request.width), ("height", request.height)] {
@@ -215,20 +228,19 @@ impl Pipeline {
     /// Planes of every picture, -1 to 1.
     fn decode(
         &self,
-        request: &Request,
+        member: &mut Member<'_, '_>,
         samples: &[Sample],
-        observer: &mut Observer<'_>,
         watch: &mut Stopwatch,
-        seconds: &mut Seconds,
-        warnings: &mut Vec<String>,
     ) -> Result<Vec<Vec<f32>>> {
+        let (request, observer) = (member.request, &mut *member.observer);
         let vae = self.planned_vae();
         let shape = self.latent_shape(request);
         let decoder = vae.decoder([shape.h, shape.w])?;
-        seconds.load += watch.lap();
+        member.now.seconds.load += watch.lap();
         let total = samples.len();
         let latents: Vec<&[f32]> = samples.iter().map(|s| &s.latents[..]).collect();
         let mut next = |index| (observer.events)(Event::Decoding { index, total });
+        let warnings = &mut member.now.warnings;
         let decoded = vae.decode_all(decoder, &latents, observer.cancel, &mut next, warnings)?;
         if let Some(trace) = &mut observer.trace {
             let c = self.base.checkpoint.vae.picture_channels();
@@ -299,14 +311,12 @@ fn drawn(samples: Vec<Sample>, seeds: Vec<u64>) -> (Vec<Sample>, Vec<u64>) {
 }
 
 /// Noise over finished latents, for a pass of the refiner's own.
-fn renoise(samples: &mut [Sample], mix: NoiseMix) {
+fn renoise(sample: &mut Sample, mix: NoiseMix) {
     let (a, b) = (mix.original as f32, mix.noise as f32);
-    for sample in samples.iter_mut().filter(|s| s.progress != Stand::Ended) {
-        sample.progress = Stand::Begun(sample.latents.clone());
-        let noise = sample.generator.randn(sample.latents.len());
-        for (x, n) in sample.latents.iter_mut().zip(noise) {
-            *x = a * *x + b * n;
-        }
+    sample.progress = Stand::Begun(sample.latents.clone());
+    let noise = sample.generator.randn(sample.latents.len());
+    for (x, n) in sample.latents.iter_mut().zip(noise) {
+        *x = a * *x + b * n;
     }
 }
 

@@ -210,8 +210,8 @@ pub struct Pipeline {
     pub(super) vae: Loaded,
     /// How the memory is used at the moment.
     pub(super) plan: MemoryPlan,
-    /// The last one that was asked for.
-    pub(super) planned: Mutex<Option<(Question, MemoryPlan)>>,
+    /// The last ones that were made, the newest first.
+    pub(super) planned: Mutex<Vec<(Question, MemoryPlan)>>,
     /// Bytes that were too many, once the device ran out of memory.
     pub(super) short_of: Option<u64>,
     pub(super) load_seconds: f64,

@@ -2,7 +2,8 @@
 //! were not used for the longest time leave when memory is asked for.
 
 use super::load::{base_checkpoint, refiner_name};
-use super::{LoadOptions, Observer, Output, Pipeline, Preset, Request, model_name};
+use super::together::{Member, answer_first, groups, open, samples};
+use super::{LoadOptions, Observer, Output, Pipeline, Preset, Request, Watched, model_name};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::Gpu;
 use crate::{Error, Field, Result};
@@ -221,9 +222,54 @@ impl Models {
         request: &Request,
         observer: &mut Observer<'_>,
     ) -> Result<Output> {
+        let mut members = [Member::new(request, observer)];
+        self.draw_all(model, &mut members);
+        let [member] = members;
+        member.into_answer()
+    }
+
+    /// The same for several requests with one model, as [`Pipeline::generate_together`].
+    pub fn generate_together(
+        &mut self,
+        model: usize,
+        runs: &mut [Watched<'_, '_>],
+    ) -> Vec<Result<Output>> {
+        let mut members = Member::all(runs);
+        self.draw_all(model, &mut members);
+        members.into_iter().map(Member::into_answer).collect()
+    }
+
+    /// How many pictures are worth drawing at a time, see [`Pipeline::pictures_at_once`]; 1
+    /// for a model that is not loaded.
+    pub fn pictures_at_once(&self, model: usize, request: &Request) -> usize {
+        let pipeline = self
+            .known
+            .get(model)
+            .and_then(|known| known.pipeline.as_ref());
+        pipeline.map_or(1, |pipeline| pipeline.pictures_at_once(request))
+    }
+
+    fn draw_all(&mut self, model: usize, members: &mut [Member<'_, '_>]) {
+        for group in groups(members) {
+            while let Err(e) = self.draw(model, members, &group) {
+                answer_first(members, &group, e);
+            }
+        }
+    }
+
+    /// Draws members that may share, until each has its answer.
+    ///
+    /// # Errors
+    /// What is the answer of the first that has none.
+    fn draw(&mut self, model: usize, members: &mut [Member<'_, '_>], who: &[usize]) -> Result<()> {
         loop {
-            let pipeline = self.pipeline(model, observer)?;
-            let plan = pipeline.memory_plan(request);
+            let waiting = open(members, who);
+            let Some(first) = waiting.first().map(|i| &mut members[*i]) else {
+                return Ok(());
+            };
+            let request = first.request;
+            let pipeline = self.pipeline(model, first.observer)?;
+            let plan = pipeline.plan_for(request, samples(members, &waiting));
             let others = pipeline.device_bytes().saturating_sub(pipeline.own_bytes());
             let crowded = plan.limit.is_some_and(|limit| plan.peak() + others > limit);
             if crowded && self.drop_oldest(model) {
@@ -231,8 +277,8 @@ impl Models {
             }
             // Others leave before this one does with less.
             let alone = self.loaded() == 1;
-            let pipeline = self.pipeline(model, observer)?;
-            match pipeline.draw(request, observer, alone) {
+            let pipeline = self.pipeline(model, members[waiting[0]].observer)?;
+            match pipeline.draw(members, &waiting, alone) {
                 Err(e) if e.is_out_of_memory() && self.drop_oldest(model) => {}
                 made => return made,
             }

@@ -1,34 +1,30 @@
-//! A request's pictures through the models' steps, as many at a time as memory
-//! allows. Each is the same whatever its company.
+//! Pictures through the models' steps, those of several requests where they share, as
+//! many at a time as memory allows. Each is the same whatever its company.
 
 use super::condition::Conditioning;
-use super::denoise::{Denoiser, Gathered, Progress, Sample, Setup, Shape, Stand, Tally};
+use super::denoise::{Denoiser, Gathered, Place, Sample, Setup, Shape, Stand, Tally, Texts};
 use super::load::Model;
+use super::memory::BATCH_BYTES;
 use super::preview::Previewer;
 use super::route::Leg;
-use super::start::Departure;
-use super::{Event, Observer, Pipeline, Request};
-use crate::Result;
-use crate::kernel::finite;
+use super::together::{Member, open};
+use super::watch::{NO_PREVIEW, Watch};
+use super::{Cancel, Event, Pipeline};
 use crate::model::unet;
+use crate::{Error, Result};
 use std::time::Instant;
 
-use super::memory::BATCH_BYTES;
-
-const NO_PREVIEW: &str =
-    "no previews: the VAE that they are made with gives numbers that are not finite";
-
-/// A request under way.
-pub(super) struct Run<'a> {
-    pipeline: &'a Pipeline,
-    request: &'a Request,
-    pub tally: Tally,
-    /// Steps of the whole request, and how many are done.
-    total: usize,
-    done: usize,
+/// Requests under way whose pictures go through the same loops.
+pub(super) struct Run<'r, 'm, 'o> {
+    pipeline: &'r Pipeline,
+    members: &'r mut [Member<'m, 'o>],
+    /// The places of those whose pictures these are.
+    who: &'r [usize],
+    pub samples: Vec<Sample>,
+    /// Latents that are painted anew, 1 or 0, `[h, w]`.
+    pub mask: Option<Vec<f32>>,
     /// Seconds spent on loading UNets.
     pub load: f64,
-    pub warnings: Vec<String>,
 }
 
 /// One model's part.
@@ -39,189 +35,313 @@ pub(super) struct Stage<'a> {
     /// Its UNet goes first where memory is short.
     pub other: Option<&'a Model>,
     pub leg: &'a Leg,
-    pub conditioning: &'a Conditioning,
+    /// What it is told of each member's texts; all of it goes together.
+    pub told: Vec<Option<&'a Conditioning>>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Stage<'a> {
+    /// What the pictures at these places are told.
+    fn texts(&self, places: &[Place]) -> Result<Texts<'a>> {
+        let mut owners: Vec<usize> = Vec::new();
+        let mut texts = Texts {
+            told: Vec::new(),
+            of: Vec::new(),
+        };
+        for place in places {
+            let known = owners.iter().position(|owner| *owner == place.request);
+            let known = match known {
+                Some(known) => known,
+                None => {
+                    owners.push(place.request);
+                    texts.told.push(self.of(place.request)?);
+                    owners.len() - 1
+                }
+            };
+            texts.of.push(known);
+        }
+        Ok(texts)
+    }
+
+    fn of(&self, member: usize) -> Result<&'a Conditioning> {
+        let told = self.told.get(member).copied().flatten();
+        told.ok_or_else(|| Error::internal("a request", "its texts were not encoded"))
+    }
+}
+
+impl<'r, 'm, 'o> Run<'r, 'm, 'o> {
     /// A run of `calls` UNet calls for each picture.
-    pub fn new(pipeline: &'a Pipeline, request: &'a Request, calls: usize) -> Self {
+    pub fn new(
+        pipeline: &'r Pipeline,
+        members: &'r mut [Member<'m, 'o>],
+        who: &'r [usize],
+        samples: Vec<Sample>,
+        mask: Option<Vec<f32>>,
+        calls: usize,
+    ) -> Self {
+        for i in who {
+            members[*i].now.total = calls * members[*i].request.samples;
+        }
         Self {
             pipeline,
-            request,
-            tally: Tally::default(),
-            total: calls * request.samples,
-            done: 0,
+            members,
+            who,
+            samples,
+            mask,
             load: 0.0,
-            warnings: Vec::new(),
         }
     }
 
     /// All pictures through one model's steps.
-    pub fn stage(
-        &mut self,
-        stage: &Stage<'_>,
-        departure: &mut Departure,
-        observer: &mut Observer<'_>,
-    ) -> Result<()> {
-        (observer.events)(Event::Loading {
-            part: format!("{}unet", stage.prefix.replace('.', " ")),
-        });
-        let shape = self.pipeline.latent_shape(self.request);
-        let mut gathered = Gathered::default();
-        let mut previewer = match observer.preview_every {
-            0 => None,
-            _ => match self.pipeline.previewer(observer.cancel) {
-                Err(e) if e.is_not_finite() => {
-                    self.warnings.push(NO_PREVIEW.into());
-                    None
-                }
-                made => Some(made?),
-            },
-        };
-        let mut batch = Batch::new(self.pipeline, self.request.samples);
-        if self.pipeline.options.batch.is_none() {
-            let bytes = |pictures| {
-                let tokens = stage.conditioning.tokens;
-                let size = unet::Size {
-                    batch: stage.conditioning.predictions() * pictures,
-                    height: shape.h,
-                    width: shape.w,
-                    tokens,
-                };
-                let checkpoint = &stage.model.checkpoint;
-                let pass = match self.request.cache_interval {
-                    1 => unet::Pass::Whole,
-                    _ => unet::Pass::Keeping,
-                };
-                let graph = unet::graph_of(&checkpoint.unet, size, pass).optimise();
-                let storage = self.pipeline.precision.activations;
-                graph.planned_bytes(self.pipeline.context.mode, storage).0
-            };
-            batch.keep_below(BATCH_BYTES, &bytes);
-            // The parts of a prompt may be many.
-            if stage.conditioning.weights.len() > 1 && bytes(batch.pictures) > BATCH_BYTES {
-                batch.batched = false;
-            }
+    pub fn stage(&mut self, stage: &Stage<'_>) -> Result<()> {
+        for i in open(self.members, self.who) {
+            self.members[i].tell(Event::Loading {
+                part: format!("{}unet", stage.prefix.replace('.', " ")),
+            });
         }
-        let mask = departure.mask.as_deref();
-        let samples = &mut departure.samples;
+        let mut previewer = self.previewer()?;
+        let mut gathered = self.is_traced().then(Gathered::default);
+        let mask = self.mask.take();
+        let mut batch = None;
         let mut made: Option<Denoiser<'_>> = None;
-        let mut place = 0;
-        while place < samples.len() {
-            let rest = samples[place..].iter();
-            let rest = rest.take_while(|s| s.progress != Stand::Ended).count();
-            if rest == 0 {
-                place += 1;
-                continue;
-            }
+        let mut drawn = vec![false; self.samples.len()];
+        loop {
+            self.drop_cancelled();
+            let rest = self.rest(&drawn);
+            let Some(first) = rest.first() else { break };
+            let batch = match &mut batch {
+                Some(batch) => batch,
+                none => none.insert(self.batch(stage, *first)?),
+            };
             let denoiser = match made.take() {
-                Some(denoiser) if denoiser.pictures() <= rest => denoiser,
+                Some(denoiser) if denoiser.pictures() <= rest.len() => denoiser,
                 // The old one's memory first.
                 old => {
                     drop(old);
-                    self.denoiser(stage, mask, &mut batch, rest, observer)?
-                }
-            };
-            let count = denoiser.pictures();
-            let now = &mut samples[place..place + count];
-            let (before, total) = (self.done, self.total);
-            let warnings = &mut self.warnings;
-            let mut progress = |observer: &mut Observer<'_>, mut at: Progress<'_, '_>| {
-                let index = before + at.done * count;
-                (observer.events)(Event::Step { index, total });
-                let Some(made) = &previewer else {
-                    return Ok(());
-                };
-                if !at.done.is_multiple_of(observer.preview_every) {
-                    return Ok(());
-                }
-                match preview(made, &at.expected()?, place, shape, observer) {
-                    // The run may be sound all the same.
-                    Err(e) if e.is_not_finite() => {
-                        warnings.push(NO_PREVIEW.into());
-                        previewer = None;
-                        Ok(())
+                    match self.denoiser(stage, mask.as_deref(), batch, &rest) {
+                        Err(Error::Cancelled) if self.drop_cancelled() => continue,
+                        made => made?,
                     }
-                    sent => sent,
                 }
             };
-            let tally = &mut self.tally;
-            let done = denoiser.run(now, observer, &mut gathered, tally, &mut progress)?;
-            now.iter_mut()
-                .for_each(|sample| keep_unpainted(sample, mask));
-            self.done += done * count;
-            made = Some(denoiser);
-            if observer.cancel.is_finishing() {
-                break;
+            let now = &rest[..denoiser.pictures().min(rest.len())];
+            now.iter().for_each(|i| drawn[*i] = true);
+            self.draw(stage, &denoiser, now, gathered.as_mut(), &mut previewer)?;
+            for i in now {
+                keep_unpainted(&mut self.samples[*i], mask.as_deref());
             }
-            place += count;
+            made = Some(denoiser);
         }
-        if let Some(trace) = &mut observer.trace {
+        drop(made);
+        self.mask = mask;
+        if let (Some(gathered), [i]) = (gathered, self.who)
+            && let Some(trace) = &mut self.members[*i].observer.trace
+        {
+            let shape = self.pipeline.latent_shape(self.members[*i].request);
             gathered.record(stage.prefix, stage.leg, shape, trace);
         }
         Ok(())
     }
 
-    /// A loop for at most `most` pictures, and for fewer where memory is short.
+    /// Whether the tensors of every step are kept: of a request that is alone.
+    fn is_traced(&self) -> bool {
+        match self.who {
+            [i] => self.members[*i].observer.trace.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Those who were cancelled have their answer; whether there were any.
+    fn drop_cancelled(&mut self) -> bool {
+        let mut any = false;
+        for i in open(self.members, self.who) {
+            if self.members[i].is_cancelled() {
+                self.members[i].answer = Some(Err(Error::Cancelled));
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Whether a picture is wanted any further.
+    fn goes_on(members: &[Member<'_, '_>], sample: &Sample) -> bool {
+        let member = &members[sample.place.request];
+        member.is_open() && !member.now.has_quit && sample.progress != Stand::Ended
+    }
+
+    /// The pictures that are wanted any further.
+    pub fn going_on(&mut self) -> impl Iterator<Item = &mut Sample> + use<'_, 'r, 'm, 'o> {
+        let members = &*self.members;
+        let samples = self.samples.iter_mut();
+        samples.filter(|sample| Self::goes_on(members, sample))
+    }
+
+    /// The places of pictures that are still to be drawn.
+    fn rest(&self, drawn: &[bool]) -> Vec<usize> {
+        let samples = self.samples.iter().enumerate();
+        let rest = samples.filter(|(i, s)| !drawn[*i] && Self::goes_on(self.members, s));
+        rest.map(|(i, _)| i).collect()
+    }
+
+    /// What previews are made with, where anybody wants some.
+    fn previewer(&mut self) -> Result<Option<Previewer<'r>>> {
+        let mut wanting = open(self.members, self.who);
+        wanting.retain(|i| self.members[*i].wants_previews());
+        for i in &wanting {
+            match self.pipeline.previewer(self.members[*i].observer.cancel) {
+                // Another may still want them.
+                Err(Error::Cancelled) => {}
+                Err(e) if e.is_not_finite() => {
+                    for i in &wanting {
+                        self.members[*i].now.warnings.push(NO_PREVIEW.into());
+                        self.members[*i].now.no_previews = true;
+                    }
+                    return Ok(None);
+                }
+                made => return made.map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many pictures a loop takes at a time; the first is that at `first`.
+    fn batch(&self, stage: &Stage<'_>, first: usize) -> Result<Batch> {
+        let pipeline = self.pipeline;
+        let member = self.samples[first].place.request;
+        let (request, told) = (self.members[member].request, stage.of(member)?);
+        let mut batch = Batch::new(pipeline, self.samples.len());
+        if pipeline.options.batch.is_some() {
+            return Ok(batch);
+        }
+        let shape = pipeline.latent_shape(request);
+        let bytes = |pictures| {
+            let size = unet::Size {
+                batch: told.predictions() * pictures,
+                height: shape.h,
+                width: shape.w,
+                tokens: told.tokens,
+            };
+            let pass = match request.cache_interval {
+                1 => unet::Pass::Whole,
+                _ => unet::Pass::Keeping,
+            };
+            let graph = unet::graph_of(&stage.model.checkpoint.unet, size, pass).optimise();
+            let storage = pipeline.precision.activations;
+            graph.planned_bytes(pipeline.context.mode, storage).0
+        };
+        batch.keep_below(BATCH_BYTES, &bytes);
+        // The parts of a prompt may be many.
+        if told.weights.len() > 1 && bytes(batch.pictures) > BATCH_BYTES {
+            batch.batched = false;
+        }
+        Ok(batch)
+    }
+
+    /// A loop for pictures at these places, for fewer of them where memory is short.
     fn denoiser<'b>(
         &mut self,
         stage: &Stage<'b>,
         mask: Option<&'b [f32]>,
         batch: &mut Batch,
-        most: usize,
-        observer: &mut Observer<'_>,
+        rest: &[usize],
     ) -> Result<Denoiser<'b>>
     where
-        'a: 'b,
+        'r: 'b,
+        'm: 'b,
     {
         let start = Instant::now();
-        let (pipeline, request) = (self.pipeline, self.request);
+        let pipeline = self.pipeline;
+        let mut owners: Vec<usize> = rest
+            .iter()
+            .map(|i| self.samples[*i].place.request)
+            .collect();
+        owners.dedup();
+        let Some(first) = owners.first().copied() else {
+            return Err(Error::internal("a loop", "no picture to draw"));
+        };
+        let (request, conditioning) = (self.members[first].request, stage.of(first)?);
+        let waiting = owners.iter().map(|i| self.members[*i].observer.cancel);
+        let waiting: Vec<Cancel> = waiting.cloned().collect();
+        let cancelled = || waiting.iter().all(Cancel::is_cancelled);
         let other = stage.other.map(|model| &model.unet);
         let mut held = other.is_some();
         if let (true, Some(other)) = (pipeline.plan.one_unet, other) {
             other.clear();
         }
         let denoiser = loop {
+            let pictures = batch.pictures.min(rest.len());
             let setup = Setup {
                 leg: stage.leg,
                 request,
-                conditioning: stage.conditioning,
+                conditioning,
+                texts: owners.len().min(pictures),
                 mask,
-                pictures: batch.pictures.min(most),
+                pictures,
                 batched: batch.batched,
             };
-            match Denoiser::new(pipeline, stage.model, &setup, observer.cancel) {
+            match Denoiser::new(pipeline, stage.model, &setup, &cancelled) {
                 Err(e) if e.is_out_of_memory() && held => {
                     tracing::warn!("{e}: the other UNet leaves the device");
                     other.inspect(|other| other.clear());
                     held = false;
                 }
-                Err(e)
-                    if e.is_out_of_memory()
-                        && batch.shrink(stage.conditioning.predictions() > 1) =>
-                {
+                Err(e) if e.is_out_of_memory() && batch.shrink(conditioning.predictions() > 1) => {
                     tracing::warn!("{e}: trying {batch:?}");
                 }
                 made => break made?,
             }
         };
-        observer.cancel.check()?;
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
         self.load += start.elapsed().as_secs_f64();
-        (observer.events)(Event::Step {
-            index: self.done,
-            total: self.total,
-        });
+        // They hear that steps go on from here.
+        for i in rest.iter().take(denoiser.pictures()) {
+            self.members[self.samples[*i].place.request].now.has_begun = false;
+        }
         Ok(denoiser)
     }
 
-    /// Notes what the base hands to the refiner or the VAE.
-    pub fn hand_over(&self, samples: &[Sample], observer: &mut Observer<'_>) {
-        let Some(trace) = &mut observer.trace else {
-            return;
-        };
-        let Shape { h, w, c } = self.pipeline.latent_shape(self.request);
-        let all: Vec<f32> = samples.iter().flat_map(|s| s.latents.clone()).collect();
-        trace.put_f32("base_latents", &[samples.len(), c, h, w], &all);
+    /// Takes the pictures at the places `now` through the loop.
+    fn draw(
+        &mut self,
+        stage: &Stage<'_>,
+        denoiser: &Denoiser<'_>,
+        now: &[usize],
+        gathered: Option<&mut Gathered>,
+        previewer: &mut Option<Previewer<'r>>,
+    ) -> Result<()> {
+        let places: Vec<Place> = now.iter().map(|i| self.samples[*i].place).collect();
+        let texts = stage.texts(&places)?;
+        let shape = denoiser.shape();
+        let mut watch = Watch::new(self.members, &places, previewer, shape);
+        watch.begin();
+        let samples = self.samples.iter_mut().enumerate();
+        let samples = samples.filter(|(i, _)| now.contains(i));
+        let mut samples: Vec<&mut Sample> = samples.map(|(_, sample)| sample).collect();
+        let mut tally = Tally::default();
+        let ran = denoiser.run(&mut samples, &texts, &mut watch, gathered, &mut tally);
+        watch.end(&tally);
+        match ran {
+            // Nobody who waited for these pictures does so any more.
+            Err(Error::Cancelled) if self.drop_cancelled() => Ok(()),
+            ran => ran,
+        }
+    }
+
+    /// After the base: notes what it hands to the refiner or the VAE. Whoever is asked to
+    /// finish goes no further.
+    pub fn hand_over(&mut self) {
+        for i in open(self.members, self.who) {
+            let member = &mut self.members[i];
+            member.now.has_quit |= member.observer.cancel.is_finishing();
+            if let Some(trace) = &mut member.observer.trace {
+                let Shape { h, w, c } = self.pipeline.latent_shape(member.request);
+                let own = self.samples.iter().filter(|s| s.place.request == i);
+                let all: Vec<f32> = own.flat_map(|s| s.latents.clone()).collect();
+                let shape = [member.request.samples, c, h, w];
+                trace.put_f32("base_latents", &shape, &all);
+            }
+        }
     }
 }
 
@@ -268,26 +388,6 @@ impl Batch {
         }
         std::mem::replace(&mut self.batched, false) && several
     }
-}
-
-/// Sends previews of pictures `place` and on from their latents, planes.
-fn preview(
-    previewer: &Previewer<'_>,
-    latents: &[f32],
-    place: usize,
-    shape: Shape,
-    observer: &mut Observer<'_>,
-) -> Result<()> {
-    for (i, latents) in latents.chunks(shape.count()).enumerate() {
-        // The loop says at its end that these are not finite.
-        if !finite::twin(latents) {
-            continue;
-        }
-        let picture = previewer.picture(latents, shape.h, shape.w, observer.cancel)?;
-        let index = place + i;
-        (observer.events)(Event::Preview { index, picture });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

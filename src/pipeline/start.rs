@@ -1,6 +1,6 @@
 //! What the loop starts from: noise, or a picture and noise.
 
-use super::denoise::{Sample, Shape, Stand};
+use super::denoise::{Place, Sample, Shape, Stand};
 use super::request::MaskedContent;
 use super::route::Start;
 use super::{Observer, Pipeline, Posterior, Request, scale_latents};
@@ -14,12 +14,13 @@ pub(super) struct Departure {
     pub mask: Option<Vec<f32>>,
 }
 
-/// Encodes the request's picture, if any, and draws the first noise. The order of
+/// Encodes the picture of request number `number` of those that are drawn together, if
+/// any, and draws the first noise. The order of
 /// the draws is diffusers': for each picture its latents, the noise, then the
 /// latents of the picture without what is painted anew.
 pub(super) fn depart(
     pipeline: &Pipeline,
-    request: &Request,
+    (number, request): (usize, &Request),
     start: Start,
     observer: &mut Observer<'_>,
     warnings: &mut Vec<String>,
@@ -50,17 +51,26 @@ pub(super) fn depart(
         .as_ref()
         .map(|mask| mask.to_latent(shape.w, shape.h));
     let content = request.masking.content;
-    let samples = request.seeds().into_iter().map(|seed| {
-        let generator = request.rng.generator(seed);
-        sample(
-            pipeline,
-            &encoded,
-            (start, content),
-            generator,
-            shape,
-            mask.as_deref(),
-        )
-    });
+    let samples = request
+        .seeds()
+        .into_iter()
+        .enumerate()
+        .map(|(index, seed)| {
+            let place = Place {
+                request: number,
+                index,
+            };
+            let generator = request.rng.generator(seed);
+            sample(
+                pipeline,
+                place,
+                &encoded,
+                (start, content),
+                generator,
+                shape,
+                mask.as_deref(),
+            )
+        });
     let departure = Departure {
         samples: samples.collect(),
         mask,
@@ -131,6 +141,7 @@ struct Encoded {
 
 fn sample(
     pipeline: &Pipeline,
+    place: Place,
     encoded: &Encoded,
     (start, content): (Start, MaskedContent),
     mut generator: Box<dyn NoiseGenerator>,
@@ -168,6 +179,7 @@ fn sample(
         _ => Vec::new(),
     };
     Sample {
+        place,
         latents,
         kept: picture
             .filter(|_| mask.is_some())

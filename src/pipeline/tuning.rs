@@ -74,6 +74,11 @@ pub struct Tuned {
 }
 
 impl Pipeline {
+    /// What was measured on the adapter, so far.
+    pub fn tuning(&self) -> Tuning {
+        self.context.tuning()
+    }
+
     /// Measures the products and the attention of `graph` that the table lacks, unless the table is not
     /// to grow.
     pub(super) fn tune_for(

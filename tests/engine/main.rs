@@ -47,6 +47,7 @@ mod sums;
 mod taesd;
 mod text;
 mod tiling;
+mod together;
 mod vae;
 mod vae_f16;
 mod work;

@@ -46,6 +46,9 @@ pub struct Entry {
     pub microseconds: Option<f64>,
 }
 
+/// Microseconds of a call of a UNet, by the predictions that it makes.
+pub type StepTimes = BTreeMap<usize, f64>;
+
 /// A table: the class of a call (op, shape, storage) gives the variant.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tuning {
@@ -54,6 +57,9 @@ pub struct Tuning {
     #[serde(default)]
     pub note: String,
     pub entries: BTreeMap<String, Entry>,
+    /// Of whole UNets, by what they are, the size of the latents and their storage.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub steps: BTreeMap<String, StepTimes>,
 }
 
 /// What helps where a table is of no use.
@@ -82,7 +88,11 @@ impl Tuning {
             };
             known.map_err(|e| format!("{class}: {e}"))?;
         }
-        Ok(())
+        let is_time = |(batch, time): (&usize, &f64)| *batch > 0 && time.is_finite() && *time > 0.0;
+        match self.steps.iter().find(|(_, of)| !of.iter().all(is_time)) {
+            Some((class, _)) => Err(format!("{class}: times and batches must be above 0")),
+            None => Ok(()),
+        }
     }
 
     /// The table that this version has for the adapter of `gpu`, by whatever driver.
@@ -164,6 +174,23 @@ mod tests {
         let table: Tuning = serde_json::from_str(SHIPPED[0]).unwrap();
         table.save(&path).unwrap();
         assert_eq!(Tuning::open(&path).unwrap(), table);
+    }
+
+    /// Tables of before had no times of steps.
+    #[test]
+    fn times_of_steps_come_back_and_must_be_times() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("table.json");
+        let mut table: Tuning = serde_json::from_str(SHIPPED[0]).unwrap();
+        assert!(table.steps.is_empty());
+        let times = |time| BTreeMap::from([(2, 80e3), (4, time)]);
+        table.steps.insert("unet 1 8x8 f16".into(), times(150e3));
+        table.save(&path).unwrap();
+        assert_eq!(Tuning::open(&path).unwrap(), table);
+        table.steps.insert("unet 2 8x8 f16".into(), times(-1.0));
+        table.save(&path).unwrap();
+        let error = Tuning::open(&path).unwrap_err().to_string();
+        assert!(error.contains("unet 2 8x8 f16"), "{error}");
     }
 
     /// Of products and of attention, whose variants do not stand in for one another.

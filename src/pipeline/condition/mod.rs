@@ -57,6 +57,17 @@ impl Conditioning {
         !self.negative.is_empty()
     }
 
+    /// Whether pictures that are told this and pictures that are told `other` may go
+    /// through a UNet together: the same number of texts at every call, as long, and
+    /// weighed alike.
+    pub fn goes_with(&self, other: &Self) -> bool {
+        self.tokens == other.tokens
+            && self.guided() == other.guided()
+            && self.scale == other.scale
+            && self.weights == other.weights
+            && self.cues == other.cues
+    }
+
     /// Predictions that a step needs of each picture.
     pub fn predictions(&self) -> usize {
         self.weights.len() + usize::from(self.guided())
@@ -68,6 +79,17 @@ pub(super) struct Conditionings {
     pub base: Option<Conditioning>,
     pub refiner: Option<Conditioning>,
     pub warnings: Vec<String>,
+}
+
+impl Conditionings {
+    /// As [`Conditioning::goes_with`], of every model.
+    pub fn goes_with(&self, other: &Self) -> bool {
+        let alike = |a: &Option<Conditioning>, b: &Option<Conditioning>| match (a, b) {
+            (Some(a), Some(b)) => a.goes_with(b),
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        alike(&self.base, &other.base) && alike(&self.refiner, &other.refiner)
+    }
 }
 
 /// Encodes the prompts of `request` for the models of its route. Where the plan says so,

@@ -8,15 +8,16 @@ mod passes;
 mod record;
 mod tensors;
 mod times;
+mod walk;
 
 pub(super) use record::{Gathered, Tally};
+pub(super) use walk::{Audience, Progress};
 
 use super::condition::{Conditioning, Cue, Prompt};
 use super::finite::Suspect;
 use super::load::Model;
 use super::route::Leg;
-use super::{Cancel, LoopStats, Observer, Pipeline, Request};
-use crate::Result;
+use super::{LoopStats, Pipeline, Request};
 use crate::checkpoint::Part;
 use crate::gpu::Buffer;
 use crate::graph::Runner;
@@ -26,6 +27,7 @@ use crate::kernel::{Program, View};
 use crate::model::unet::CONTEXT;
 use crate::model::{DeviceWeights, Streamed};
 use crate::schedule::{NoiseGenerator, Step};
+use crate::{Error, Result};
 use calls::{Call, Manner, Side, manners, sides};
 use forms::Form;
 use numbers::{is_thresholded, step_values};
@@ -33,8 +35,6 @@ use passes::{Maker, Pass, Passes};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 use tensors::{Planes, Read, Tensors};
 use times::{Moment, Times};
 
@@ -43,6 +43,7 @@ const STEP_BYTES: u64 = size_of::<StepValues>() as u64;
 
 /// One picture on its way. Tensors are planes `[c, h, w]`, as PyTorch has them.
 pub(super) struct Sample {
+    pub place: Place,
     pub generator: Box<dyn NoiseGenerator>,
     pub latents: Vec<f32>,
     /// What a mask keeps: the picture's latents, and the noise that it gets.
@@ -50,6 +51,15 @@ pub(super) struct Sample {
     /// What the UNet sees beside the latents.
     pub extra: Vec<f32>,
     pub progress: Stand,
+}
+
+/// Whose picture it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The request, among those that are drawn together.
+    pub request: usize,
+    /// The picture, among the request's.
+    pub index: usize,
 }
 
 /// How far a picture is.
@@ -78,8 +88,12 @@ struct Told<'t> {
 /// What a loop is made for.
 pub(super) struct Setup<'a> {
     pub leg: &'a Leg,
+    /// One of those whose pictures it draws: they may share.
     pub request: &'a Request,
+    /// What one of them is told: all of it goes together.
     pub conditioning: &'a Conditioning,
+    /// How many of them the pictures of a batch may be of.
+    pub texts: usize,
     /// Latents that are painted anew, 1 or 0, `[h, w]`.
     pub mask: Option<&'a [f32]>,
     /// Pictures at a time.
@@ -89,6 +103,14 @@ pub(super) struct Setup<'a> {
     pub batched: bool,
 }
 
+/// What the pictures of a batch are told.
+pub(super) struct Texts<'t> {
+    /// Of each request that has pictures in it; one at the least.
+    pub told: Vec<&'t Conditioning>,
+    /// Of each picture, the place among those.
+    pub of: Vec<usize>,
+}
+
 /// The first steps at which the loop's tensors were not finite.
 pub(super) struct Marks {
     /// Of the guided prediction.
@@ -96,11 +118,12 @@ pub(super) struct Marks {
     pub latents: Mark,
 }
 
-/// A model's UNet, bound for one request.
+/// A model's UNet, bound for requests that may share.
 pub(super) struct Denoiser<'a> {
     pipeline: &'a Pipeline,
     leg: &'a Leg,
-    conditioning: &'a Conditioning,
+    /// Of every step.
+    cues: &'a [Cue],
     /// Of every step.
     manners: Vec<Manner>,
     /// Of all steps.
@@ -135,12 +158,12 @@ impl Shape {
 }
 
 impl<'a> Denoiser<'a> {
-    /// Plans the loop.
+    /// Plans the loop; `cancelled` stops that.
     pub fn new(
         pipeline: &'a Pipeline,
         model: &'a Model,
         setup: &Setup<'a>,
-        cancel: &Cancel,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<Self> {
         let gpu = &pipeline.gpu;
         let checkpoint = &model.checkpoint;
@@ -152,7 +175,10 @@ impl<'a> Denoiser<'a> {
         let extra = checkpoint.unet.in_channels - shape.c;
         let tensors = Tensors::new(gpu, shape, extra, setup)?;
         let source = checkpoint.source(Part::UNet);
-        let check = || cancel.check();
+        let check = || match cancelled() {
+            true => Err(Error::Cancelled),
+            false => Ok(()),
+        };
         let precision = pipeline.precision;
         let weights = DeviceWeights::new(
             gpu,
@@ -180,11 +206,11 @@ impl<'a> Denoiser<'a> {
             weights: &weights,
             tensors: &tensors,
             suspect: &suspect,
-            cancelled: &|| cancel.is_cancelled(),
+            cancelled,
         };
         let (forms, passes) = maker.forms(&manners, &marks)?;
         let guidance = setup.request.guidance_scale;
-        let lines = [sides.len(), steps.len()];
+        let lines = [sides.len(), setup.texts, steps.len()];
         let times = Times::new(pipeline, checkpoint, &weights, lines, guidance)
             .map_err(|e| suspect.blamed(e))?;
         gpu.check()?;
@@ -206,7 +232,7 @@ impl<'a> Denoiser<'a> {
         Ok(Self {
             pipeline,
             leg: setup.leg,
-            conditioning: setup.conditioning,
+            cues: &setup.conditioning.cues,
             manners,
             sides,
             forms,
@@ -224,132 +250,14 @@ impl<'a> Denoiser<'a> {
         })
     }
 
+    /// Of a picture's latents.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// How many pictures it takes at a time.
     pub fn pictures(&self) -> usize {
         self.pictures
-    }
-
-    /// Takes the samples, as many as the loop was made for, from the latents they
-    /// have to those after the last step. `progress` hears of every step. Gives
-    /// how many steps were done: fewer where the pictures were asked to end.
-    pub fn run(
-        &self,
-        samples: &mut [Sample],
-        observer: &mut Observer<'_>,
-        gathered: &mut Gathered,
-        tally: &mut Tally,
-        progress: &mut dyn FnMut(&mut Observer<'_>, Progress<'_, 'a>) -> Result<()>,
-    ) -> Result<usize> {
-        let gpu = &self.pipeline.gpu;
-        let mut runner = Runner::new(gpu, true)?.with_stream(self.stream.clone());
-        let mut told = Told::default();
-        if let (Some(manner), Some(cue)) = (self.manners.first(), self.conditioning.cues.first()) {
-            let form = self.form(*manner);
-            if let [call] = &form.calls[..] {
-                self.tell(&mut runner, form, call, cue, &mut told)?;
-            }
-        }
-        self.bring_times(&mut runner, 0, &mut told)?;
-        self.planes.bring(gpu, samples)?;
-        self.marks.prediction.clear(gpu)?;
-        self.marks.latents.clear(gpu)?;
-        runner.busy_seconds()?;
-        let traced = observer.trace.is_some();
-        if traced {
-            gathered.put("latents.000", &self.read(Read::Latents)?);
-        }
-        let counters = gpu.counters();
-        let created = || {
-            let buffers = counters.buffers_created.load(Ordering::Relaxed);
-            let pipelines = counters.pipelines_created.load(Ordering::Relaxed);
-            [buffers, pipelines]
-        };
-        type Own = Option<Box<dyn NoiseGenerator>>;
-        let mut own_noise: Vec<Own> = samples.iter().map(|_| self.leg.own_noise()).collect();
-        let (start, before) = (Instant::now(), created());
-        let streamed = self.stream.bytes();
-        let mut done = 0;
-        for k in 0..self.leg.steps.len() {
-            if self.leg.steps[k].draws_noise {
-                let count = self.shape.count();
-                let pairs = samples.iter_mut().zip(&mut own_noise);
-                let draw = |(sample, own): (&mut Sample, &mut Own)| match own {
-                    Some(own) => own.randn(count),
-                    None => sample.generator.randn(count),
-                };
-                let noise: Vec<f32> = pairs.flat_map(draw).collect();
-                gpu.upload(&self.planes.noise, bytemuck::cast_slice(&noise))?;
-            }
-            tally.multiply_adds += self.step(&mut runner, k, &mut told, observer)?;
-            if traced {
-                runner.finish()?;
-                let prediction = self.read(Read::Prediction)?;
-                gathered.put(&format!("noise_pred.{k:03}"), &prediction);
-                let latents = self.read(Read::Latents)?;
-                gathered.put(&format!("latents.{:03}", k + 1), &latents);
-            }
-            if !self.put_back.is_empty() {
-                runner.run(|_| {}, &[&self.put_back], &|| false)?;
-            }
-            let so_far = Progress {
-                denoiser: self,
-                runner: &mut runner,
-                done: k + 1,
-            };
-            progress(observer, so_far)?;
-            done = k + 1;
-            if done < self.leg.steps.len() && observer.cancel.ends_pictures() {
-                break;
-            }
-        }
-        runner.finish()?;
-        gpu.note_reserved();
-        let [buffers, pipelines] = created();
-        tally.wall += start.elapsed().as_secs_f64();
-        tally.buffers += buffers - before[0];
-        tally.pipelines += pipelines - before[1];
-        tally.streamed += self.stream.bytes() - streamed;
-        tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
-        let ended = done < self.leg.steps.len();
-        self.check_finite()?;
-        let values = self.read(Read::Latents)?;
-        let expected = match ended || !self.leg.finishes() {
-            true => self.expected(done, values.clone())?,
-            false => Vec::new(),
-        };
-        let count = self.shape.count();
-        for (i, (sample, latents)) in samples.iter_mut().zip(values.chunks(count)).enumerate() {
-            let coming = expected.get(i * count..(i + 1) * count);
-            (sample.latents, sample.progress) = match (coming, ended) {
-                (Some(coming), true) => (coming.to_vec(), Stand::Ended),
-                (Some(coming), false) => (latents.to_vec(), Stand::Begun(coming.to_vec())),
-                (None, _) => (latents.to_vec(), Stand::Done),
-            };
-        }
-        Ok(done)
-    }
-
-    /// What the finished latents of every picture are expected to be, planes: the
-    /// clean picture that `latents` after `done` steps and the prediction that led
-    /// there speak of.
-    fn expected(&self, done: usize, latents: Vec<f32>) -> Result<Vec<f32>> {
-        let reached = self.leg.reached(done - 1);
-        if reached.noise == 0.0 {
-            return Ok(latents);
-        }
-        let prediction = self.read(Read::Prediction)?;
-        Ok(self.leg.original(&latents, &prediction, reached))
-    }
-
-    /// Fails where a step's tensors were not finite: the first of them counts.
-    fn check_finite(&self) -> Result<()> {
-        let gpu = &self.pipeline.gpu;
-        let prediction = self.marks.prediction.read(gpu)?;
-        let latents = self.marks.latents.read(gpu)?;
-        match self.suspect.in_loop(prediction, latents) {
-            Some(suspect) => Err(suspect.error()),
-            None => Ok(()),
-        }
     }
 
     /// How a step of that manner is taken.
@@ -364,14 +272,14 @@ impl<'a> Denoiser<'a> {
         runner: &mut Runner<'_>,
         form: &Form,
         call: &Call,
-        cue: &'t Cue,
+        (texts, cue): (&Texts<'_>, &'t Cue),
         told: &mut Told<'t>,
     ) -> Result<()> {
         let news = Some((form.guided, cue));
         if told.cue != news {
             let passes = &self.passes[form.passes];
             for pass in [&passes.whole].into_iter().chain(&passes.shallow) {
-                self.condition(runner, pass, call, cue)?;
+                self.condition(runner, pass, call, (texts, cue))?;
             }
             told.cue = news;
         }
@@ -386,41 +294,46 @@ impl<'a> Denoiser<'a> {
         runner: &mut Runner<'_>,
         pass: &Pass,
         call: &Call,
-        cue: &Cue,
+        (texts, cue): (&Texts<'_>, &Cue),
     ) -> Result<()> {
         if pass.unet.input(CONTEXT).is_none() {
             return Ok(());
         }
-        let prompts = call.sides.iter().map(|side| self.prompt(*side, cue));
-        let embeds: Vec<f32> = prompts
-            .flat_map(|prompt| prompt.embeds.repeat(self.pictures))
-            .collect();
+        let mut embeds: Vec<f32> = Vec::new();
+        for side in &call.sides {
+            for text in &texts.of {
+                let prompt = prompt(texts.told[*text], *side, cue);
+                embeds.extend_from_slice(&prompt.embeds);
+            }
+        }
         pass.unet.write(&self.pipeline.gpu, CONTEXT, &embeds)?;
         runner.run(|_| {}, &[pass.unet.once()], &|| false)
     }
 
-    /// What `side` is told at `cue`.
-    fn prompt(&self, side: Side, cue: &Cue) -> &Prompt {
-        match side {
-            Side::Negative => &self.conditioning.negative[cue.negative],
-            Side::Positive(part) => &self.conditioning.positive[cue.positive[part]],
-        }
-    }
-
     /// Has the time embedding of step `k` worked out, with that of as many other steps
     /// as there is room for.
-    fn bring_times(&self, runner: &mut Runner<'_>, k: usize, told: &mut Told<'_>) -> Result<()> {
+    fn bring_times(
+        &self,
+        runner: &mut Runner<'_>,
+        k: usize,
+        texts: &Texts<'_>,
+        told: &mut Told<'_>,
+    ) -> Result<()> {
         let steps = self.times.beside(k);
         if told.times.as_ref() == Some(&steps) {
             return Ok(());
         }
         let mut moments = Vec::new();
         for k in steps.clone() {
-            let cue = &self.conditioning.cues[k];
-            moments.extend(self.sides.iter().map(|side| Moment {
-                timestep: self.leg.steps[k].timestep,
-                prompt: self.prompt(*side, cue),
-            }));
+            for side in &self.sides {
+                // Where a batch has fewer texts, the last fills up what nobody reads.
+                let last = texts.told.iter().rev().take(1).cycle();
+                let all = texts.told.iter().chain(last).take(self.times.texts());
+                moments.extend(all.map(|text| Moment {
+                    timestep: self.leg.steps[k].timestep,
+                    prompt: prompt(text, *side, &self.cues[k]),
+                }));
+            }
         }
         self.times.bring(&self.pipeline.gpu, runner, &moments)?;
         told.times = Some(steps);
@@ -433,23 +346,23 @@ impl<'a> Denoiser<'a> {
         &'t self,
         runner: &mut Runner<'_>,
         k: usize,
+        texts: &Texts<'_>,
         told: &mut Told<'t>,
-        observer: &Observer<'_>,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<u64> {
-        let cue = &self.conditioning.cues[k];
-        let cancelled = || observer.cancel.is_cancelled();
+        let cue = &self.cues[k];
         let step = &self.leg.steps[k];
         let manner = self.manners[k];
         let form = self.form(manner);
         let passes = &self.passes[form.passes];
         let pass = passes.of(manner.shallow);
         let work = form.calls.len() as u64 * pass.multiply_adds;
-        self.bring_times(runner, k, told)?;
+        self.bring_times(runner, k, texts, told)?;
         let numbers = |encoder: &mut wgpu::CommandEncoder, call: &Call| {
             let (from, to) = (self.table.raw(), self.step.raw());
             encoder.copy_buffer_to_buffer(from, k as u64 * STEP_BYTES, to, 0, STEP_BYTES);
             let sides = call.first..call.first + call.sides.len();
-            self.times.copy(encoder, k, sides, &pass.time);
+            self.times.copy(encoder, k, sides, &texts.of, &pass.time);
         };
         let mut last: Vec<&Program> = Vec::with_capacity(2);
         if step.draws_noise {
@@ -457,14 +370,14 @@ impl<'a> Denoiser<'a> {
         }
         last.push(form.after(manner.shallow, is_thresholded(step)));
         if let [call] = &form.calls[..] {
-            self.tell(runner, form, call, cue, told)?;
+            self.tell(runner, form, call, (texts, cue), told)?;
             let programs = [&[&pass.before, pass.unet.step()][..], &last].concat();
-            runner.run(|e| numbers(e, call), &programs, &cancelled)?;
+            runner.run(|e| numbers(e, call), &programs, cancelled)?;
             return Ok(work);
         }
         told.cue = None;
         for call in &form.calls {
-            self.condition(runner, pass, call, cue)?;
+            self.condition(runner, pass, call, (texts, cue))?;
             let feature = passes.feature().zip(call.feature.as_ref());
             let before = |encoder: &mut wgpu::CommandEncoder| {
                 numbers(encoder, call);
@@ -473,7 +386,7 @@ impl<'a> Denoiser<'a> {
                 }
             };
             let programs = [&pass.before, pass.unet.step()];
-            runner.run(before, &programs, &cancelled)?;
+            runner.run(before, &programs, cancelled)?;
             let keep = |encoder: &mut wgpu::CommandEncoder| {
                 if let Some(keep) = &call.keep {
                     copy(encoder, &pass.output().view, &keep.view);
@@ -482,9 +395,9 @@ impl<'a> Denoiser<'a> {
                     copy(encoder, &feature.view, kept);
                 }
             };
-            runner.run(keep, &[], &cancelled)?;
+            runner.run(keep, &[], cancelled)?;
         }
-        runner.run(|_| {}, &last, &cancelled)?;
+        runner.run(|_| {}, &last, cancelled)?;
         Ok(work)
     }
 
@@ -495,21 +408,11 @@ impl<'a> Denoiser<'a> {
     }
 }
 
-/// A loop after some of its steps.
-pub(super) struct Progress<'d, 'a> {
-    denoiser: &'d Denoiser<'a>,
-    runner: &'d mut Runner<'a>,
-    /// Steps done, 1 at the least.
-    pub done: usize,
-}
-
-impl Progress<'_, '_> {
-    /// What the finished latents of every picture are expected to be, planes: the
-    /// clean picture that the latents and the prediction that led there speak of.
-    pub fn expected(&mut self) -> Result<Vec<f32>> {
-        self.runner.finish()?;
-        let latents = self.denoiser.read(Read::Latents)?;
-        self.denoiser.expected(self.done, latents)
+/// What `side` is told at `cue`.
+fn prompt<'t>(text: &'t Conditioning, side: Side, cue: &Cue) -> &'t Prompt {
+    match side {
+        Side::Negative => &text.negative[cue.negative],
+        Side::Positive(part) => &text.positive[cue.positive[part]],
     }
 }
 

@@ -57,6 +57,18 @@ impl Default for Tally {
 }
 
 impl Tally {
+    /// Takes in what loops of a batch did, `pictures` of whose `all` pictures are counted
+    /// here: of the arithmetic a share, of all else the whole, which cannot be told apart.
+    pub fn add(&mut self, batch: &Self, pictures: usize, all: usize) {
+        self.wall += batch.wall;
+        self.busy = self.busy.zip(batch.busy).map(|(a, b)| a + b);
+        self.buffers += batch.buffers;
+        self.pipelines += batch.pipelines;
+        let share = u128::from(batch.multiply_adds) * pictures as u128 / all.max(1) as u128;
+        self.multiply_adds += share as u64;
+        self.streamed += batch.streamed;
+    }
+
     pub fn stats(&self) -> LoopStats {
         LoopStats {
             gpu_busy: self

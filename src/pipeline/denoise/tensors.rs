@@ -198,7 +198,7 @@ impl Planes {
     }
 
     /// Brings the samples' tensors to the device.
-    pub fn bring(&self, gpu: &Gpu, samples: &[Sample]) -> Result<()> {
+    pub fn bring(&self, gpu: &Gpu, samples: &[&mut Sample]) -> Result<()> {
         let bring = |buffer: &Buffer, values: Vec<f32>, program: &Program| {
             gpu.upload(buffer, bytemuck::cast_slice(&values))?;
             program.run(gpu)

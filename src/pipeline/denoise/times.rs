@@ -22,32 +22,33 @@ pub(super) struct Moment<'a> {
     pub prompt: &'a Prompt,
 }
 
-/// A table `[steps, predictions, width]`, made of the steps at hand.
+/// A table `[steps, sides, texts, width]`, made of the steps at hand.
 pub(super) struct Times {
     executor: Executor,
     timesteps: Arc<Buffer>,
     ids: Arc<Buffer>,
     /// What a consistency model is told of the guidance scale.
     guidance: Vec<f32>,
-    /// Rows of a step.
-    predictions: usize,
+    /// What a step asks for each text, and the texts that pictures of a batch are told.
+    sides: usize,
+    texts: usize,
     /// Steps that the table has room for, and those of the loop.
     room: usize,
     steps: usize,
 }
 
 impl Times {
-    /// Room for as many of `steps` steps, of `predictions` predictions each, as there
-    /// are [`ROWS`].
+    /// Room for as many of `steps` steps, of `sides` rows for each of `texts` texts, as
+    /// there are [`ROWS`].
     pub fn new(
         pipeline: &Pipeline,
         checkpoint: &Checkpoint,
         weights: &dyn Weights,
-        [predictions, steps]: [usize; 2],
+        [sides, texts, steps]: [usize; 3],
         guidance_scale: f64,
     ) -> Result<Self> {
-        let room = (ROWS / predictions).clamp(1, steps.max(1));
-        let lines = [predictions, steps, room];
+        let room = (ROWS / (sides * texts).max(1)).clamp(1, steps.max(1));
+        let lines = [sides, texts, steps, room];
         Self::with_room(pipeline, checkpoint, weights, lines, guidance_scale)
     }
 
@@ -55,11 +56,11 @@ impl Times {
         pipeline: &Pipeline,
         checkpoint: &Checkpoint,
         weights: &dyn Weights,
-        [predictions, steps, room]: [usize; 3],
+        [sides, texts, steps, room]: [usize; 4],
         guidance_scale: f64,
     ) -> Result<Self> {
         let gpu = &pipeline.gpu;
-        let rows = room * predictions;
+        let rows = room * sides * texts;
         let ids = checkpoint.time_id_count();
         let buffer = |label: &str, per_row: usize| -> Result<Arc<Buffer>> {
             Ok(Arc::new(gpu.buffer(label, (rows * per_row * 4) as u64)?))
@@ -81,7 +82,8 @@ impl Times {
                 Some(dim) => time::guidance_embedding(guidance_scale, dim),
                 None => Vec::new(),
             },
-            predictions,
+            sides,
+            texts,
             room,
             steps,
         })
@@ -93,11 +95,16 @@ impl Times {
         first..(first + self.room).min(self.steps)
     }
 
+    /// How many texts the pictures of a batch may be told.
+    pub fn texts(&self) -> usize {
+        self.texts
+    }
+
     /// Works out the table for [`Self::beside`] some step, whose `moments` these are, for
     /// what is submitted from now on.
     pub fn bring(&self, gpu: &Gpu, runner: &mut Runner<'_>, moments: &[Moment<'_>]) -> Result<()> {
         // Where fewer steps are left, the last fills up what nobody reads.
-        let rows = self.room * self.predictions;
+        let rows = self.room * self.sides * self.texts;
         let all = || (0..rows).filter_map(|i| moments.get(i).or(moments.last()));
         let join = |part: fn(&Prompt) -> &Vec<f32>| -> Vec<f32> {
             all()
@@ -115,30 +122,32 @@ impl Times {
         runner.run(|_| {}, &[self.executor.step()], &|| false)
     }
 
-    /// Copies step `k`'s rows of `predictions` to `to`, each as often as there are
-    /// pictures in a batch.
+    /// Copies step `k`'s rows of `sides` to `to`: for each side, of every picture of the
+    /// batch the row of its text; `texts` has the place of that among the texts.
     pub fn copy(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         k: usize,
-        predictions: Range<usize>,
+        sides: Range<usize>,
+        texts: &[usize],
         to: &Tensor,
     ) {
         let from = self.executor.output(0);
         let bytes = from.row_bytes();
-        let pictures = to.n / predictions.len();
-        let first = k % self.room * self.predictions + predictions.start;
+        let first = (k % self.room * self.sides + sides.start) * self.texts;
         let mut copy = |row: usize, place: usize, rows: usize| {
             let start = from.view.offset + row as u64 * bytes;
             let end = to.view.offset + place as u64 * bytes;
             let (from, to) = (from.view.buffer.raw(), to.view.buffer.raw());
             encoder.copy_buffer_to_buffer(from, start, to, end, rows as u64 * bytes);
         };
-        if pictures == 1 {
-            return copy(first, 0, predictions.len());
+        if texts.iter().copied().eq(0..self.texts) {
+            return copy(first, 0, to.n);
         }
-        for place in 0..to.n {
-            copy(first + place / pictures, place, 1);
+        for side in 0..sides.len() {
+            for (i, text) in texts.iter().enumerate() {
+                copy(first + side * self.texts + text, side * texts.len() + i, 1);
+            }
         }
     }
 }
@@ -152,33 +161,35 @@ mod tests {
     use crate::pipeline::{Cancel, LoadOptions, Observer};
 
     const STEPS: usize = 7;
-    const PREDICTIONS: usize = 3;
+    const SIDES: usize = 3;
 
-    /// What a UNet call for `pictures` pictures is told of the `predictions` of every step.
+    /// What a UNet call is told at every step of `sides` of the pictures, each of which has
+    /// the place of its text among `texts`.
     fn told(
         pipeline: &Pipeline,
         room: usize,
-        predictions: Range<usize>,
-        pictures: usize,
+        sides: Range<usize>,
+        texts: &[usize],
+        pictures: &[usize],
     ) -> Vec<Vec<f32>> {
         let (gpu, checkpoint) = (&pipeline.gpu, &pipeline.base.checkpoint);
         let source = checkpoint.source(Part::UNet);
         let weights =
             DeviceWeights::new(gpu, source, pipeline.precision.weights, &pipeline.base.unet);
-        let lines = [PREDICTIONS, STEPS, room];
+        let lines = [SIDES, texts.len(), STEPS, room];
         let times = Times::with_room(pipeline, checkpoint, &weights, lines, 2.5).unwrap();
         let pooled = times.executor.input(TEXT_EMBEDS).unwrap().c;
-        let prompts: Vec<Prompt> = (0..PREDICTIONS)
-            .map(|i| Prompt {
-                embeds: Vec::new(),
-                pooled: (0..pooled).map(|j| ((i * 7 + j) as f32).sin()).collect(),
-                time_ids: (0..checkpoint.time_id_count())
-                    .map(|j| (64 * (i + j)) as f32)
-                    .collect(),
-            })
-            .collect();
+        let prompt = |i: usize| Prompt {
+            embeds: Vec::new(),
+            pooled: (0..pooled).map(|j| ((i * 7 + j) as f32).sin()).collect(),
+            time_ids: (0..checkpoint.time_id_count())
+                .map(|j| (64 * (i + j)) as f32)
+                .collect(),
+        };
+        let all = (0..SIDES).flat_map(|side| texts.iter().map(move |text| side + SIDES * text));
+        let prompts: Vec<Prompt> = all.map(prompt).collect();
         let shape = [
-            predictions.len() * pictures,
+            sides.len() * pictures.len(),
             1,
             1,
             times.executor.output(0).c,
@@ -205,7 +216,7 @@ mod tests {
                 held = Some(steps);
             }
             let copy = |encoder: &mut wgpu::CommandEncoder| {
-                times.copy(encoder, k, predictions.clone(), &to);
+                times.copy(encoder, k, sides.clone(), pictures, &to);
             };
             runner.run(copy, &[], &|| false).unwrap();
             runner.finish().unwrap();
@@ -214,8 +225,8 @@ mod tests {
         (0..STEPS).map(step).collect()
     }
 
-    /// Whatever is worked out together, whichever predictions a call makes and for however
-    /// many pictures: a step is told the same, and no two of them are told the same.
+    /// Whatever is worked out together, whichever sides a call asks and for whichever
+    /// pictures: a step is told the same, and no two of them are told the same.
     #[test]
     fn a_step_is_told_the_same_whatever_is_worked_out_with_it() {
         let options = LoadOptions {
@@ -229,25 +240,39 @@ mod tests {
             preview_every: 0,
         };
         let pipeline = Pipeline::load(&options, &mut observer).unwrap();
-        let alone: Vec<Vec<Vec<f32>>> = (0..PREDICTIONS)
-            .map(|i| told(&pipeline, 1, i..i + 1, 1))
-            .collect();
-        let rows: Vec<&Vec<f32>> = alone.iter().flatten().collect();
+        let alone = |text: usize| -> Vec<Vec<Vec<f32>>> {
+            let of = |side| told(&pipeline, 1, side..side + 1, &[text], &[0]);
+            (0..SIDES).map(of).collect()
+        };
+        let alone = [alone(0), alone(1)];
+        let rows: Vec<&Vec<f32>> = alone.iter().flatten().flatten().collect();
         for (i, row) in rows.iter().enumerate() {
             assert!(row.iter().any(|x| *x != 0.0) && !rows[..i].contains(row));
         }
+        let cases: [(Range<usize>, &[usize], &[usize]); 8] = [
+            (0..3, &[0], &[0]),
+            (0..3, &[0], &[0, 0]),
+            (1..2, &[1], &[0]),
+            (2..3, &[1], &[0, 0, 0]),
+            (0..3, &[0, 1], &[0, 1]),
+            (1..3, &[0, 1], &[1, 0]),
+            (0..2, &[0, 1], &[0, 0, 1]),
+            (2..3, &[0, 1], &[1]),
+        ];
         for room in [2, 3, STEPS] {
-            for (predictions, pictures) in [(0..3, 1), (0..3, 2), (1..2, 1), (2..3, 3)] {
-                for (k, told) in told(&pipeline, room, predictions.clone(), pictures)
-                    .iter()
-                    .enumerate()
-                {
-                    let sides = predictions.clone();
-                    let expected: Vec<f32> =
-                        sides.flat_map(|i| alone[i][k].repeat(pictures)).collect();
+            for (sides, texts, pictures) in cases.clone() {
+                let found = told(&pipeline, room, sides.clone(), texts, pictures);
+                for (k, told) in found.iter().enumerate() {
+                    let row = |side: usize, picture: &usize| &alone[texts[*picture]][side][k];
+                    let rows = sides
+                        .clone()
+                        .flat_map(|side| pictures.iter().map(move |picture| (side, picture)));
+                    let expected: Vec<f32> = rows
+                        .flat_map(|(side, picture)| row(side, picture).clone())
+                        .collect();
                     assert!(
                         *told == expected,
-                        "{k} of {room}: {predictions:?} x {pictures}"
+                        "{k} of {room}: {sides:?}, {texts:?}, {pictures:?}"
                     );
                 }
             }

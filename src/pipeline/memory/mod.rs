@@ -14,8 +14,8 @@ use crate::kernel::product::BlockFormat;
 use crate::model::{Keeping, Loaded, unet};
 use crate::{Error, Field, Remedy, Result};
 use parse_size::Config;
-pub(super) use plan::BATCH_BYTES;
 use plan::Needs;
+pub(super) use plan::{BATCH_BYTES, MOST_PICTURES};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::PoisonError;
@@ -116,11 +116,16 @@ impl FromStr for MemoryLimit {
 /// and other programs need some.
 const SHARE: f64 = 0.9;
 
+/// How many plans are remembered.
+const PLANS: usize = 4;
+
 /// What a plan depends on: planning builds every graph, which takes a tenth of a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Question {
     size: [usize; 2],
     samples: usize,
+    /// Pictures at a time.
+    most: usize,
     cache_interval: usize,
     is_refined: bool,
     has_picture: bool,
@@ -162,34 +167,40 @@ impl Pipeline {
 
     /// How `request` would be drawn within the memory that may be used.
     pub fn memory_plan(&self, request: &Request) -> MemoryPlan {
+        self.plan_for(request, request.samples)
+    }
+
+    /// The same for `samples` pictures of requests that may share with `request`.
+    pub(super) fn plan_for(&self, request: &Request, samples: usize) -> MemoryPlan {
         let question = Question {
             size: [request.width, request.height],
-            samples: request.samples,
+            samples,
+            most: self.measured_pictures(request).unwrap_or(MOST_PICTURES),
             cache_interval: request.cache_interval,
             is_refined: request.refinement != Refinement::None,
             has_picture: request.image.is_some(),
             limit: self.memory_limit(),
         };
         let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*planned {
-            Some((known, plan)) if *known == question => plan.clone(),
-            _ => {
-                let plan = self.new_plan(request, question.limit);
-                *planned = Some((question, plan.clone()));
-                plan
-            }
+        if let Some((_, plan)) = planned.iter().find(|(known, _)| *known == question) {
+            return plan.clone();
         }
+        let plan = self.new_plan(request, question);
+        planned.truncate(PLANS - 1);
+        planned.insert(0, (question, plan.clone()));
+        plan
     }
 
-    fn new_plan(&self, request: &Request, limit: Option<u64>) -> MemoryPlan {
+    fn new_plan(&self, request: &Request, question: Question) -> MemoryPlan {
         let sizes = Sizes::new(self, request);
         let needs = Needs {
-            limit,
+            limit: question.limit,
             low_memory: self.options.low_memory,
             weights: self.options.weights.blocks(),
             pictures: self.options.batch,
+            most: question.most,
             tiling: self.options.vae_tiling,
-            samples: request.samples,
+            samples: question.samples,
         };
         plan::choose(&needs, &sizes)
     }
@@ -230,12 +241,12 @@ impl Pipeline {
     /// After the device ran out of memory, though the plan in use says that it should
     /// not: takes a lower limit, and says whether a plan fits that. What is on the device
     /// leaves it.
-    pub(super) fn gives_up_more(&mut self, request: &Request) -> bool {
+    pub(super) fn gives_up_more(&mut self, request: &Request, samples: usize) -> bool {
         let peak = self.plan.peak();
         // Half of it at the most, then again.
         for share in [0.85, 0.7, 0.5] {
             self.short_of = Some((peak as f64 * share) as u64);
-            let plan = self.memory_plan(request);
+            let plan = self.plan_for(request, samples);
             if plan.fits && plan.peak() < peak {
                 let refiner = self.refiner.as_ref().map(|refiner| &refiner.model);
                 for model in [Some(&self.base), refiner].into_iter().flatten() {

@@ -7,10 +7,10 @@ use crate::pipeline::Tiling;
 use serde::Serialize;
 use std::fmt;
 
-/// Pictures that a batch holds at the most where nobody says, and bytes of activations
-/// beyond which it is made smaller: drivers say too late, or with a crawl, that there are
-/// too many.
-const MOST_PICTURES: usize = 4;
+/// Pictures that a batch holds at the most where nobody says and nothing was measured, and
+/// bytes of activations beyond which it is made smaller: drivers say too late, or with a
+/// crawl, that there are too many.
+pub(in crate::pipeline) const MOST_PICTURES: usize = 4;
 pub(in crate::pipeline) const BATCH_BYTES: u64 = 2 << 30;
 
 /// What no plan counts one by one: staging buffers, parameters, latents, what pipelines
@@ -188,6 +188,8 @@ pub(super) struct Needs {
     pub weights: &'static [Option<BlockFormat>],
     /// Pictures at a time, where somebody says.
     pub pictures: Option<usize>,
+    /// As many at the most where nobody does.
+    pub most: usize,
     pub tiling: Tiling,
     pub samples: usize,
 }
@@ -386,7 +388,7 @@ impl Parts<'_> {
         let most = match (self.needs.pictures, freedom.single) {
             (Some(most), _) => most,
             (None, true) => 1,
-            (None, false) => MOST_PICTURES,
+            (None, false) => self.needs.most,
         };
         let mut pictures = most.clamp(1, self.needs.samples.max(1));
         let calls = if freedom.batched { 2 } else { 1 };

@@ -6,6 +6,7 @@ mod choices;
 mod masking;
 mod portable;
 mod raw;
+mod share;
 
 pub use choices::{Dtype, Rng, StrengthSteps};
 pub use masking::{MaskedContent, Masking};

@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use async_nats::ServerAddr;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +17,15 @@ pub struct BrokerUrl {
 }
 
 impl BrokerUrl {
+    /// The name and password of the first that has them.
+    pub fn user(&self) -> Option<(String, String)> {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let with = |server: &&ServerAddr| server.has_user_pass();
+        let server = self.servers.iter().find(with)?;
+        let password = server.password().unwrap_or_default();
+        Some((decoded(server.username()?), decoded(password)))
+    }
+
     pub fn servers(&self) -> Vec<ServerAddr> {
         self.servers.clone()
     }
@@ -85,6 +95,7 @@ mod tests {
         let url: BrokerUrl = "nats://ada:s3cret@a:4333, tls://b".parse().unwrap();
         assert_eq!(url.to_string(), "nats://a:4333,tls://b:4222");
         assert_eq!(format!("{url:?}"), url.to_string());
+        assert_eq!(url.user().unwrap(), ("ada".into(), "s3cret".into()));
         let again: BrokerUrl = String::from(url.clone()).parse().unwrap();
         assert_eq!(again, url);
         for wrong in ["", "a:4222", "http://ada:s3cret@a", "nats://a,b"] {

@@ -4,7 +4,7 @@ use crate::server::config::{BrokerUrl, Config};
 use crate::{Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::object_store::{self, ObjectStore};
-use async_nats::jetstream::stream::{self, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Message, Subscriber};
 use bytes::Bytes;
@@ -130,14 +130,23 @@ impl Broker {
             })
             .await
             .map_err(|e| refused(e.to_string()))?;
-        let workers = jetstream
-            .create_key_value(kv::Config {
-                bucket: WORKERS.into(),
-                max_age: CARD_LASTS,
-                ..Default::default()
-            })
-            .await
-            .map_err(|e| refused(e.to_string()))?;
+        // Not by `create_key_value`, which asks for what servers before 2.10 do not tell.
+        let cards = stream::Config {
+            name: format!("KV_{WORKERS}"),
+            subjects: vec![format!("$KV.{WORKERS}.>")],
+            max_messages_per_subject: 1,
+            max_age: CARD_LASTS,
+            duplicate_window: CARD_LASTS,
+            storage: StorageType::File,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            allow_direct: true,
+            deny_delete: true,
+            ..Default::default()
+        };
+        open(cards).await?;
+        let workers = jetstream.get_key_value(WORKERS).await;
+        let workers = workers.map_err(|e| refused(e.to_string()))?;
         Ok(Self {
             client,
             jetstream,
@@ -284,6 +293,9 @@ async fn connect(
             let remedy = "name a file of credentials as `nsc generate creds` writes it";
             Error::file(path, e, remedy)
         })?;
+    }
+    if let Some((user, password)) = url.user() {
+        options = options.user_and_password(user, password);
     }
     if let Some(path) = &config.broker_ca {
         options = options

@@ -141,6 +141,11 @@ impl Job {
         self.lock(&self.prepared).clone().ok_or(Failure::Internal)
     }
 
+    /// How many pictures it is of.
+    pub fn samples(&self) -> usize {
+        self.shares().samples()
+    }
+
     fn lock<'a, T>(&self, value: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {
         value.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -62,6 +62,7 @@ pub struct Metrics {
     device_up: Family<OfDevice, Gauge>,
     device_busy: Family<OfDevice, Seconds64>,
     device_info: Family<Named, Gauge>,
+    joined: Counter,
     broker: Gauge,
     workers: Gauge,
     worker_devices: Gauge,
@@ -125,6 +126,7 @@ impl Default for Metrics {
             device_up: OfDevice::family(),
             device_busy: OfDevice::family(),
             device_info: Family::default(),
+            joined: Counter::default(),
             broker: Gauge::default(),
             workers: Gauge::default(),
             worker_devices: Gauge::default(),
@@ -156,6 +158,8 @@ impl Metrics {
         r.register("device_up", help, self.device_up.clone());
         let (help, unit) = ("Time that the device was given to requests", Unit::Seconds);
         r.register_with_unit("device_busy", help, unit, self.device_busy.clone());
+        let help = "Requests that were drawn together with one before them";
+        r.register("requests_joined", help, self.joined.clone());
         let help = "What the device is";
         r.register("device_info", help, self.device_info.clone());
         let help = "Requests that are not answered yet";
@@ -284,6 +288,11 @@ impl Metrics {
         }
         let made = self.pictures.get_or_create(&device);
         made.inc_by(pictures as u64);
+    }
+
+    /// Requests that are drawn together with one before them.
+    pub fn joined(&self, requests: usize) {
+        self.joined.inc_by(requests as u64);
     }
 
     /// Memory held on a device now.

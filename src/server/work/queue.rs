@@ -150,6 +150,26 @@ impl Queue {
         }
     }
 
+    /// Takes jobs that `fit`, whole, of at most `room` pictures in all, in the order in
+    /// which they would have their turn. Whoever is passed over comes next.
+    pub fn join(&self, mut room: usize, fits: impl Fn(&Job) -> bool) -> Vec<Share> {
+        let mut state = self.state();
+        let order = state.order();
+        let jobs = order.into_iter().map(|at| state.waiting[at].clone());
+        let mut taken = Vec::new();
+        for job in jobs.collect::<Vec<_>>() {
+            if job.samples() > room || !fits(&job) {
+                continue;
+            }
+            state.leave(&job);
+            if let Some(share) = Share::of(&job, 1) {
+                room -= job.samples();
+                taken.push(share);
+            }
+        }
+        taken
+    }
+
     /// Lets those look again who wait for something to draw: devices came or went.
     pub fn wake(&self) {
         let _state = self.state();
@@ -226,10 +246,8 @@ impl State {
     /// The next job that has not begun.
     fn begin(&mut self, devices: &Devices, kind: &str) -> Option<Share> {
         while let Some(at) = self.order().first().copied() {
-            let job = self.waiting.remove(at);
-            self.turn += 1;
-            self.turns.insert(job.owner, self.turn);
-            self.number();
+            let job = self.waiting[at].clone();
+            self.leave(&job);
             // It may have been stopped meanwhile.
             let Some(share) = Share::of(&job, self.ways(devices, kind)) else {
                 continue;
@@ -241,6 +259,14 @@ impl State {
             return Some(share);
         }
         None
+    }
+
+    /// A job that waits has its turn.
+    fn leave(&mut self, job: &Arc<Job>) {
+        self.waiting.retain(|waiting| !Arc::ptr_eq(waiting, job));
+        self.turn += 1;
+        self.turns.insert(job.owner, self.turn);
+        self.number();
     }
 
     /// Among how many devices a job is divided: those that draw it equally and that no
@@ -342,6 +368,21 @@ mod tests {
         assert_eq!(taken(&queue, 3), ("x".into(), 4..6));
         assert_eq!(taken(&queue, 0), ("z".into(), 0..3));
         assert_eq!(taken(&queue, 2), ("z".into(), 3..4));
+    }
+
+    #[test]
+    fn jobs_that_fit_join_and_who_is_passed_over_comes_next() {
+        let queue = queue(16, 16);
+        for (owner, name) in [(1, "a1"), (2, "no"), (1, "a2"), (3, "c1"), (1, "a3")] {
+            pushed(&queue, Some(owner), name);
+        }
+        let lead = queue.next(0).unwrap();
+        assert_eq!(lead.job.id, "a1");
+        let joined = queue.join(2, |job| job.id != "no");
+        let names: Vec<&str> = joined.iter().map(|share| &share.job.id[..]).collect();
+        assert_eq!(names, ["c1", "a2"]);
+        assert!(queue.join(0, |_| true).is_empty());
+        assert_eq!(drained(&queue), ["no", "a3"]);
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl Shares {
         }
     }
 
+    /// How many pictures there are in all.
+    pub fn samples(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.samples.len()).sum()
+    }
+
     /// Whether pictures wait for a device.
     pub fn waits(&self) -> bool {
         self.pieces.iter().any(|p| matches!(p.stand, Stand::Waits))
@@ -206,9 +211,8 @@ impl Shares {
         }
         // Every picture takes as many.
         let each = steps[1] / share.samples.len().max(1);
-        let samples = self.pieces.iter().map(|piece| piece.samples.len());
         let done = self.pieces.iter().map(|piece| piece.steps[0]);
-        [done.sum(), each * samples.sum::<usize>()]
+        [done.sum(), each * self.samples()]
     }
 
     /// What the pictures that were drawn come to.

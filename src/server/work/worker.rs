@@ -8,11 +8,13 @@ use super::share::Share;
 use super::shares::{Outcome, Part};
 use super::{Model, Service};
 use crate::picture::{Format, Picture};
-use crate::pipeline::{Cancel, Event, Models, Observer, Output, RawRequest, Settings};
+use crate::pipeline::{
+    Cancel, Event, Models, Observer, Output, RawRequest, Request, Settings, Watched,
+};
 use crate::{Error, Result};
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Draws what the queue brings on one of the service's devices, and returns when that is
@@ -42,18 +44,22 @@ impl Device<'_> {
         let (queue, devices) = (&self.service.queue, &self.service.devices);
         let mut models = self.load()?;
         while let Some(share) = queue.next(self.device) {
-            let job = &share.job;
-            if job.begins() {
-                self.service.metrics.waited(job.waited());
+            let shares = self.with_company(&models, share);
+            for share in &shares {
+                if share.job.begins() {
+                    self.service.metrics.waited(share.job.waited());
+                }
             }
             let start = Instant::now();
-            let (outcome, sound) = self.outcome(&mut models, &share);
+            let (outcomes, sound) = self.outcomes(&mut models, &shares);
             self.service.metrics.busy(self.device, start.elapsed());
             // Before others look for who goes on.
             if !sound {
                 devices.lost(self.device);
             }
-            self.service.end_share(&share, outcome, &models.kind());
+            for (share, outcome) in shares.iter().zip(outcomes) {
+                self.service.end_share(share, outcome, &models.kind());
+            }
             if !sound {
                 models = self.again(models)?;
             }
@@ -61,28 +67,50 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// What became of a share, and whether the device is sound.
-    fn outcome(&self, models: &mut Models, share: &Share) -> (Outcome, bool) {
-        let drawn = catch_unwind(AssertUnwindSafe(|| self.draw(models, share)));
+    /// A share with others that wait, where it is faster to draw them together.
+    fn with_company(&self, models: &Models, share: Share) -> Vec<Share> {
+        let Ok(prepared) = share.job.prepared() else {
+            return vec![share];
+        };
+        let (model, request) = (prepared.model, &prepared.request);
+        let room = models.pictures_at_once(model, request);
+        let room = room.saturating_sub(share.samples().len());
+        if room == 0 {
+            return vec![share];
+        }
+        let joined = self.service.queue.join(room, |job| {
+            let other = job.prepared();
+            other.is_ok_and(|other| other.model == model && request.may_share(&other.request))
+        });
+        self.service.metrics.joined(joined.len());
+        std::iter::once(share).chain(joined).collect()
+    }
+
+    /// What became of shares that were drawn together, and whether the device is sound.
+    fn outcomes(&self, models: &mut Models, shares: &[Share]) -> (Vec<Outcome>, bool) {
+        let drawn = catch_unwind(AssertUnwindSafe(|| self.draw(models, shares)));
         let Ok(drawn) = drawn else {
             // The panic has said where it was on stderr.
-            let failure = Failure::internal("a panic while drawing");
-            return (Outcome::Failed(failure), false);
+            let failed = |_| Outcome::Failed(Failure::internal("a panic while drawing"));
+            return (shares.iter().map(failed).collect(), false);
         };
-        let error = match drawn {
-            Ok(part) => return (Outcome::Drawn(part), true),
-            Err(error) => error,
-        };
-        let lost = matches!(error, Error::Adapter { .. });
-        let sound = !lost && models.check_device().is_ok();
-        if !sound {
-            tracing::error!("device {}: {error}", self.device);
-        }
-        let failure = why(self.service, error);
-        match lost {
-            true => (Outcome::Lost(failure), sound),
-            false => (Outcome::Failed(failure), sound),
-        }
+        let lost = |part: &Result<Part>| matches!(part, Err(Error::Adapter { .. }));
+        let sound = !drawn.iter().any(lost) && models.check_device().is_ok();
+        let outcomes = drawn.into_iter().map(|part| match part {
+            Ok(part) => Outcome::Drawn(part),
+            Err(error) => {
+                if !sound {
+                    tracing::error!("device {}: {error}", self.device);
+                }
+                let lost = matches!(error, Error::Adapter { .. });
+                let failure = why(self.service, error);
+                match lost {
+                    true => Outcome::Lost(failure),
+                    false => Outcome::Failed(failure),
+                }
+            }
+        });
+        (outcomes.collect(), sound)
     }
 
     fn load(&self) -> Result<Models> {
@@ -132,43 +160,70 @@ impl Device<'_> {
         }
     }
 
-    fn draw(&self, models: &mut Models, share: &Share) -> Result<Part> {
-        let (service, job) = (self.service, &share.job);
-        let prepared = job
-            .prepared()
-            .map_err(|_| Error::internal(&job.id, "a job of an earlier run"))?;
-        let steps = Cell::new(0);
-        let mut observer = Observer {
-            events: &mut |event| {
-                if let Event::Step { total, .. } = event {
-                    steps.set(total);
-                }
-                tell(share, event);
-            },
-            cancel: share.cancel(),
-            trace: None,
-            preview_every: prepared.preview_every,
+    /// Draws shares together; an answer for each.
+    fn draw(&self, models: &mut Models, shares: &[Share]) -> Vec<Result<Part>> {
+        let orders: Vec<Arc<Prepared>> = shares.iter().flat_map(|s| s.job.prepared()).collect();
+        let [first, ..] = &orders[..] else {
+            return Vec::new();
         };
-        let whole = &prepared.request;
-        let request = match share.samples().len() == whole.samples {
-            true => Cow::Borrowed(whole),
-            false => Cow::Owned(whole.part(share.samples())),
-        };
+        let requests: Vec<Request> = orders
+            .iter()
+            .zip(shares)
+            .map(|(order, share)| order.request.part(share.samples()))
+            .collect();
         #[cfg(test)]
-        if service.devices.is_doomed(self.device) {
+        if self.service.devices.is_doomed(self.device) {
             models.lose_device();
         }
-        let output = models.generate(prepared.model, &request, &mut observer)?;
-        let metrics = &service.metrics;
-        metrics.holds(self.device, models.device_bytes());
+        let steps: Vec<Cell<usize>> = shares.iter().map(|_| Cell::new(0)).collect();
+        let mut hears: Vec<Box<dyn FnMut(Event) + '_>> = shares
+            .iter()
+            .zip(&steps)
+            .map(|(share, steps)| Box::new(|event| tell(share, steps, event)) as _)
+            .collect();
+        let mut observers: Vec<Observer<'_>> = hears
+            .iter_mut()
+            .zip(shares.iter().zip(&orders))
+            .map(|(hear, (share, order))| Observer {
+                events: hear,
+                cancel: share.cancel(),
+                trace: None,
+                preview_every: order.preview_every,
+            })
+            .collect();
+        let mut runs: Vec<Watched<'_, '_>> = requests
+            .iter()
+            .zip(&mut observers)
+            .map(|(request, observer)| Watched { request, observer })
+            .collect();
+        let drawn = models.generate_together(first.model, &mut runs);
+        self.service
+            .metrics
+            .holds(self.device, models.device_bytes());
+        let told = orders.iter().zip(&steps).zip(drawn);
+        let parts =
+            told.map(|((order, steps), output)| self.part(models, order, steps.get(), output?));
+        parts.collect()
+    }
+
+    /// What was made of an order's share of so many UNet steps.
+    fn part(
+        &self,
+        models: &Models,
+        order: &Prepared,
+        steps: usize,
+        output: Output,
+    ) -> Result<Part> {
         let count = output.pictures.len();
-        metrics.drawn(self.device, count, steps.get(), &output.seconds);
-        let settings = Settings::new(models.options(prepared.model), whole, &output);
+        self.service
+            .metrics
+            .drawn(self.device, count, steps, &output.seconds);
+        let settings = Settings::new(models.options(order.model), &order.request, &output);
         Ok(Part {
-            pictures: encode(&settings, &output, &prepared)?,
+            pictures: encode(&settings, &output, order)?,
             interrupted: output.interrupted,
             settings: settings.public(),
-            warnings: [prepared.warnings.clone(), output.warnings].concat(),
+            warnings: [order.warnings.clone(), output.warnings.clone()].concat(),
         })
     }
 }
@@ -200,9 +255,12 @@ fn sleep(time: Duration, cancel: &Cancel) {
     }
 }
 
-fn tell(share: &Share, event: Event) {
+fn tell(share: &Share, steps: &Cell<usize>, event: Event) {
     match event {
-        Event::Step { index, total } => share.steps([index, total]),
+        Event::Step { index, total } => {
+            steps.set(total);
+            share.steps([index, total]);
+        }
         Event::Preview { index, picture } => match Format::Jpeg.encode(&picture, None) {
             Ok(jpeg) => share.preview(index, jpeg),
             Err(error) => tracing::warn!("no preview: {error}"),
