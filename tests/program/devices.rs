@@ -22,7 +22,12 @@ fn order(seed: u64, samples: usize, steps: usize) -> Value {
 fn drawn(server: &Server, order: &Value) -> (Value, Vec<Vec<u8>>) {
     let answer = server.post("/v1/jobs", order, None);
     assert_eq!(answer.status, 202, "{}", answer.json());
-    let links = answer.json()["links"].clone();
+    ended(server, &answer.json())
+}
+
+/// What came of a job, and the bytes of its pictures.
+fn ended(server: &Server, job: &Value) -> (Value, Vec<Vec<u8>>) {
+    let links = job["links"].clone();
     server.get(links["events"].as_str().unwrap());
     let (_, done) = server.get(links["self"].as_str().unwrap());
     let done: Value = serde_json::from_slice(&done).unwrap();
@@ -106,4 +111,44 @@ fn adapters_that_are_not_there_are_named() {
         said.contains("only `calotype serve` draws on several"),
         "{said}"
     );
+}
+
+/// Requests of one shape that wait are drawn together where that is asked for, and are those
+/// that are drawn alone.
+#[test]
+fn waiting_requests_share_a_batch() {
+    let start = |batch| {
+        let args = ["--batch", batch, "--vae", SMALL_VAE, "--queue", "16"];
+        Server::start(&args)
+    };
+    let (alone, together) = (start("1"), start("4"));
+    let figure = |server: &Server| {
+        let text = String::from_utf8(server.get("/metrics").1).unwrap();
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix("calotype_requests_joined_total "));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    let orders: Vec<Value> = (0..6)
+        .map(|seed| {
+            let mut order = order(seed, 1, 2);
+            order["prompt"] = json!(format!("a red circle number {seed}"));
+            order
+        })
+        .collect();
+    let all = |server: &Server| -> Vec<Vec<u8>> {
+        // While the first is drawn, the others come.
+        let jobs = [order(9, 1, 20)].into_iter().chain(orders.clone());
+        let jobs = jobs.map(|order| server.post("/v1/jobs", &order, None).json());
+        let jobs: Vec<Value> = jobs.collect();
+        let ended = jobs
+            .iter()
+            .skip(1)
+            .map(|job| ended(server, job).1.remove(0));
+        ended.collect()
+    };
+    let expected = all(&alone);
+    assert!(all(&together) == expected, "the pictures differ");
+    assert_eq!(figure(&alone), 0);
+    assert!(figure(&together) >= 3, "{}", figure(&together));
 }

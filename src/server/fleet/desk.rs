@@ -176,12 +176,12 @@ impl Desk {
             End::Failed(fault) => return Err(failed(fault.problem)),
             End::Lost(why) | End::Dead(why) => return Err(failed(why)),
         };
-        let part = parcel::fetch(broker, &drawing, &request).await;
-        let part = part.map_err(|refusal| match refusal {
+        let pictures = parcel::fetch(broker, &drawing, &request).await;
+        let pictures = pictures.map_err(|refusal| match refusal {
             Refusal::Later(why) | Refusal::Broken(why) => failed(why),
         })?;
         let mut written = Vec::new();
-        for made in part.pictures {
+        for made in pictures {
             let path = folder.join(format!("{}-{}.{}", task.task, made.seed, task.format));
             write_file(&path, &made.bytes)?;
             written.push(path);

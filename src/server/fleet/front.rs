@@ -2,14 +2,14 @@
 
 use super::broker::{self, Broker};
 use super::crew::Crew;
-use super::parcel::{self, Label};
+use super::parcel::{self, Label, Refusal};
 use super::results;
-use super::wire::{Go, Sign, Task, Word};
+use super::wire::{Drawing, Go, Sign, Task, Word};
 use super::worker::fingerprints;
 use crate::Result;
 use crate::pipeline::Request;
 use crate::server::config::BrokerUrl;
-use crate::server::work::{Failure, Outcome, Service, Share, blocking};
+use crate::server::work::{Failure, Outcome, Part, Prepared, Service, Share, blocking};
 use async_nats::jetstream::message::PublishMessage as Publish;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -40,7 +40,9 @@ pub struct Front {
 /// A task that is out.
 pub struct Pending {
     share: Arc<Share>,
-    pub request: Request,
+    order: Arc<Prepared>,
+    /// The part of it that the share is.
+    request: Request,
     state: Mutex<State>,
 }
 
@@ -78,6 +80,24 @@ impl Pending {
     pub fn end(&self, outcome: Outcome) -> bool {
         let end = self.state().end.take();
         end.is_some_and(|end| end.send(outcome).is_ok())
+    }
+
+    /// What a worker drew for it.
+    ///
+    /// # Errors
+    /// It is not what was asked for.
+    pub async fn fetch(&self, broker: &Broker, drawing: &Drawing) -> Result<Part, Refusal> {
+        let pictures = parcel::fetch(broker, drawing, &self.request).await?;
+        let (order, mut settings) = (&self.order, drawing.settings.clone());
+        // The worker knows of its part alone.
+        settings["seed"] = order.request.seed.into();
+        settings["samples"] = order.request.samples.into();
+        Ok(Part {
+            pictures,
+            interrupted: drawing.interrupted,
+            settings,
+            warnings: [order.warnings.clone(), drawing.warnings.clone()].concat(),
+        })
     }
 
     /// What its worker is to do.
@@ -205,6 +225,7 @@ impl Front {
         let (send, end) = oneshot::channel();
         let pending = Arc::new(Pending {
             share: share.clone(),
+            order: prepared.clone(),
             request,
             state: Mutex::new(State {
                 fence: 0,

@@ -6,7 +6,7 @@ use super::wire::{Drawing, End, Fault, Piece, Task};
 use crate::error::{Canonical, Code, Remedies, Wording};
 use crate::picture::{Format, Picture};
 use crate::pipeline::{Portable, Request};
-use crate::server::work::{Drawn, Failure, Made, Part, Prepared};
+use crate::server::work::{Drawn, Failure, Made, Prepared};
 use bytes::Bytes;
 use std::path::Path;
 
@@ -121,14 +121,21 @@ pub enum Refusal {
     Broken(String),
 }
 
-/// Fetches a drawing of `request`, and looks whether it is one.
+/// Fetches the pictures of a drawing of `request`, and looks whether they are.
 ///
 /// # Errors
 /// Pictures are missing, damaged, or not those that were asked for.
-pub async fn fetch(broker: &Broker, drawing: &Drawing, request: &Request) -> Result<Part, Refusal> {
+pub async fn fetch(
+    broker: &Broker,
+    drawing: &Drawing,
+    request: &Request,
+) -> Result<Vec<Made>, Refusal> {
     let broken = |why: &str| Refusal::Broken(why.to_owned());
     let seeds: Vec<u64> = drawing.pictures.iter().map(|piece| piece.seed).collect();
     let wanted = request.seeds();
+    if !drawing.settings.is_object() {
+        return Err(broken("no settings"));
+    }
     match drawing.interrupted {
         false if seeds != wanted => return Err(broken("not the seeds that were asked for")),
         true if !seeds.iter().all(|seed| wanted.contains(seed)) => {
@@ -162,12 +169,7 @@ pub async fn fetch(broker: &Broker, drawing: &Drawing, request: &Request) -> Res
             file: None,
         });
     }
-    Ok(Part {
-        pictures,
-        interrupted: drawing.interrupted,
-        settings: drawing.settings.clone(),
-        warnings: drawing.warnings.clone(),
-    })
+    Ok(pictures)
 }
 
 /// A failure on its way back: another worker may do better where this one is to blame.

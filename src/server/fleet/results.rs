@@ -65,19 +65,17 @@ async fn hear(front: &Arc<Front>, report: Report) -> AckKind {
         return AckKind::Ack;
     };
     let outcome = match &end {
-        End::Drawn(drawing) => {
-            match parcel::fetch(&front.broker, drawing, &pending.request).await {
-                Ok(part) => Outcome::Drawn(part),
-                Err(Refusal::Later(why)) => {
-                    tracing::warn!("task {task}: {why}");
-                    return AckKind::Nak(Some(PAUSE));
-                }
-                Err(Refusal::Broken(why)) => {
-                    tracing::error!("task {task}: worker {worker} sent what is no picture: {why}");
-                    Outcome::Lost(Failure::Internal)
-                }
+        End::Drawn(drawing) => match pending.fetch(&front.broker, drawing).await {
+            Ok(part) => Outcome::Drawn(part),
+            Err(Refusal::Later(why)) => {
+                tracing::warn!("task {task}: {why}");
+                return AckKind::Nak(Some(PAUSE));
             }
-        }
+            Err(Refusal::Broken(why)) => {
+                tracing::error!("task {task}: worker {worker} sent what is no picture: {why}");
+                Outcome::Lost(Failure::Internal)
+            }
+        },
         End::Failed(fault) => Outcome::Failed(parcel::heard(fault.clone())),
         End::Lost(why) => {
             tracing::error!("task {task}: worker {worker}: {why}");
