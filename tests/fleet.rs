@@ -6,6 +6,7 @@ mod broker;
 mod server;
 
 use broker::{Broker, PASSWORD};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use server::{SMALL_VAE, Server, keys, wait_until};
 use std::path::Path;
@@ -283,4 +284,189 @@ fn strangers_are_refused_on_both_sides() {
         "{}",
         answer.error()
     );
+}
+
+/// Does something with a connection to the broker.
+fn with<T>(broker: &Broker, work: impl AsyncFnOnce(async_nats::Client) -> T) -> T {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { work(async_nats::connect(broker.url()).await.unwrap()).await })
+}
+
+fn json_of(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+fn bytes_of(value: &Value) -> bytes::Bytes {
+    value.to_string().into_bytes().into()
+}
+
+/// A worker of another version is refused, and hears why.
+#[test]
+fn workers_of_other_versions_are_refused() {
+    let Some(broker) = Broker::start(false) else {
+        return;
+    };
+    let (front, workers) = fleet(&broker, 1, &[]);
+    with(&broker, async |client| {
+        let cards = async_nats::jetstream::new(client.clone());
+        let cards = cards.get_key_value("calotype-workers").await.unwrap();
+        let mut names = cards.keys().await.unwrap();
+        let name = names.next().await.unwrap().unwrap();
+        let mut card = json_of(&cards.get(name).await.unwrap().unwrap());
+        card["version"] = json!("0.0.9");
+        card["worker"] = json!("old");
+        let asked = client
+            .request("calotype.join", bytes_of(&card))
+            .await
+            .unwrap();
+        let said = json_of(&asked.payload)["no"].as_str().unwrap().to_owned();
+        assert!(said.contains("it is calotype 0.0.9"), "{said}");
+        // Nor does its card alone count.
+        cards.put("old", bytes_of(&card)).await.unwrap();
+    });
+    assert!(
+        front
+            .log()
+            .contains("worker old is refused: it is calotype 0.0.9")
+    );
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(figure(&front, "calotype_workers "), 1.0);
+    drop((front, workers));
+    // The other side, with a front end that wants another one.
+    let said = with(&broker, async |client| {
+        let mut asked = client.subscribe("calotype.join").await.unwrap();
+        let answering = tokio::spawn(async move {
+            while let Some(message) = asked.next().await {
+                let no = bytes_of(&json!({ "no": "it is too old" }));
+                client.publish(message.reply.unwrap(), no).await.unwrap();
+            }
+        });
+        let url = broker.url();
+        let worker = tokio::task::spawn_blocking(move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
+            let args = ["worker", "--listen", "127.0.0.1:0", "--broker", &url];
+            command.args(args).args(MODEL).output().unwrap()
+        });
+        let output = worker.await.unwrap();
+        answering.abort();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    });
+    assert!(
+        said.contains("the front end refuses this worker: it is too old"),
+        "{said}"
+    );
+}
+
+/// What a worker sends is looked at before it is paid for: another one draws it.
+#[test]
+fn what_is_no_picture_is_drawn_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "ada", "--credits", "100"]);
+    let Some(broker) = Broker::start(false) else {
+        return;
+    };
+    let (front, workers) = fleet(&broker, 1, &["--keys", file.to_str().unwrap()]);
+    let (_, expected) = drawn(&front, &order(7, 1, 1), Some(&key));
+    let honest = std::cell::RefCell::new(workers);
+    let job = with(&broker, async |client| {
+        let jetstream = async_nats::jetstream::new(client.clone());
+        let cards = jetstream.get_key_value("calotype-workers").await.unwrap();
+        let name = cards.keys().await.unwrap().next().await.unwrap().unwrap();
+        let mut card = json_of(&cards.get(name).await.unwrap().unwrap());
+        card["worker"] = json!("liar");
+        cards.put("liar", bytes_of(&card)).await.unwrap();
+        honest.borrow_mut().clear();
+        let answer = front.post("/v1/jobs", &order(7, 1, 1), Some(&key));
+        assert_eq!(answer.status, 202, "{}", answer.json());
+        let print = card["models"][0][1].as_str().unwrap();
+        let version = env!("CARGO_PKG_VERSION").replace('.', "_");
+        let consumer = format!("work-{version}-{print}");
+        let stream = jetstream.get_stream("CALOTYPE_WORK").await.unwrap();
+        type Pull = async_nats::jetstream::consumer::PullConsumer;
+        let consumer: Pull = stream.get_consumer(&consumer).await.unwrap();
+        let mut tasks = consumer.messages().await.unwrap();
+        let task = json_of(&tasks.next().await.unwrap().unwrap().payload);
+        let (name, front) = (
+            task["task"].as_str().unwrap(),
+            task["front"].as_str().unwrap(),
+        );
+        let sign = json!({ "task": name, "fence": 1, "worker": "liar", "steps": null });
+        let word = client
+            .request(format!("calotype.front.{front}"), bytes_of(&sign))
+            .await;
+        assert_eq!(json_of(&word.unwrap().payload)["go"], "on");
+        let objects = jetstream
+            .get_object_store("calotype-pictures")
+            .await
+            .unwrap();
+        objects
+            .put("garbage", &mut &b"no picture"[..])
+            .await
+            .unwrap();
+        let report = json!({ "task": name, "fence": 1, "worker": "liar", "end": { "drawn": {
+            "pictures": [{ "seed": 7, "infotext": "", "object": "garbage" }],
+            "interrupted": false, "settings": {}, "warnings": [],
+        } } });
+        let sent = jetstream
+            .publish(format!("calotype.result.{front}"), bytes_of(&report))
+            .await;
+        sent.unwrap().await.unwrap();
+        cards.delete("liar").await.unwrap();
+        answer.json()
+    });
+    let _honest = worker(&broker.url(), &[]);
+    let (_, pictures) = ended(&front, &job, Some(&key));
+    assert!(pictures == expected);
+    assert!(
+        front.log().contains("worker liar sent what is no picture"),
+        "{}",
+        front.log()
+    );
+    assert_eq!(states(&file), ["spent", "spent"]);
+}
+
+/// An operator sees what waits, and drops it; its request fails and is refunded.
+#[test]
+fn an_operator_drops_a_task() {
+    let Some(broker) = Broker::start(false) else {
+        return;
+    };
+    let (front, workers) = fleet(&broker, 1, &[]);
+    workers[0].signal("STOP");
+    let job = front.post("/v1/jobs", &order(7, 1, 1), None).json();
+    let jobs = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
+        command
+            .arg("jobs")
+            .args(args)
+            .args(["--broker", &broker.url()]);
+        let output = command.output().unwrap();
+        let [out, error] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
+        (output.status.success(), out, error)
+    };
+    let listed = || json_of(jobs(&["list", "--json"]).1.as_bytes())["tasks"].clone();
+    wait_until("it is listed", || {
+        listed().as_array().is_some_and(|all| all.len() == 1)
+    });
+    let task = listed()[0]["task"].as_str().unwrap().to_owned();
+    assert!(jobs(&["list"]).1.contains(&task));
+    assert!(jobs(&["drop", &task]).0);
+    let path = job["links"]["self"].as_str().unwrap();
+    let failed = || json_of(&front.get(path).1);
+    wait_until("it has failed", || failed()["status"] == "failed");
+    assert!(
+        failed().to_string().contains("the operator stopped this"),
+        "{}",
+        failed()
+    );
+    assert_eq!(listed(), json!([]));
+    let (well, _, error) = jobs(&["drop", &task]);
+    assert!(!well && error.contains("no such task"), "{error}");
+    assert_eq!(
+        json_of(jobs(&["dead", "--json"]).1.as_bytes()),
+        json!({ "tasks": [] })
+    );
+    workers[0].signal("CONT");
 }

@@ -3,11 +3,17 @@
 //! whole).
 #![cfg(target_os = "linux")]
 
+#[path = "common/adversity.rs"]
+mod adversity;
 #[path = "common/broker.rs"]
 mod broker;
+#[path = "../src/server/ledger/postgres/tests/cluster.rs"]
+#[allow(dead_code, reason = "each user has a part")]
+mod cluster;
 #[path = "common/server.rs"]
 mod server;
 
+use adversity::{Clock, Network};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use broker::Broker;
@@ -37,31 +43,29 @@ fn order(seed: usize) -> Value {
 
 const MODEL: [&str; 4] = ["--vae", SMALL_VAE, "--warm-up", "false"];
 
+fn calotype() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_calotype"))
+}
+
 fn front(url: &str, books: &str) -> Server {
-    let args = [
-        "--broker",
-        url,
-        "--ledger",
-        books,
-        "--api-min-steps",
-        "1",
-        "--api-any-size",
-        "--queue",
-        "64",
-        "--queue-per-key",
-        "16",
-        "--lease",
-        "2",
-        "--timeout",
-        "120",
-        "--max-connections-per-address",
-        "1024",
-    ];
-    Server::spawn(&[&args[..], &MODEL[..]].concat())
+    front_by(calotype(), url, books)
+}
+
+fn front_by(mut command: Command, url: &str, books: &str) -> Server {
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--broker", url])
+        .args(["--ledger", books, "--api-min-steps", "1", "--api-any-size"])
+        .args(["--queue", "64", "--queue-per-key", "16", "--lease", "2"])
+        .args(["--timeout", "120", "--max-connections-per-address", "1024"])
+        .args(MODEL);
+    Server::launch(&mut command)
 }
 
 fn worker(url: &str) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
+    worker_by(calotype(), url)
+}
+
+fn worker_by(mut command: Command, url: &str) -> Server {
     command
         .args([
             "worker",
@@ -229,21 +233,31 @@ enum Fault {
     /// Longer than a lease.
     PauseWorker,
     PauseBroker,
+    /// Longer than a lease, between the broker and a worker.
+    CutNetwork,
+    /// Of a front end and a worker: an hour forth, and two back.
+    StepClock,
 }
 
-const FAULTS: [Fault; 6] = [
+/// The last ones need rights or libfaketime, and are in the long form alone.
+const FAULTS: [Fault; 8] = [
     Fault::KillWorker,
     Fault::PauseWorker,
     Fault::KillFront,
     Fault::KillWorker,
     Fault::KillBroker,
     Fault::PauseBroker,
+    Fault::CutNetwork,
+    Fault::StepClock,
 ];
 
 /// Nothing is paid twice, nothing that was paid is lost, and nothing stays reserved.
 #[test]
 fn the_books_balance_whatever_fails() {
-    let faults = number("CALOTYPE_FAULTS").unwrap_or(6);
+    let (faults, kinds) = match number("CALOTYPE_FAULTS") {
+        Some(faults) => (faults, FAULTS.len()),
+        None => (6, 6),
+    };
     let folder = tempfile::tempdir().unwrap();
     let books = folder.path().join("keys.db");
     let credits = CREDITS.to_string();
@@ -253,10 +267,26 @@ fn the_books_balance_whatever_fails() {
         return;
     };
     let url = broker.url();
-    let mut fronts: Vec<Server> = (0..2)
-        .map(|_| front(&url, books.to_str().unwrap()))
-        .collect();
+    let is_long = kinds == FAULTS.len();
+    let clock = is_long.then(|| Clock::new(folder.path())).flatten();
+    let network = is_long.then(Network::new).flatten();
+    let clocked = || {
+        let mut command = calotype();
+        clock.iter().for_each(|clock| clock.of(&mut command));
+        command
+    };
+    let make_front = |place| {
+        let command = if place == 0 { clocked() } else { calotype() };
+        front_by(command, &url, books.to_str().unwrap())
+    };
+    let mut fronts: Vec<Server> = (0..2).map(make_front).collect();
     let mut workers: Vec<Server> = (0..2).map(|_| worker(&url)).collect();
+    let _clocked = clock.as_ref().map(|_| worker_by(clocked(), &url));
+    let _far = network.as_ref().map(|network| {
+        let url = broker.url_at(&network.address);
+        worker_by(network.command(env!("CARGO_BIN_EXE_calotype")), &url)
+    });
+    let mut done: BTreeMap<String, usize> = BTreeMap::new();
     fronts.iter().for_each(Server::wait_ready);
     let first = |seed| picture(&ask(&fronts[0].url, &secrets[0], seed).unwrap().1);
     let single: Vec<Vec<u8>> = (0..SEEDS).map(first).collect();
@@ -270,7 +300,8 @@ fn the_books_balance_whatever_fails() {
             scope.spawn(move || client(urls, place, key, left, single, seen));
         }
         for count in 0..faults {
-            let fault = FAULTS[count % FAULTS.len()];
+            let fault = FAULTS[count % kinds];
+            *done.entry(format!("{fault:?}")).or_default() += 1;
             std::thread::sleep(Duration::from_millis(500 + 37 * (count as u64 % 11)));
             match fault {
                 Fault::KillWorker => {
@@ -288,7 +319,7 @@ fn the_books_balance_whatever_fails() {
                     let place = count % 2;
                     let _ = fronts[place].child.kill();
                     let _ = fronts[place].child.wait();
-                    fronts[place] = front(&url, books.to_str().unwrap());
+                    fronts[place] = make_front(place);
                     *urls[place].lock().unwrap() = fronts[place].url.clone();
                 }
                 Fault::KillBroker => {
@@ -301,6 +332,23 @@ fn the_books_balance_whatever_fails() {
                     std::thread::sleep(Duration::from_secs(3));
                     broker.signal("CONT");
                 }
+                Fault::CutNetwork => match &network {
+                    Some(network) => {
+                        network.cut();
+                        std::thread::sleep(Duration::from_secs(5));
+                        network.mend();
+                    }
+                    None => println!("no network to cut"),
+                },
+                Fault::StepClock => match &clock {
+                    Some(clock) => {
+                        for offset in ["+3600", "-3600", "+0"] {
+                            clock.step(offset);
+                            std::thread::sleep(Duration::from_secs(2));
+                        }
+                    }
+                    None => println!("no clock to step"),
+                },
             }
         }
         left.store(0, Ordering::Relaxed);
@@ -314,9 +362,7 @@ fn the_books_balance_whatever_fails() {
         seen.cut.load(Ordering::Relaxed),
         seen.wrong.load(Ordering::Relaxed),
     );
-    println!(
-        "{faults} faults: {codes:?}, {cut} connections cut; spent {spent} at {price} a picture"
-    );
+    println!("{done:?}: {codes:?}, {cut} connections cut; spent {spent} at {price} a picture");
     assert_eq!(granted, remaining + spent);
     assert_eq!(wrong, 0, "a picture of another seed");
     // What was paid was answered, but for what was cut on its way.
@@ -332,4 +378,85 @@ fn the_books_balance_whatever_fails() {
     // And all is well again.
     let served = || ask(&fronts[0].url, &secrets[0], 0).is_some_and(|(code, ..)| code == 200);
     wait_until("it draws", served);
+}
+
+/// Two front ends on one PostgreSQL are restarted one after the other, while clients ask,
+/// each of the other front end where one turns it away, as nginx does
+/// (tools/service/nginx.conf): no request fails.
+#[test]
+fn front_ends_are_restarted_in_turn() {
+    let Some(cluster) = cluster::Cluster::start() else {
+        return;
+    };
+    let books = cluster.url("postgres", "?sslmode=disable");
+    let books = Path::new(&books);
+    let Some(broker) = Broker::start(false) else {
+        return;
+    };
+    let restarts = number("CALOTYPE_FAULTS").map_or(2, |faults| faults / 10);
+    let key = keys(books, &["add", "ada", "--credits", "1000000"]);
+    let url = broker.url();
+    let start = || {
+        let front = front(&url, books.to_str().unwrap());
+        front.wait_ready();
+        front
+    };
+    let _workers: Vec<Server> = (0..2).map(|_| worker(&url)).collect();
+    let mut fronts = [start(), start()];
+    let urls: Vec<Mutex<String>> = fronts.iter().map(|f| Mutex::new(f.url.clone())).collect();
+    let (end, failed, served) = (
+        AtomicBool::new(false),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
+    let turned_away = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for place in 0..8 {
+            let (urls, end, key) = (&urls, &end, &key);
+            let (failed, served, turned_away) = (&failed, &served, &turned_away);
+            scope.spawn(move || {
+                while !end.load(Ordering::Relaxed) {
+                    let try_at = |place: usize| {
+                        let url = urls[place % 2].lock().unwrap().clone();
+                        ask(&url, key, place % SEEDS).map(|(code, ..)| code)
+                    };
+                    // 503, or nobody listens: the other one.
+                    let code = match try_at(place) {
+                        None | Some(503) => {
+                            turned_away.fetch_add(1, Ordering::Relaxed);
+                            try_at(place + 1)
+                        }
+                        code => code,
+                    };
+                    match code {
+                        Some(200) => served.fetch_add(1, Ordering::Relaxed),
+                        _ => failed.fetch_add(1, Ordering::Relaxed),
+                    };
+                }
+            });
+        }
+        for count in 0..restarts {
+            std::thread::sleep(Duration::from_millis(1500));
+            let place = count % 2;
+            fronts[place].signal("TERM");
+            let status = fronts[place].child.wait().unwrap();
+            assert!(status.success(), "{}", fronts[place].log());
+            fronts[place] = start();
+            *urls[place].lock().unwrap() = fronts[place].url.clone();
+        }
+        end.store(true, Ordering::Relaxed);
+    });
+    let (served, failed) = (served.into_inner(), failed.into_inner());
+    let turned_away = turned_away.into_inner();
+    println!(
+        "{restarts} restarts: {served} served, {turned_away} sent to the other, {failed} failed"
+    );
+    assert_eq!(failed, 0);
+    assert!(served > 0 && turned_away > 0);
+    let all: Value = serde_json::from_str(&keys(books, &["list", "--json"])).unwrap();
+    let ada = &all["keys"][0];
+    assert_eq!(
+        (ada["reserved"].as_i64(), ada["spent"].as_i64()),
+        (Some(0), Some(served as i64))
+    );
 }

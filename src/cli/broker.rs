@@ -13,7 +13,8 @@ pub struct BrokerArgs {
         long,
         env = "CALOTYPE_BROKER",
         value_name = "URL",
-        hide_env_values = true
+        hide_env_values = true,
+        global = true
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broker: Option<BrokerUrl>,

@@ -147,8 +147,13 @@ impl Models {
             let info = pipeline.gpu().info();
             let precision = pipeline.precision;
             format!(
-                "{}, {} {}, {}, {precision:?}",
-                info.name, info.driver, info.driver_info, info.backend
+                "{}, {} {}, {}, weights {:?}, activations {:?}",
+                info.name,
+                info.driver,
+                info.driver_info,
+                info.backend,
+                precision.weights,
+                precision.activations
             )
         });
         kinds.take(1).collect()

@@ -53,7 +53,7 @@ impl Broker {
             false => String::new(),
         };
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?} }}\n{authorization}"
+            "listen: \"0.0.0.0:{port}\"\njetstream {{ store_dir: {store:?} }}\n{authorization}"
         );
         std::fs::write(&config, text).unwrap();
         let mut broker = Self {
@@ -107,6 +107,11 @@ impl Broker {
     /// Its address, for who needs no password.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its address from elsewhere.
+    pub fn url_at(&self, host: &str) -> String {
+        format!("nats://{host}:{}", self.port)
     }
 
     /// Its address for a user.
