@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub struct Load {
     /// Of the service, such as `http://127.0.0.1:7860`.
     pub url: String,
+    /// That the service asks for.
+    pub key: Option<String>,
     pub clients: usize,
     pub time: Duration,
     pub model: String,
@@ -57,7 +59,10 @@ impl Load {
         };
         let start = Instant::now();
         let url = format!("{}/v1/sdxl-torch", self.url);
-        let post = agent.post(url).content_type("application/json");
+        let mut post = agent.post(url).content_type("application/json");
+        if let Some(key) = &self.key {
+            post = post.header("x-api-key", key);
+        }
         let sent = post.send(self.body(seed).to_string());
         let mut answer = sent.map_err(|e| fail(e.to_string()))?;
         let status = answer.status().as_u16();

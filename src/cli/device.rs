@@ -128,6 +128,15 @@ impl AdapterArgs {
         })
     }
 
+    /// Opens the first of those that a service draws on.
+    pub fn open_first(&self) -> calotype::Result<Arc<Gpu>> {
+        Gpu::open(&AdapterChoice {
+            adapter: self.several()?.into_iter().next(),
+            backend: self.backend(),
+            ..Default::default()
+        })
+    }
+
     /// Opens it.
     pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
         Gpu::open(&self.choice()?)

@@ -35,6 +35,15 @@ pub struct Args {
     #[arg(long, default_value = "20", value_parser = clap::value_parser!(u16).range(1..=1000))]
     steps: u16,
 
+    /// A service that runs already, such as a front end of workers, in place of one that is
+    /// started; give the adapter that draws by --adapter, for the report
+    #[arg(long, value_name = "URL", conflicts_with = "model")]
+    url: Option<String>,
+
+    /// Its key
+    #[arg(long, env = "CALOTYPE_KEY", hide_env_values = true, requires = "url")]
+    key: Option<String>,
+
     #[command(flatten)]
     adapter: AdapterArgs,
 
@@ -52,15 +61,18 @@ fn side(text: &str) -> Result<usize, String> {
 
 /// A service that is stopped when this is dropped.
 struct Service {
-    child: Child,
+    /// `None` for one that runs already.
+    child: Option<Child>,
     url: String,
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -106,7 +118,7 @@ impl Service {
         }
         match line.trim().strip_prefix("listening on ") {
             Some(url) => Ok(Self {
-                child,
+                child: Some(child),
                 url: url.into(),
             }),
             None => {
@@ -125,7 +137,9 @@ impl Service {
             if cancelled() {
                 return Err(Error::Cancelled.into());
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(child) = &mut self.child
+                && let Some(status) = child.try_wait()?
+            {
                 let problem = format!("it ended before it was ready: {status}");
                 return Err(Error::internal("the service", problem).into());
             }
@@ -145,12 +159,19 @@ pub fn run(args: &Args) -> Result<()> {
     let cancel = interrupt::install();
     let date = common::now();
     checked_model(&args.model)?;
-    let gpu = args.adapter.open()?;
+    let gpu = args.adapter.open_first()?;
     let cancelled = || cancel.is_cancelled();
-    let mut service = Service::start(args)?;
+    let mut service = match &args.url {
+        Some(url) => Service {
+            child: None,
+            url: url.trim_end_matches('/').to_owned(),
+        },
+        None => Service::start(args)?,
+    };
     service.wait(&cancelled)?;
     let load = |clients: u16, time: Duration| Load {
         url: service.url.clone(),
+        key: args.key.clone(),
         clients: clients.into(),
         time,
         model: calotype::pipeline::model_name(&args.model).into(),
