@@ -223,7 +223,7 @@ fn a_job_is_cancelled_wherever_it_is_drawn() {
     );
 }
 
-/// The broker's crash loses nothing.
+/// The broker's crash loses nothing, nor does the loss of all that it kept.
 #[test]
 fn work_goes_on_when_the_broker_is_back() {
     let Some(mut broker) = Broker::start(false) else {
@@ -237,6 +237,13 @@ fn work_goes_on_when_the_broker_is_back() {
     broker.run();
     ended(&front, &job, None);
     drawn(&front, &order(2, 1, 1), None);
+    let job = front.post("/v1/jobs", &order(3, 1, 30), None).json();
+    std::thread::sleep(Duration::from_millis(300));
+    broker.kill();
+    broker.wipe();
+    broker.run();
+    ended(&front, &job, None);
+    drawn(&front, &order(4, 1, 1), None);
 }
 
 #[test]

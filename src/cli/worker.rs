@@ -54,6 +54,8 @@ pub fn run(args: &Args) -> Result<()> {
         listen: args.listen.clone(),
         // It tells nothing that needs a key.
         insecure: true,
+        // It takes no more tasks than its devices draw.
+        queue: 10_000,
         lora_dir: args.lora_dir.clone(),
         warm_up: args.warm_up,
         stop_timeout: args.stop_timeout,

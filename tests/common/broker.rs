@@ -100,6 +100,11 @@ impl Broker {
         assert!(kill.status().unwrap().success());
     }
 
+    /// What it kept is lost.
+    pub fn wipe(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("store")).unwrap();
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }

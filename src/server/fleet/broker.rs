@@ -4,7 +4,9 @@ use crate::server::config::{BrokerUrl, Config};
 use crate::{Error, Result};
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::object_store::{self, ObjectStore};
-use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::stream::{
+    self, DiscardPolicy, RawMessageErrorKind, RetentionPolicy, StorageType, Stream,
+};
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Message, Subscriber};
 use bytes::Bytes;
@@ -30,6 +32,9 @@ const RESULTS: &str = "CALOTYPE_RESULTS";
 const DEAD: &str = "CALOTYPE_DEAD";
 const OBJECTS: &str = "calotype-pictures";
 const WORKERS: &str = "calotype-workers";
+
+const REMEDY: &str = "give nats-server JetStream (-js), and this user the rights of \
+                      tools/service/nats.conf";
 
 /// Where workers ask whether they may join.
 pub const JOIN: &str = "calotype.join";
@@ -96,57 +101,16 @@ impl Broker {
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(5))
             .build(client.clone());
-        let refused = |error: String| {
-            let problem = format!("the broker {url} refused: {error}");
-            let remedy = "give nats-server JetStream (-js), and this user the right to publish, \
-                          subscribe and use streams under calotype.>, $JS.API.> and _INBOX.>";
-            Error::file(url.to_string(), problem, remedy)
+        let kept = |problem: String| Error::file(url.to_string(), problem, REMEDY);
+        let [work, results, dead] = keep(&jetstream).await.map_err(kept)?;
+        let refused = |error: &dyn std::fmt::Display| {
+            let problem = format!("the broker refused: {error}");
+            Error::file(url.to_string(), problem, REMEDY)
         };
-        let kept = |name: &str, subjects: &str, retention| stream::Config {
-            name: name.into(),
-            subjects: vec![subjects.into()],
-            retention,
-            storage: StorageType::File,
-            max_age: match name {
-                DEAD => DEAD_KEPT,
-                _ => KEPT,
-            },
-            duplicate_window: Duration::from_secs(120),
-            ..Default::default()
-        };
-        let work = kept(WORK, "calotype.work.>", RetentionPolicy::WorkQueue);
-        let results = kept(RESULTS, "calotype.result.*", RetentionPolicy::WorkQueue);
-        let dead = kept(DEAD, "calotype.dead.*", RetentionPolicy::Limits);
-        let open = async |config| {
-            let stream = jetstream.get_or_create_stream(config).await;
-            stream.map_err(|e| refused(e.to_string()))
-        };
-        let [work, results, dead] = [open(work).await?, open(results).await?, open(dead).await?];
-        let objects = jetstream
-            .create_object_store(object_store::Config {
-                bucket: OBJECTS.into(),
-                max_age: KEPT,
-                ..Default::default()
-            })
-            .await
-            .map_err(|e| refused(e.to_string()))?;
-        // Not by `create_key_value`, which asks for what servers before 2.10 do not tell.
-        let cards = stream::Config {
-            name: format!("KV_{WORKERS}"),
-            subjects: vec![format!("$KV.{WORKERS}.>")],
-            max_messages_per_subject: 1,
-            max_age: CARD_LASTS,
-            duplicate_window: CARD_LASTS,
-            storage: StorageType::File,
-            discard: DiscardPolicy::New,
-            allow_rollup: true,
-            allow_direct: true,
-            deny_delete: true,
-            ..Default::default()
-        };
-        open(cards).await?;
+        let objects = jetstream.get_object_store(OBJECTS).await;
+        let objects = objects.map_err(|e| refused(&e))?;
         let workers = jetstream.get_key_value(WORKERS).await;
-        let workers = workers.map_err(|e| refused(e.to_string()))?;
+        let workers = workers.map_err(|e| refused(&e))?;
         Ok(Self {
             client,
             jetstream,
@@ -160,9 +124,34 @@ impl Broker {
         })
     }
 
+    /// Makes again what is kept there, where the broker has lost it.
+    pub async fn renew(&self) {
+        if self.is_up()
+            && let Err(error) = keep(&self.jetstream).await
+        {
+            tracing::warn!("the broker keeps nothing: {error}");
+        }
+    }
+
     /// Whether the connection stands.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// Whether the task at this place of the stream is there still; true where that cannot
+    /// be told now.
+    pub async fn has_task(&self, place: u64) -> bool {
+        match self.work.get_raw_message(place).await {
+            Ok(_) => true,
+            Err(error) => match error.kind() {
+                RawMessageErrorKind::NoMessageFound => false,
+                RawMessageErrorKind::JetStream(_) => {
+                    self.renew().await;
+                    false
+                }
+                _ => true,
+            },
+        }
     }
 
     /// What brings tasks for a model; all workers share it.
@@ -235,6 +224,52 @@ impl Broker {
             let _ = self.objects.delete(name).await;
         }
     }
+}
+
+/// Makes the streams that are not there: of tasks, results, dead tasks, and below them those
+/// of the object store and the workers' cards.
+async fn keep(jetstream: &jetstream::Context) -> Result<[Stream; 3], String> {
+    let kept = |name: &str, subjects: &str, retention| stream::Config {
+        name: name.into(),
+        subjects: vec![subjects.into()],
+        retention,
+        storage: StorageType::File,
+        max_age: match name {
+            DEAD => DEAD_KEPT,
+            _ => KEPT,
+        },
+        duplicate_window: Duration::from_secs(120),
+        ..Default::default()
+    };
+    // Not by `create_key_value`, which asks for what servers before 2.10 do not tell.
+    let cards = stream::Config {
+        name: format!("KV_{WORKERS}"),
+        subjects: vec![format!("$KV.{WORKERS}.>")],
+        max_messages_per_subject: 1,
+        max_age: CARD_LASTS,
+        duplicate_window: CARD_LASTS,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        allow_direct: true,
+        deny_delete: true,
+        ..Default::default()
+    };
+    let objects = object_store::Config {
+        bucket: OBJECTS.into(),
+        max_age: KEPT,
+        ..Default::default()
+    };
+    let open = async |config| {
+        let stream = jetstream.get_or_create_stream(config).await;
+        stream.map_err(|e| format!("the broker refused: {e}"))
+    };
+    let work = kept(WORK, "calotype.work.>", RetentionPolicy::WorkQueue);
+    let results = kept(RESULTS, "calotype.result.*", RetentionPolicy::WorkQueue);
+    let dead = kept(DEAD, "calotype.dead.*", RetentionPolicy::Limits);
+    open(cards).await?;
+    let made = jetstream.create_object_store(objects).await;
+    made.map_err(|e| format!("the broker refused: {e}"))?;
+    Ok([open(work).await?, open(results).await?, open(dead).await?])
 }
 
 /// Hears a subject, and subscribes to it again where that ends.

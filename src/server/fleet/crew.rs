@@ -22,9 +22,9 @@ impl Crew {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many tasks may be out: each device has one to draw and one to begin with.
+    /// How many tasks may be out: each device has some to draw and one to begin with.
     pub fn room(&self) -> usize {
-        2 * self.devices()
+        self.cards().iter().map(|card| card.room).sum()
     }
 
     pub fn workers(&self) -> usize {

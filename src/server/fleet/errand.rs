@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 /// Progress is told at most so often.
 const TELL_EVERY: Duration = Duration::from_millis(200);
-/// How long a front end may be silent before its task is given up.
+/// How long a front end may be silent before its task is given up: before it is begun, and
+/// while it is drawn.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 const FRONT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a report is tried.
 const REPORT_PATIENCE: Duration = Duration::from_secs(300);
@@ -113,7 +115,7 @@ impl Errand<'_> {
     /// Whether to draw; asks for a while.
     async fn claim(&self) -> Option<Go> {
         let start = Instant::now();
-        while start.elapsed() < FRONT_PATIENCE {
+        while start.elapsed() < CLAIM_PATIENCE {
             if let Some(go) = self.ask(self.sign(None)).await {
                 return Some(go);
             }

@@ -13,7 +13,7 @@ use crate::server::work::{Failure, Outcome, Part, Prepared, Service, Share, bloc
 use async_nats::jetstream::message::PublishMessage as Publish;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What all workers together are to the queue.
@@ -50,6 +50,8 @@ struct State {
     /// The highest delivery that has begun, and whose it is.
     fence: u64,
     worker: Option<String>,
+    /// When it was published, or its worker last said something.
+    heard: Instant,
     /// Hears the end, once.
     end: Option<oneshot::Sender<Outcome>>,
 }
@@ -67,6 +69,7 @@ impl Pending {
         }
         state.fence = sign.fence;
         state.worker = Some(sign.worker.clone());
+        state.heard = Instant::now();
         Some(())
     }
 
@@ -74,6 +77,17 @@ impl Pending {
     pub fn takes(&self, fence: u64) -> bool {
         let state = self.state();
         fence >= state.fence && state.end.is_some()
+    }
+
+    /// Whether nothing was heard of it for so long.
+    fn is_silent(&self, time: Duration) -> bool {
+        self.state().heard.elapsed() > time
+    }
+
+    /// It is published again, and its deliveries are counted anew.
+    fn starts_over(&self) {
+        let mut state = self.state();
+        (state.fence, state.worker) = (0, None);
     }
 
     /// Ends the task; whether it had not ended before.
@@ -167,8 +181,9 @@ impl Front {
     /// Waits for room, then for a share, and gives it out.
     fn give_out(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         loop {
-            self.wait_for(|out| out < self.crew.room());
-            let Some(share) = self.service.queue.next(DEVICE) else {
+            let queue = &self.service.queue;
+            self.wait_for(|out| out < self.crew.room() || queue.is_stopped());
+            let Some(share) = queue.next(DEVICE) else {
                 break;
             };
             *self.out() += 1;
@@ -230,6 +245,7 @@ impl Front {
             state: Mutex::new(State {
                 fence: 0,
                 worker: None,
+                heard: Instant::now(),
                 end: Some(send),
             }),
         });
@@ -248,12 +264,13 @@ impl Front {
         files: &[(String, Vec<u8>)],
         mut end: oneshot::Receiver<Outcome>,
     ) -> Outcome {
-        let place = loop {
+        let mut place = loop {
             match self.publish(task, files).await {
                 Ok(place) => break place,
                 Err(error) => tracing::warn!("task {}: {error}", task.task),
             }
             tokio::time::sleep(PAUSE).await;
+            self.broker.renew().await;
             if pending.go() == Go::Stop {
                 return Outcome::Failed(Failure::Cancelled);
             }
@@ -268,6 +285,14 @@ impl Front {
             }
             if pending.share.cancel().takes_skip() {
                 self.say(pending, task, Go::Skip).await;
+            }
+            if pending.is_silent(3 * self.broker.lease) {
+                if !self.broker.has_task(place).await {
+                    tracing::warn!("task {} is lost, and published again", task.task);
+                    place = self.publish(task, files).await.unwrap_or(place);
+                    pending.starts_over();
+                }
+                pending.state().heard = Instant::now();
             }
             let go = pending.go();
             if go != said {

@@ -65,7 +65,9 @@ pub fn unpack(
     };
     let mut request = Request::from_portable(portable)?;
     for lora in &mut request.loras {
-        let path = loras.map(|folder| folder.join(&lora.path));
+        // Of this folder, whatever the task says.
+        let name = lora.path.file_name().unwrap_or_default();
+        let path = loras.map(|folder| folder.join(name));
         lora.path = path.filter(|path| path.is_file()).ok_or_else(|| {
             let name = lora.path.display();
             Failure::internal(format!(

@@ -121,6 +121,8 @@ pub struct Card {
     pub models: Vec<[String; 2]>,
     /// What each of its devices is; pictures of equal ones are equal.
     pub devices: Vec<String>,
+    /// How many tasks it takes at a time.
+    pub room: usize,
 }
 
 /// A front end's answer to a worker that wants to join.

@@ -60,7 +60,14 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").into(),
             models: self.models.clone(),
             devices: self.service.devices.kinds(),
+            room: self.room(),
         }
+    }
+
+    /// How many tasks it takes at a time: a batch for each device, and one to go on with.
+    fn room(&self) -> usize {
+        let batch = self.service.setup.load.batch.unwrap_or(1);
+        self.service.devices.len() * (batch + 1)
     }
 
     /// Draws what the broker brings until the service stops, and then ends what it has.
@@ -173,10 +180,9 @@ impl Worker {
         }
     }
 
-    /// Takes tasks, as many as the devices draw and one more, until the service stops;
-    /// returns when all have ended.
+    /// Takes tasks until the service stops; returns when all have ended.
     async fn take(self: &Arc<Self>) {
-        let room = Arc::new(Semaphore::new(self.service.devices.len() + 1));
+        let room = Arc::new(Semaphore::new(self.room()));
         let mut errands = JoinSet::new();
         let mut consumers: Vec<Option<PullConsumer>> = self.models.iter().map(|_| None).collect();
         while !self.is_stopped() {
@@ -239,6 +245,7 @@ impl Worker {
                 // It may be another broker now, without this consumer.
                 *consumer = None;
                 tokio::time::sleep(PAUSE).await;
+                self.broker.renew().await;
                 None
             }
         }
