@@ -133,6 +133,7 @@ pub async fn watch(front: Arc<Front>) {
             }
             Err(error) => {
                 tracing::warn!("the workers' cards cannot be read: {error}");
+                front.broker.renew().await;
                 if seen.elapsed() > PATIENCE {
                     front.crew.set(Vec::new());
                 }

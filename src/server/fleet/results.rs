@@ -19,6 +19,7 @@ pub async fn take(front: Arc<Front>) {
     loop {
         if let Err(error) = take_some(&front).await {
             tracing::warn!("the broker brings no results: {error}");
+            front.broker.renew().await;
         }
         tokio::time::sleep(PAUSE).await;
     }

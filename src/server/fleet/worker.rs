@@ -12,11 +12,13 @@ use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 const PAUSE: Duration = Duration::from_millis(500);
+/// The broker's consumers are looked at again after so long.
+const LOOK: Duration = Duration::from_secs(3);
 /// A card is shown again after so long.
 const CARD_EVERY: Duration = Duration::from_secs(4);
 
@@ -152,6 +154,7 @@ impl Worker {
             let card = serde_json::to_vec(&self.card()).unwrap_or_default();
             if let Err(error) = self.broker.workers.put(&self.id, card.into()).await {
                 tracing::warn!("the broker does not take this worker's card: {error}");
+                self.broker.renew().await;
             }
         }
     }
@@ -185,10 +188,16 @@ impl Worker {
         let room = Arc::new(Semaphore::new(self.room()));
         let mut errands = JoinSet::new();
         let mut consumers: Vec<Option<PullConsumer>> = self.models.iter().map(|_| None).collect();
+        let mut looked = Instant::now();
         while !self.is_stopped() {
             while errands.try_join_next().is_some() {}
             let free = tokio::time::timeout(PAUSE, room.clone().acquire_owned()).await;
             let Ok(Ok(place)) = free else { continue };
+            if looked.elapsed() > LOOK {
+                // A broker that has lost them brings nothing, and says nothing.
+                consumers.fill_with(|| None);
+                looked = Instant::now();
+            }
             let mut taken = None;
             for (consumer, [_, model]) in consumers.iter_mut().zip(&self.models) {
                 taken = self.next(consumer, model).await;
@@ -218,6 +227,7 @@ impl Worker {
                 Ok(made) => *consumer = Some(made),
                 Err(error) => {
                     tracing::warn!("the broker brings no tasks: {error}");
+                    self.broker.renew().await;
                     tokio::time::sleep(PAUSE).await;
                     return None;
                 }
