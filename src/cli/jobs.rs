@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn print(entries: &[Entry], json: bool) -> Result<()> {
     if json {
         let text = serde_json::to_string_pretty(&serde_json::json!({ "tasks": entries }))?;
-        return Ok(super::output::line(&text)?);
+        return super::output::line(&text);
     }
     let titles = ["task", "request", "model", "since", "why"];
     let rows = entries.iter().map(|entry| {
@@ -73,5 +73,5 @@ fn print(entries: &[Entry], json: bool) -> Result<()> {
             why,
         ]
     });
-    Ok(super::output::line(&super::keys::table(&titles, rows))?)
+    super::output::line(&super::keys::table(&titles, rows))
 }

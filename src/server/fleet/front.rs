@@ -2,10 +2,9 @@
 
 use super::broker::{self, Broker};
 use super::crew::Crew;
-use super::parcel::{self, Label, Refusal};
-use super::results;
+use super::models::fingerprints;
+use super::parcel::{self, Files, Label, Refusal};
 use super::wire::{Drawing, Go, Sign, Task, Word};
-use super::worker::fingerprints;
 use crate::Result;
 use crate::pipeline::Request;
 use crate::server::config::BrokerUrl;
@@ -159,27 +158,8 @@ impl Front {
         self.tasks().get(name).cloned()
     }
 
-    /// Gives out what the queue brings until that is stopped and all has come back.
-    pub async fn run(self: Arc<Self>) {
-        let helpers = [
-            tokio::spawn(super::crew::watch(self.clone())),
-            tokio::spawn(super::crew::admit(self.clone())),
-            tokio::spawn(self.clone().answer()),
-            tokio::spawn(self.clone().show()),
-            tokio::spawn(results::take(self.clone())),
-        ];
-        let (front, runtime) = (self.clone(), tokio::runtime::Handle::current());
-        let giving = tokio::task::spawn_blocking(move || front.give_out(&runtime));
-        if let Err(error) = giving.await {
-            tracing::error!("{error}");
-        }
-        helpers.iter().for_each(tokio::task::JoinHandle::abort);
-        let service = self.service.clone();
-        let _ = tokio::task::spawn_blocking(move || service.end_device(DEVICE)).await;
-    }
-
     /// Waits for room, then for a share, and gives it out.
-    fn give_out(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
+    pub(super) fn give_out(self: &Arc<Self>, runtime: &tokio::runtime::Handle) {
         loop {
             let queue = &self.service.queue;
             self.wait_for(|out| out < self.crew.room() || queue.is_stopped());
@@ -261,7 +241,7 @@ impl Front {
         &self,
         pending: &Pending,
         task: &Task,
-        files: &[(String, Vec<u8>)],
+        files: &Files,
         mut end: oneshot::Receiver<Outcome>,
     ) -> Outcome {
         let mut place = loop {
@@ -309,11 +289,7 @@ impl Front {
     }
 
     /// Its place in the stream.
-    async fn publish(
-        &self,
-        task: &Task,
-        files: &[(String, Vec<u8>)],
-    ) -> Result<u64, async_nats::Error> {
+    async fn publish(&self, task: &Task, files: &Files) -> Result<u64, async_nats::Error> {
         for (name, bytes) in files {
             self.broker.put(name, bytes).await?;
         }
@@ -343,7 +319,7 @@ impl Front {
     }
 
     /// Answers workers that ask what to do, until it is aborted.
-    async fn answer(self: Arc<Self>) {
+    pub(super) async fn answer(self: Arc<Self>) {
         let mut signs = self.broker.hear(broker::front(&self.id));
         loop {
             let message = signs.next().await;
@@ -376,7 +352,7 @@ impl Front {
     }
 
     /// Shows what workers' pictures are coming to, until it is aborted.
-    async fn show(self: Arc<Self>) {
+    pub(super) async fn show(self: Arc<Self>) {
         let mut previews = self.broker.hear(broker::preview(&self.id));
         loop {
             let message = previews.next().await;

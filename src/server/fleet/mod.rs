@@ -11,8 +11,12 @@
 mod broker;
 mod crew;
 mod desk;
+mod dispatch;
 mod errand;
 mod front;
+mod intake;
+mod models;
+mod muster;
 mod parcel;
 mod results;
 mod wire;

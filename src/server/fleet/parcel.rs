@@ -12,6 +12,9 @@ use std::path::Path;
 
 const FORMATS: [Format; 3] = [Format::Png, Format::Jpeg, Format::Webp];
 
+/// The files that go with a task, by their names.
+pub type Files = Vec<(String, Vec<u8>)>;
+
 /// What a task is about beside the request.
 pub struct Label {
     pub task: String,
@@ -25,15 +28,11 @@ pub struct Label {
 ///
 /// # Errors
 /// A picture cannot be written as a file.
-pub fn pack(
-    label: Label,
-    prepared: &Prepared,
-    request: &Request,
-) -> crate::Result<(Task, Vec<(String, Vec<u8>)>)> {
+pub fn pack(label: Label, prepared: &Prepared, request: &Request) -> crate::Result<(Task, Files)> {
     let portable = request.to_portable()?;
     let name = |i: usize| format!("{}-in-{i}", label.task);
     let files = portable.pictures.into_iter().enumerate();
-    let files: Vec<_> = files.map(|(i, file)| (name(i), file)).collect();
+    let files: Files = files.map(|(i, file)| (name(i), file)).collect();
     let task = Task {
         protocol: super::wire::PROTOCOL,
         task: label.task,

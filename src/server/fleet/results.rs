@@ -29,7 +29,10 @@ async fn take_some(front: &Arc<Front>) -> Result<(), async_nats::Error> {
     let consumer = front.broker.results_of(&front.id).await?;
     let messages = consumer.messages().await?;
     let mut ends = messages
-        .map(|message| async { Ok::<_, async_nats::Error>(look(front, message?).await) })
+        .map(|message| async {
+            look(front, message?).await;
+            Ok::<_, async_nats::Error>(())
+        })
         .buffer_unordered(AT_ONCE);
     while let Some(looked) = ends.next().await {
         looked?;

@@ -1,24 +1,17 @@
 //! A worker: takes tasks from the broker, and lets this process' devices draw them.
 
 use super::broker::{self, Broker};
-use super::errand;
+use super::models::fingerprints;
 use super::wire::{Card, Go, PROTOCOL, Welcome, Word};
-use crate::pipeline::ModelFacts;
 use crate::server::config::BrokerUrl;
 use crate::server::work::{Failure, Job, Service};
 use crate::{Error, Result};
-use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use std::time::Duration;
 
-const PAUSE: Duration = Duration::from_millis(500);
-/// The broker's consumers are looked at again after so long.
-const LOOK: Duration = Duration::from_secs(3);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 /// A card is shown again after so long.
 const CARD_EVERY: Duration = Duration::from_secs(4);
 
@@ -67,39 +60,17 @@ impl Worker {
     }
 
     /// How many tasks it takes at a time: a batch for each device, and one to go on with.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         let batch = self.service.setup.load.batch.unwrap_or(1);
         self.service.devices.len() * (batch + 1)
     }
 
-    /// Draws what the broker brings until the service stops, and then ends what it has.
-    ///
-    /// # Errors
-    /// The front ends refuse this worker.
-    pub async fn run(self: Arc<Self>) -> Result<()> {
-        while !self.service.is_ready() {
-            if self.is_stopped() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        self.ask_to_join().await?;
-        let showing = tokio::spawn(self.clone().show());
-        let hearing = tokio::spawn(self.clone().hear());
-        self.take().await;
-        showing.abort();
-        hearing.abort();
-        let _ = self.broker.workers.delete(&self.id).await;
-        let _ = self.broker.client.flush().await;
-        Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         self.service.queue.is_stopped()
     }
 
     /// Asks the front ends, and waits for the first.
-    async fn ask_to_join(&self) -> Result<()> {
+    pub(super) async fn ask_to_join(&self) -> Result<()> {
         let mut said = false;
         while !self.is_stopped() {
             match self.welcome().await {
@@ -147,7 +118,7 @@ impl Worker {
     }
 
     /// Shows the card until it is aborted.
-    async fn show(self: Arc<Self>) {
+    pub(super) async fn show(self: Arc<Self>) {
         let mut every = tokio::time::interval(CARD_EVERY);
         loop {
             every.tick().await;
@@ -160,7 +131,7 @@ impl Worker {
     }
 
     /// Hears what front ends say until it is aborted.
-    async fn hear(self: Arc<Self>) {
+    pub(super) async fn hear(self: Arc<Self>) {
         let mut words = self.broker.hear(broker::word(&self.id));
         loop {
             let message = words.next().await;
@@ -182,99 +153,4 @@ impl Worker {
             Go::Stop | Go::Leave => self.service.stop_job(&job, Failure::Cancelled),
         }
     }
-
-    /// Takes tasks until the service stops; returns when all have ended.
-    async fn take(self: &Arc<Self>) {
-        let room = Arc::new(Semaphore::new(self.room()));
-        let mut errands = JoinSet::new();
-        let mut consumers: Vec<Option<PullConsumer>> = self.models.iter().map(|_| None).collect();
-        let mut looked = Instant::now();
-        while !self.is_stopped() {
-            while errands.try_join_next().is_some() {}
-            let free = tokio::time::timeout(PAUSE, room.clone().acquire_owned()).await;
-            let Ok(Ok(place)) = free else { continue };
-            if looked.elapsed() > LOOK {
-                // A broker that has lost them brings nothing, and says nothing.
-                consumers.fill_with(|| None);
-                looked = Instant::now();
-            }
-            let mut taken = None;
-            for (consumer, [_, model]) in consumers.iter_mut().zip(&self.models) {
-                taken = self.next(consumer, model).await;
-                if taken.is_some() {
-                    break;
-                }
-            }
-            if let Some(message) = taken {
-                let worker = self.clone();
-                errands.spawn(async move {
-                    errand::run(&worker, message).await;
-                    drop(place);
-                });
-            }
-        }
-        while errands.join_next().await.is_some() {}
-    }
-
-    /// A task for a model, if one comes soon.
-    async fn next(&self, consumer: &mut Option<PullConsumer>, model: &str) -> Option<Message> {
-        const EACH: Duration = Duration::from_millis(1000);
-        /// Where there are others.
-        const ONE_OF: Duration = Duration::from_millis(100);
-        let wait = if self.models.len() > 1 { ONE_OF } else { EACH };
-        if consumer.is_none() {
-            match self.broker.tasks(model).await {
-                Ok(made) => *consumer = Some(made),
-                Err(error) => {
-                    tracing::warn!("the broker brings no tasks: {error}");
-                    self.broker.renew().await;
-                    tokio::time::sleep(PAUSE).await;
-                    return None;
-                }
-            }
-        }
-        let pulled = match consumer {
-            Some(consumer) => {
-                consumer
-                    .batch()
-                    .max_messages(1)
-                    .expires(wait)
-                    .messages()
-                    .await
-            }
-            None => return None,
-        };
-        let message = match pulled {
-            Ok(mut messages) => messages.next().await?.map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match message {
-            Ok(message) => Some(message),
-            Err(error) => {
-                tracing::debug!("no task: {error}");
-                // It may be another broker now, without this consumer.
-                *consumer = None;
-                tokio::time::sleep(PAUSE).await;
-                self.broker.renew().await;
-                None
-            }
-        }
-    }
-}
-
-/// Names and fingerprints of a service's models.
-///
-/// # Errors
-/// A checkpoint cannot be read.
-pub async fn fingerprints(service: &Service) -> Result<Vec<[String; 2]>> {
-    let service = service.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let models = service.setup.models().map(|options| {
-            let name = ModelFacts::of(options)?.name;
-            Ok([name, ModelFacts::fingerprint(options)?])
-        });
-        models.collect::<Result<Vec<_>>>()
-    });
-    read.await
-        .map_err(|e| Error::internal("fingerprints", e.to_string()))?
 }
