@@ -477,3 +477,73 @@ fn an_operator_drops_a_task() {
     );
     workers[0].signal("CONT");
 }
+
+/// A task that no worker ends is dead: its request fails and is refunded. An operator draws
+/// it again.
+#[test]
+fn a_task_that_was_given_out_too_often_is_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.db");
+    let key = keys(&file, &["add", "ada", "--credits", "100"]);
+    let Some(broker) = Broker::start(false) else {
+        return;
+    };
+    let (front, workers) = fleet(&broker, 1, &["--keys", file.to_str().unwrap()]);
+    let (_, expected) = drawn(&front, &order(7, 1, 1), Some(&key));
+    workers[0].signal("STOP");
+    // What it had asked for is over.
+    std::thread::sleep(Duration::from_millis(1500));
+    let job = with(&broker, async |client| {
+        let jetstream = async_nats::jetstream::new(client.clone());
+        let cards = jetstream.get_key_value("calotype-workers").await.unwrap();
+        let name = cards.keys().await.unwrap().next().await.unwrap().unwrap();
+        let card = json_of(&cards.get(name).await.unwrap().unwrap());
+        let print = card["models"][0][1].as_str().unwrap();
+        let version = env!("CARGO_PKG_VERSION").replace('.', "_");
+        let stream = jetstream.get_stream("CALOTYPE_WORK").await.unwrap();
+        type Pull = async_nats::jetstream::consumer::PullConsumer;
+        let consumer = stream
+            .get_consumer(&format!("work-{version}-{print}"))
+            .await;
+        let consumer: Pull = consumer.unwrap();
+        let answer = front.post("/v1/jobs", &order(7, 1, 1), Some(&key));
+        assert_eq!(answer.status, 202, "{}", answer.json());
+        // Workers that die with it.
+        let mut deliveries = consumer.messages().await.unwrap();
+        for count in 1..=5 {
+            let message = deliveries.next().await.unwrap().unwrap();
+            assert_eq!(message.info().unwrap().delivered, count);
+        }
+        answer.json()
+    });
+    workers[0].signal("CONT");
+    wait_until("it is refunded", || states(&file) == ["refunded", "spent"]);
+    let path = job["links"]["self"].as_str().unwrap();
+    let request = ureq::http::Request::get(format!("{}{path}", front.url));
+    let failed = front.send(request.header("x-api-key", &key).body(Vec::new()).unwrap());
+    let failed = failed.json().to_string();
+    assert!(
+        failed.contains("several workers were given this"),
+        "{failed}"
+    );
+    let url = broker.url();
+    let jobs = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
+        command.arg("jobs").args(args).args(["--broker", &url]);
+        let output = command.output().unwrap();
+        let [out, error] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
+        assert!(output.status.success(), "{error}");
+        out
+    };
+    let dead = json_of(jobs(&["dead", "--json"]).as_bytes())["tasks"].clone();
+    let why = dead[0]["why"].as_str().unwrap();
+    assert!(why.contains("given out 5 times"), "{why}");
+    let task = dead[0]["task"].as_str().unwrap();
+    let made = jobs(&["retry", task, "--out", folder.path().to_str().unwrap()]);
+    assert!(std::fs::read(made.trim()).unwrap() == expected[0]);
+    assert_eq!(
+        json_of(jobs(&["dead", "--json"]).as_bytes()),
+        json!({ "tasks": [] })
+    );
+    assert_eq!(states(&file), ["refunded", "spent"]);
+}

@@ -111,6 +111,13 @@ impl Models {
         self.known[model].pipeline.is_some()
     }
 
+    /// The places of the models that are loaded at the moment.
+    pub fn all_loaded(&self) -> Vec<usize> {
+        (0..self.known.len())
+            .filter(|i| self.is_loaded(*i))
+            .collect()
+    }
+
     /// How many models are loaded at the moment.
     fn loaded(&self) -> usize {
         let pipelines = self.known.iter().map(|known| &known.pipeline);

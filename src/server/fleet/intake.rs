@@ -42,7 +42,7 @@ impl Worker {
         let room = Arc::new(Semaphore::new(self.room()));
         let mut errands = JoinSet::new();
         let mut consumers: Vec<Option<PullConsumer>> = self.models.iter().map(|_| None).collect();
-        let mut looked = Instant::now();
+        let (mut looked, mut turn) = (Instant::now(), 0);
         while !self.is_stopped() {
             while errands.try_join_next().is_some() {}
             let free = tokio::time::timeout(PAUSE, room.clone().acquire_owned()).await;
@@ -53,8 +53,10 @@ impl Worker {
                 looked = Instant::now();
             }
             let mut taken = None;
-            for (consumer, [_, model]) in consumers.iter_mut().zip(&self.models) {
-                taken = self.next(consumer, model).await;
+            turn += 1;
+            for place in self.order(turn) {
+                let [_, model] = &self.models[place];
+                taken = self.next(&mut consumers[place], model).await;
                 if taken.is_some() {
                     break;
                 }

@@ -119,6 +119,8 @@ pub struct Card {
     pub version: String,
     /// Names and fingerprints.
     pub models: Vec<[String; 2]>,
+    /// Fingerprints of those that are loaded, whose tasks it takes before others.
+    pub loaded: Vec<String>,
     /// What each of its devices is; pictures of equal ones are equal.
     pub devices: Vec<String>,
     /// How many tasks it takes at a time.

@@ -54,9 +54,27 @@ impl Worker {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").into(),
             models: self.models.clone(),
+            loaded: self.loaded().map(|[_, print]| print.clone()).collect(),
             devices: self.service.devices.kinds(),
             room: self.room(),
         }
+    }
+
+    /// The models that a device holds now.
+    fn loaded(&self) -> impl Iterator<Item = &[String; 2]> {
+        let models = self.models.iter().enumerate();
+        let loaded = models.filter(|(i, _)| self.service.devices.has_loaded(*i));
+        loaded.map(|(_, model)| model)
+    }
+
+    /// The places of the models in the order in which their tasks are taken: those that
+    /// are loaded first, but every fourth `turn` the others, which else might wait for
+    /// ever.
+    pub(super) fn order(&self, turn: usize) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..self.models.len()).collect();
+        let loaded_first = !turn.is_multiple_of(4);
+        places.sort_by_key(|i| self.service.devices.has_loaded(*i) != loaded_first);
+        places
     }
 
     /// How many tasks it takes at a time: a batch for each device, and one to go on with.

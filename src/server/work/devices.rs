@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The devices of a service, known by their place.
 pub struct Devices {
     stands: Mutex<Vec<Stand>>,
+    /// The models that are loaded on each, by their places.
+    loaded: Mutex<Vec<Vec<usize>>>,
     /// Which is lost at its next share.
     #[cfg(test)]
     doomed: Mutex<Option<usize>>,
@@ -26,6 +28,7 @@ impl Devices {
     pub fn new(count: usize) -> Self {
         Self {
             stands: Mutex::new(vec![Stand::Opening; count]),
+            loaded: Mutex::new(vec![Vec::new(); count]),
             #[cfg(test)]
             doomed: Mutex::default(),
         }
@@ -33,6 +36,20 @@ impl Devices {
 
     fn stands(&self) -> MutexGuard<'_, Vec<Stand>> {
         self.stands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loads(&self) -> MutexGuard<'_, Vec<Vec<usize>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which models, by their places, a device holds now.
+    pub fn holds(&self, device: usize, models: Vec<usize>) {
+        self.loads()[device] = models;
+    }
+
+    /// Whether a device holds this model.
+    pub fn has_loaded(&self, model: usize) -> bool {
+        self.loads().iter().any(|models| models.contains(&model))
     }
 
     pub fn len(&self) -> usize {
@@ -49,6 +66,7 @@ impl Devices {
     /// A device failed, and is opened again.
     pub fn lost(&self, device: usize) {
         self.stands()[device] = Stand::Opening;
+        self.holds(device, Vec::new());
     }
 
     /// A device draws no more; whether it was the last one.
@@ -134,6 +152,10 @@ mod tests {
         devices.lost(2);
         assert_eq!((devices.ready(), devices.of_kind("a")), (2, 1));
         assert_eq!(devices.are_ready(), [true, true, false]);
+        devices.holds(1, vec![0, 2]);
+        assert!(devices.has_loaded(2) && !devices.has_loaded(1));
+        devices.lost(1);
+        assert!(!devices.has_loaded(2));
         assert!(!devices.ended(2));
         assert!(!devices.ended(0));
         assert!(devices.ended(1));

@@ -53,6 +53,7 @@ impl Device<'_> {
             let start = Instant::now();
             let (outcomes, sound) = self.outcomes(&mut models, &shares);
             self.service.metrics.busy(self.device, start.elapsed());
+            devices.holds(self.device, models.all_loaded());
             // Before others look for who goes on.
             if !sound {
                 devices.lost(self.device);
@@ -130,6 +131,7 @@ impl Device<'_> {
         service.loaded(models.facts().map(Model::of).collect());
         let (device, adapter) = (self.device, models.adapter());
         service.metrics.opened(device, &adapter);
+        service.devices.holds(device, models.all_loaded());
         service.devices.opened(device, &models.kind(), 1);
         tracing::info!(
             "ready: {} on device {device}, {adapter}",
