@@ -80,16 +80,16 @@ impl Desk {
                 let Some(message) = find(stream, name).await? else {
                     continue;
                 };
-                if let Ok(task) = serde_json::from_slice::<Task>(&message.payload)
-                    && message.subject.starts_with("calotype.work.")
-                {
+                let is_open = message.subject.starts_with("calotype.work.");
+                if is_open && let Ok(task) = serde_json::from_slice(&message.payload) {
                     self.tell_dropped(task).await?;
                 }
-                stream
-                    .delete_message(message.sequence)
-                    .await
-                    .map_err(lost)?;
-                return Ok(());
+                let deleted = stream.delete_message(message.sequence).await;
+                // The front end deletes it too.
+                return match is_open {
+                    true => Ok(()),
+                    false => deleted.map(drop).map_err(lost),
+                };
             }
             Err(none(name))
         })
