@@ -1,24 +1,13 @@
 //! A fleet under load, and under faults. `CALOTYPE_LOAD` says how many requests, and
 //! `CALOTYPE_FAULTS` how many faults (by default few, for CI's sake; 10000 and 100 are the
 //! whole).
-#![cfg(target_os = "linux")]
 
-#[path = "common/adversity.rs"]
-mod adversity;
-#[path = "common/broker.rs"]
-mod broker;
-#[path = "../src/server/ledger/postgres/tests/cluster.rs"]
-#[allow(dead_code, reason = "each user has a part")]
-mod cluster;
-#[path = "common/server.rs"]
-mod server;
-
-use adversity::{Clock, Network};
+use crate::adversity::{Clock, Network};
+use crate::broker::Broker;
+use crate::server::{SMALL_VAE, Server, keys, wait_until};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use broker::Broker;
 use serde_json::{Value, json};
-use server::{SMALL_VAE, Server, keys, wait_until};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -385,7 +374,7 @@ fn the_books_balance_whatever_fails() {
 /// (tools/service/nginx.conf): no request fails.
 #[test]
 fn front_ends_are_restarted_in_turn() {
-    let Some(cluster) = cluster::Cluster::start() else {
+    let Some(cluster) = crate::cluster::Cluster::start() else {
         return;
     };
     let books = cluster.url("postgres", "?sslmode=disable");

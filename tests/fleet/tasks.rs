@@ -1,14 +1,9 @@
-//! Front ends and workers with a broker between them.
+//! What becomes of tasks.
 
-#[path = "common/broker.rs"]
-mod broker;
-#[path = "common/server.rs"]
-mod server;
-
-use broker::{Broker, PASSWORD};
+use crate::broker::{Broker, PASSWORD};
+use crate::server::{SMALL_VAE, Server, keys, wait_until};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use server::{SMALL_VAE, Server, keys, wait_until};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
