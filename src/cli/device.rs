@@ -149,28 +149,21 @@ impl DeviceArgs {
         self.engine.adapter.several()
     }
 
-    /// How to load `model` on any adapter, and nothing else asked for.
-    pub fn load_anywhere(&self, model: String) -> anyhow::Result<LoadOptions> {
-        let engine = EngineArgs {
-            adapter: AdapterArgs {
-                adapter: Vec::new(),
-                ..self.engine.adapter.clone()
-            },
-            ..self.engine.clone()
-        };
-        let anywhere = Self {
-            engine,
-            ..self.clone()
-        };
-        anywhere.load_options(model)
-    }
-
     /// How to load `model`, and nothing else asked for.
     pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
+        let adapter = self.engine.adapter.choice()?.adapter;
+        Ok(LoadOptions {
+            adapter,
+            ..self.load_anywhere(model)?
+        })
+    }
+
+    /// The same on no adapter in particular.
+    pub fn load_anywhere(&self, model: String) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
             dtype: self.dtype.parse::<Dtype>()?,
             activations: self.activations.parse::<Dtype>()?,
-            ..self.engine.load_options(model)?
+            ..self.engine.load_anywhere(model)?
         })
     }
 }
@@ -178,11 +171,17 @@ impl DeviceArgs {
 impl EngineArgs {
     /// How to load `model` in the precision that suits the adapter.
     pub fn load_options(&self, model: String) -> anyhow::Result<LoadOptions> {
-        let choice = self.adapter.choice()?;
+        let adapter = self.adapter.choice()?.adapter;
+        Ok(LoadOptions {
+            adapter,
+            ..self.load_anywhere(model)?
+        })
+    }
+
+    fn load_anywhere(&self, model: String) -> anyhow::Result<LoadOptions> {
         Ok(LoadOptions {
             model,
-            adapter: choice.adapter,
-            backend: choice.backend,
+            backend: self.adapter.backend(),
             kernels: self.kernels,
             tuning: self.tuning.parse::<TuningSource>()?,
             weights: self.weights.parse::<WeightFormat>()?,

@@ -4,7 +4,8 @@
 
 use crate::adversity::{Clock, Network};
 use crate::broker::Broker;
-use crate::server::{SMALL_VAE, Server, keys, wait_until};
+use crate::server::{Server, keys, wait_until};
+use crate::{MODEL, calotype, worker, worker_by};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -30,12 +31,6 @@ fn order(seed: usize) -> Value {
     })
 }
 
-const MODEL: [&str; 4] = ["--vae", SMALL_VAE, "--warm-up", "false"];
-
-fn calotype() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_calotype"))
-}
-
 fn front(url: &str, books: &str) -> Server {
     front_by(calotype(), url, books)
 }
@@ -46,25 +41,6 @@ fn front_by(mut command: Command, url: &str, books: &str) -> Server {
         .args(["--ledger", books, "--api-min-steps", "1", "--api-any-size"])
         .args(["--queue", "64", "--queue-per-key", "16", "--lease", "2"])
         .args(["--timeout", "120", "--max-connections-per-address", "1024"])
-        .args(MODEL);
-    Server::launch(&mut command)
-}
-
-fn worker(url: &str) -> Server {
-    worker_by(calotype(), url)
-}
-
-fn worker_by(mut command: Command, url: &str) -> Server {
-    command
-        .args([
-            "worker",
-            "--listen",
-            "127.0.0.1:0",
-            "--broker",
-            url,
-            "--lease",
-            "2",
-        ])
         .args(MODEL);
     Server::launch(&mut command)
 }

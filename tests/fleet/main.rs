@@ -14,3 +14,23 @@ mod load;
 #[path = "../common/server.rs"]
 mod server;
 mod tasks;
+
+use server::{SMALL_VAE, Server};
+use std::process::Command;
+
+/// A model that both sides have, and that decodes in no time.
+const MODEL: [&str; 4] = ["--vae", SMALL_VAE, "--warm-up", "false"];
+
+fn calotype() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_calotype"))
+}
+
+/// A worker that `command`, which runs the program, starts.
+fn worker_by(mut command: Command, url: &str) -> Server {
+    let args = ["worker", "--listen", "127.0.0.1:0", "--lease", "2"];
+    Server::launch(command.args(args).args(["--broker", url]).args(MODEL))
+}
+
+fn worker(url: &str) -> Server {
+    worker_by(calotype(), url)
+}

@@ -1,14 +1,12 @@
 //! What becomes of tasks.
 
 use crate::broker::{Broker, PASSWORD};
-use crate::server::{SMALL_VAE, Server, keys, wait_until};
+use crate::server::{Server, keys, wait_until};
+use crate::{MODEL, calotype, worker};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
-
-const MODEL: [&str; 4] = ["--vae", SMALL_VAE, "--warm-up", "false"];
 
 fn front(url: &str, more: &[&str]) -> Server {
     let args = [
@@ -17,23 +15,6 @@ fn front(url: &str, more: &[&str]) -> Server {
         more,
     ];
     Server::spawn(&args.concat())
-}
-
-fn worker(url: &str, more: &[&str]) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
-    command
-        .args([
-            "worker",
-            "--listen",
-            "127.0.0.1:0",
-            "--broker",
-            url,
-            "--lease",
-            "2",
-        ])
-        .args(MODEL)
-        .args(more);
-    Server::launch(&mut command)
 }
 
 fn order(seed: u64, samples: usize, steps: usize) -> Value {
@@ -77,7 +58,7 @@ fn figure(server: &Server, name: &str) -> f64 {
 /// A front end on `broker` with so many workers, all there.
 fn fleet(broker: &Broker, workers: usize, more: &[&str]) -> (Server, Vec<Server>) {
     let front = front(&broker.url(), more);
-    let workers: Vec<Server> = (0..workers).map(|_| worker(&broker.url(), &[])).collect();
+    let workers: Vec<Server> = (0..workers).map(|_| worker(&broker.url())).collect();
     wait_for(&front, workers.len());
     (front, workers)
 }
@@ -119,15 +100,19 @@ fn workers_draw_what_a_service_alone_draws() {
     assert_eq!(workers.iter().map(made).sum::<f64>(), 4.0);
     assert!(workers.iter().all(|worker| made(worker) > 0.0));
 
-    let picture = |bytes: &[u8]| {
-        use base64::Engine;
-        base64::engine::general_purpose::STANDARD.encode(bytes)
-    };
     let mut over = order(3, 2, 2);
-    over["init_image"] = json!(picture(&pictures[0]));
-    over["mask_image"] = json!(picture(&pictures[1]));
+    over["image"] = json!(base64_of(&pictures[0]));
+    over["mask"] = json!(base64_of(&pictures[1]));
+    over["mask_blur"] = json!(2);
+    over["keep_unmasked"] = json!(true);
     over["strength"] = json!(0.7);
-    assert!(drawn(&front, &over, None).1 == drawn(&alone, &over, None).1);
+    for padding in [None, Some(8)] {
+        over["padding_mask_crop"] = json!(padding);
+        let [there, here] = [&front, &alone].map(|server| drawn(server, &over, None));
+        assert!(there.1 == here.1, "{padding:?}");
+        assert_eq!(there.0["settings"]["strength"], 0.7);
+        assert_eq!(there.0["settings"], here.0["settings"]);
+    }
 
     // A request that the model cannot draw is told so as it is there.
     let wrong = json!({ "prompt": "a", "num_inference_steps": 1, "scheduler": "LCM",
@@ -166,14 +151,14 @@ fn a_task_is_paid_once_whatever_becomes_of_its_worker() {
     };
     let job = begun(1);
     workers.remove(0).signal("KILL");
-    workers.push(worker(&broker.url(), &[]));
+    workers.push(worker(&broker.url()));
     ended(&front, &job, Some(&key));
     assert_eq!(states(&file), ["spent"]);
 
     // Longer than its lease.
     let job = begun(2);
     workers[0].signal("STOP");
-    workers.push(worker(&broker.url(), &[]));
+    workers.push(worker(&broker.url()));
     ended(&front, &job, Some(&key));
     workers[0].signal("CONT");
     assert_eq!(states(&file), ["spent", "spent"]);
@@ -248,7 +233,7 @@ fn strangers_are_refused_on_both_sides() {
     };
     let front = front(&broker.url_of("front", PASSWORD), &[]);
     let refused = |url: &str, more: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_calotype"))
+        let output = calotype()
             .args(["worker", "--listen", "127.0.0.1:0", "--broker", url])
             .args(more)
             .output()
@@ -294,12 +279,59 @@ fn with<T>(broker: &Broker, work: impl AsyncFnOnce(async_nats::Client) -> T) -> 
     runtime.block_on(async { work(async_nats::connect(broker.url()).await.unwrap()).await })
 }
 
+fn base64_of(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
 fn json_of(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap()
 }
 
 fn bytes_of(value: &Value) -> bytes::Bytes {
     value.to_string().into_bytes().into()
+}
+
+/// What a worker's card says, and where the cards are.
+async fn card(client: &async_nats::Client) -> (Value, async_nats::jetstream::kv::Store) {
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let cards = jetstream.get_key_value("calotype-workers").await.unwrap();
+    let name = cards.keys().await.unwrap().next().await.unwrap().unwrap();
+    let card = json_of(&cards.get(name).await.unwrap().unwrap());
+    (card, cards)
+}
+
+/// What brings tasks for the model of a card.
+async fn tasks(
+    client: &async_nats::Client,
+    card: &Value,
+) -> async_nats::jetstream::consumer::pull::Stream {
+    let stream = async_nats::jetstream::new(client.clone());
+    let stream = stream.get_stream("CALOTYPE_WORK").await.unwrap();
+    let print = card["models"][0][1].as_str().unwrap();
+    let version = env!("CARGO_PKG_VERSION").replace('.', "_");
+    let consumer = stream
+        .get_consumer(&format!("work-{version}-{print}"))
+        .await;
+    let consumer: async_nats::jetstream::consumer::PullConsumer = consumer.unwrap();
+    consumer.messages().await.unwrap()
+}
+
+/// What `calotype jobs` says.
+fn jobs(broker: &Broker, args: &[&str]) -> (bool, String, String) {
+    let mut command = calotype();
+    command
+        .arg("jobs")
+        .args(args)
+        .args(["--broker", &broker.url()]);
+    let output = command.output().unwrap();
+    let [out, error] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
+    (output.status.success(), out, error)
+}
+
+/// The tasks that `calotype jobs list` or `dead` shows.
+fn listed(broker: &Broker, which: &str) -> Value {
+    json_of(jobs(broker, &[which, "--json"]).1.as_bytes())["tasks"].clone()
 }
 
 /// A worker of another version is refused, and hears why.
@@ -310,11 +342,7 @@ fn workers_of_other_versions_are_refused() {
     };
     let (front, workers) = fleet(&broker, 1, &[]);
     with(&broker, async |client| {
-        let cards = async_nats::jetstream::new(client.clone());
-        let cards = cards.get_key_value("calotype-workers").await.unwrap();
-        let mut names = cards.keys().await.unwrap();
-        let name = names.next().await.unwrap().unwrap();
-        let mut card = json_of(&cards.get(name).await.unwrap().unwrap());
+        let (mut card, cards) = card(&client).await;
         card["version"] = json!("0.0.9");
         card["worker"] = json!("old");
         let asked = client
@@ -345,7 +373,7 @@ fn workers_of_other_versions_are_refused() {
         });
         let url = broker.url();
         let worker = tokio::task::spawn_blocking(move || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
+            let mut command = calotype();
             let args = ["worker", "--listen", "127.0.0.1:0", "--broker", &url];
             command.args(args).args(MODEL).output().unwrap()
         });
@@ -374,21 +402,13 @@ fn what_is_no_picture_is_drawn_again() {
     let honest = std::cell::RefCell::new(workers);
     let job = with(&broker, async |client| {
         let jetstream = async_nats::jetstream::new(client.clone());
-        let cards = jetstream.get_key_value("calotype-workers").await.unwrap();
-        let name = cards.keys().await.unwrap().next().await.unwrap().unwrap();
-        let mut card = json_of(&cards.get(name).await.unwrap().unwrap());
+        let (mut card, cards) = card(&client).await;
         card["worker"] = json!("liar");
         cards.put("liar", bytes_of(&card)).await.unwrap();
         honest.borrow_mut().clear();
         let answer = front.post("/v1/jobs", &order(7, 1, 1), Some(&key));
         assert_eq!(answer.status, 202, "{}", answer.json());
-        let print = card["models"][0][1].as_str().unwrap();
-        let version = env!("CARGO_PKG_VERSION").replace('.', "_");
-        let consumer = format!("work-{version}-{print}");
-        let stream = jetstream.get_stream("CALOTYPE_WORK").await.unwrap();
-        type Pull = async_nats::jetstream::consumer::PullConsumer;
-        let consumer: Pull = stream.get_consumer(&consumer).await.unwrap();
-        let mut tasks = consumer.messages().await.unwrap();
+        let mut tasks = tasks(&client, &card).await;
         let task = json_of(&tasks.next().await.unwrap().unwrap().payload);
         let (name, front) = (
             task["task"].as_str().unwrap(),
@@ -418,7 +438,7 @@ fn what_is_no_picture_is_drawn_again() {
         cards.delete("liar").await.unwrap();
         answer.json()
     });
-    let _honest = worker(&broker.url(), &[]);
+    let _honest = worker(&broker.url());
     let (_, pictures) = ended(&front, &job, Some(&key));
     assert!(pictures == expected);
     assert!(
@@ -438,23 +458,14 @@ fn an_operator_drops_a_task() {
     let (front, workers) = fleet(&broker, 1, &[]);
     workers[0].signal("STOP");
     let job = front.post("/v1/jobs", &order(7, 1, 1), None).json();
-    let jobs = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
-        command
-            .arg("jobs")
-            .args(args)
-            .args(["--broker", &broker.url()]);
-        let output = command.output().unwrap();
-        let [out, error] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
-        (output.status.success(), out, error)
-    };
-    let listed = || json_of(jobs(&["list", "--json"]).1.as_bytes())["tasks"].clone();
+    let list = || listed(&broker, "list");
     wait_until("it is listed", || {
-        listed().as_array().is_some_and(|all| all.len() == 1)
+        list().as_array().is_some_and(|all| all.len() == 1)
     });
-    let task = listed()[0]["task"].as_str().unwrap().to_owned();
-    assert!(jobs(&["list"]).1.contains(&task));
-    assert!(jobs(&["drop", &task]).0);
+    let task = list()[0]["task"].as_str().unwrap().to_owned();
+    assert!(jobs(&broker, &["list"]).1.contains(&task));
+    let (well, _, error) = jobs(&broker, &["drop", &task]);
+    assert!(well, "{error}");
     let path = job["links"]["self"].as_str().unwrap();
     let failed = || json_of(&front.get(path).1);
     wait_until("it has failed", || failed()["status"] == "failed");
@@ -463,18 +474,41 @@ fn an_operator_drops_a_task() {
         "{}",
         failed()
     );
-    assert_eq!(listed(), json!([]));
-    let (well, _, error) = jobs(&["drop", &task]);
+    assert_eq!(list(), json!([]));
+    let (well, _, error) = jobs(&broker, &["drop", &task]);
     assert!(!well && error.contains("no such task"), "{error}");
-    assert_eq!(
-        json_of(jobs(&["dead", "--json"]).1.as_bytes()),
-        json!({ "tasks": [] })
-    );
+    assert_eq!(listed(&broker, "dead"), json!([]));
     workers[0].signal("CONT");
 }
 
+/// A task that the broker lost, or that somebody ended there, is published again.
+#[test]
+fn a_task_that_is_gone_is_published_again() {
+    let Some(broker) = Broker::start(false) else {
+        return;
+    };
+    let (front, workers) = fleet(&broker, 1, &[]);
+    workers[0].signal("STOP");
+    // What it had asked for is over.
+    std::thread::sleep(Duration::from_millis(1500));
+    let job = front.post("/v1/jobs", &order(7, 1, 1), None).json();
+    wait_until("it is listed", || listed(&broker, "list") != json!([]));
+    with(&broker, async |client| {
+        let stream = async_nats::jetstream::new(client)
+            .get_stream("CALOTYPE_WORK")
+            .await;
+        stream.unwrap().purge().await.unwrap();
+    });
+    workers[0].signal("CONT");
+    let start = std::time::Instant::now();
+    ended(&front, &job, None);
+    assert!(front.log().contains("published again"), "{}", front.log());
+    // Within the time for which the broker takes it for a duplicate of the first.
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
 /// A task that no worker ends is dead: its request fails and is refunded. An operator draws
-/// it again.
+/// it again, also where it starts from a picture.
 #[test]
 fn a_task_that_was_given_out_too_often_is_dead() {
     let folder = tempfile::tempdir().unwrap();
@@ -484,27 +518,20 @@ fn a_task_that_was_given_out_too_often_is_dead() {
         return;
     };
     let (front, workers) = fleet(&broker, 1, &["--keys", file.to_str().unwrap()]);
-    let (_, expected) = drawn(&front, &order(7, 1, 1), Some(&key));
+    let (_, first) = drawn(&front, &order(3, 1, 1), Some(&key));
+    let mut over = order(7, 1, 2);
+    over["image"] = json!(base64_of(&first[0]));
+    over["strength"] = json!(0.7);
+    let (_, expected) = drawn(&front, &over, Some(&key));
     workers[0].signal("STOP");
     // What it had asked for is over.
     std::thread::sleep(Duration::from_millis(1500));
     let job = with(&broker, async |client| {
-        let jetstream = async_nats::jetstream::new(client.clone());
-        let cards = jetstream.get_key_value("calotype-workers").await.unwrap();
-        let name = cards.keys().await.unwrap().next().await.unwrap().unwrap();
-        let card = json_of(&cards.get(name).await.unwrap().unwrap());
-        let print = card["models"][0][1].as_str().unwrap();
-        let version = env!("CARGO_PKG_VERSION").replace('.', "_");
-        let stream = jetstream.get_stream("CALOTYPE_WORK").await.unwrap();
-        type Pull = async_nats::jetstream::consumer::PullConsumer;
-        let consumer = stream
-            .get_consumer(&format!("work-{version}-{print}"))
-            .await;
-        let consumer: Pull = consumer.unwrap();
-        let answer = front.post("/v1/jobs", &order(7, 1, 1), Some(&key));
+        let (card, _) = card(&client).await;
+        let answer = front.post("/v1/jobs", &over, Some(&key));
         assert_eq!(answer.status, 202, "{}", answer.json());
         // Workers that die with it.
-        let mut deliveries = consumer.messages().await.unwrap();
+        let mut deliveries = tasks(&client, &card).await;
         for count in 1..=5 {
             let message = deliveries.next().await.unwrap().unwrap();
             assert_eq!(message.info().unwrap().delivered, count);
@@ -512,7 +539,9 @@ fn a_task_that_was_given_out_too_often_is_dead() {
         answer.json()
     });
     workers[0].signal("CONT");
-    wait_until("it is refunded", || states(&file) == ["refunded", "spent"]);
+    wait_until("it is refunded", || {
+        states(&file) == ["refunded", "spent", "spent"]
+    });
     let path = job["links"]["self"].as_str().unwrap();
     let request = ureq::http::Request::get(format!("{}{path}", front.url));
     let failed = front.send(request.header("x-api-key", &key).body(Vec::new()).unwrap());
@@ -521,24 +550,14 @@ fn a_task_that_was_given_out_too_often_is_dead() {
         failed.contains("several workers were given this"),
         "{failed}"
     );
-    let url = broker.url();
-    let jobs = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_calotype"));
-        command.arg("jobs").args(args).args(["--broker", &url]);
-        let output = command.output().unwrap();
-        let [out, error] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
-        assert!(output.status.success(), "{error}");
-        out
-    };
-    let dead = json_of(jobs(&["dead", "--json"]).as_bytes())["tasks"].clone();
+    let dead = listed(&broker, "dead");
     let why = dead[0]["why"].as_str().unwrap();
     assert!(why.contains("given out 5 times"), "{why}");
     let task = dead[0]["task"].as_str().unwrap();
-    let made = jobs(&["retry", task, "--out", folder.path().to_str().unwrap()]);
+    let out = folder.path().to_str().unwrap();
+    let (well, made, error) = jobs(&broker, &["retry", task, "--out", out]);
+    assert!(well, "{error}");
     assert!(std::fs::read(made.trim()).unwrap() == expected[0]);
-    assert_eq!(
-        json_of(jobs(&["dead", "--json"]).as_bytes()),
-        json!({ "tasks": [] })
-    );
-    assert_eq!(states(&file), ["refunded", "spent"]);
+    assert_eq!(listed(&broker, "dead"), json!([]));
+    assert_eq!(states(&file), ["refunded", "spent", "spent"]);
 }

@@ -2,13 +2,13 @@
 
 use super::broker::{self, Broker};
 use super::crew::Crew;
-use super::models::fingerprints;
+use super::models;
 use super::parcel::{self, Files, Label, Refusal};
 use super::wire::{Drawing, Go, Sign, Task, Word};
 use crate::Result;
 use crate::pipeline::Request;
 use crate::server::config::BrokerUrl;
-use crate::server::work::{Failure, Outcome, Part, Prepared, Service, Share, blocking};
+use crate::server::work::{Failure, Outcome, Part, Service, Share, blocking};
 use async_nats::jetstream::message::PublishMessage as Publish;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,8 +39,7 @@ pub struct Front {
 /// A task that is out.
 pub struct Pending {
     share: Arc<Share>,
-    order: Arc<Prepared>,
-    /// The part of it that the share is.
+    /// The part of the order that the share is.
     request: Request,
     state: Mutex<State>,
 }
@@ -51,6 +50,8 @@ struct State {
     worker: Option<String>,
     /// When it was published, or its worker last said something.
     heard: Instant,
+    /// An operator may draw it again, with its files.
+    is_dead: bool,
     /// Hears the end, once.
     end: Option<oneshot::Sender<Outcome>>,
 }
@@ -95,13 +96,18 @@ impl Pending {
         end.is_some_and(|end| end.send(outcome).is_ok())
     }
 
+    /// It was given out too often: its files stay for a while.
+    pub fn dies(&self) {
+        self.state().is_dead = true;
+    }
+
     /// What a worker drew for it.
     ///
     /// # Errors
     /// It is not what was asked for.
     pub async fn fetch(&self, broker: &Broker, drawing: &Drawing) -> Result<Part, Refusal> {
         let pictures = parcel::fetch(broker, drawing, &self.request).await?;
-        let (order, mut settings) = (&self.order, drawing.settings.clone());
+        let (order, mut settings) = (&self.share.order, drawing.settings.clone());
         // The worker knows of its part alone.
         settings["seed"] = order.request.seed.into();
         settings["samples"] = order.request.samples.into();
@@ -130,9 +136,7 @@ impl Front {
     /// # Errors
     /// The broker refuses, or a checkpoint cannot be read.
     pub async fn connect(service: Service, url: &BrokerUrl) -> Result<Arc<Self>> {
-        let id = format!("{:012x}", rand::random::<u64>() >> 16);
-        let broker = Broker::connect(url, &service.setup.config, &format!("front-{id}")).await?;
-        let models = fingerprints(&service).await?;
+        let (id, broker, models) = models::connect(&service, url, "front").await?;
         Ok(Arc::new(Self {
             service,
             broker,
@@ -203,8 +207,8 @@ impl Front {
     }
 
     async fn outcome(&self, share: &Arc<Share>) -> Result<Outcome, Failure> {
-        let prepared = share.job.prepared()?;
-        let request = prepared.request.part(share.samples());
+        let prepared = &share.order;
+        let request = share.request();
         let [_, model] = self.models.get(prepared.model).ok_or(Failure::Internal)?;
         let (job, first) = (&share.job, share.samples().start);
         let name = format!("{}-{first}-{:08x}", job.id, rand::random::<u32>());
@@ -220,19 +224,21 @@ impl Front {
         let (send, end) = oneshot::channel();
         let pending = Arc::new(Pending {
             share: share.clone(),
-            order: prepared.clone(),
             request,
             state: Mutex::new(State {
                 fence: 0,
                 worker: None,
                 heard: Instant::now(),
+                is_dead: false,
                 end: Some(send),
             }),
         });
         self.tasks().insert(name.clone(), pending.clone());
         let outcome = self.follow(&pending, &task, &files, end).await;
         self.tasks().remove(&name);
-        self.broker.forget(task.pictures).await;
+        if !pending.state().is_dead {
+            self.broker.forget(task.pictures).await;
+        }
         Ok(outcome)
     }
 
@@ -294,9 +300,9 @@ impl Front {
             self.broker.put(name, bytes).await?;
         }
         let bytes = serde_json::to_vec(task)?;
-        let publish = Publish::build()
-            .payload(bytes.into())
-            .message_id(&task.task);
+        // What is published again is no duplicate.
+        let id = format!("{}-{:08x}", task.task, rand::random::<u32>());
+        let publish = Publish::build().payload(bytes.into()).message_id(id);
         let subject = broker::work(&task.model);
         let ack = self
             .broker

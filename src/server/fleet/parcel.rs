@@ -34,7 +34,6 @@ pub fn pack(label: Label, prepared: &Prepared, request: &Request) -> crate::Resu
     let files = portable.pictures.into_iter().enumerate();
     let files: Files = files.map(|(i, file)| (name(i), file)).collect();
     let task = Task {
-        protocol: super::wire::PROTOCOL,
         task: label.task,
         front: label.front,
         request_id: label.request_id,

@@ -87,6 +87,7 @@ async fn hear(front: &Arc<Front>, report: Report) -> AckKind {
         }
         End::Dead(why) => {
             tracing::error!("task {task} is dead: {why}");
+            pending.dies();
             Outcome::Failed(Failure::Failed {
                 code: Code::Internal,
                 problem: "several workers were given this, and none ended it".into(),

@@ -9,7 +9,6 @@ pub const PROTOCOL: u32 = 1;
 /// Something to draw.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
-    pub protocol: u32,
     /// Its name, which no other has.
     pub task: String,
     /// The front end that waits for it.

@@ -1,7 +1,7 @@
 //! A worker: takes tasks from the broker, and lets this process' devices draw them.
 
 use super::broker::{self, Broker};
-use super::models::fingerprints;
+use super::models;
 use super::wire::{Card, Go, PROTOCOL, Welcome, Word};
 use crate::server::config::BrokerUrl;
 use crate::server::work::{Failure, Job, Service};
@@ -32,9 +32,7 @@ impl Worker {
     /// # Errors
     /// The broker refuses, or a checkpoint cannot be read.
     pub async fn connect(service: Service, url: &BrokerUrl) -> Result<Arc<Self>> {
-        let id = format!("{:012x}", rand::random::<u64>() >> 16);
-        let broker = Broker::connect(url, &service.setup.config, &format!("worker-{id}")).await?;
-        let models = fingerprints(&service).await?;
+        let (id, broker, models) = models::connect(&service, url, "worker").await?;
         Ok(Arc::new(Self {
             service,
             broker,

@@ -120,7 +120,10 @@ impl Service {
 
     /// A device draws no more. Where it was the last one, what is left cannot be drawn.
     pub fn end_device(&self, device: usize) {
-        if self.devices.ended(device) {
+        let is_last = self.devices.ended(device);
+        // Those of other kinds go on with what it has begun.
+        self.queue.wake();
+        if is_last {
             for job in self.queue.close() {
                 if job.stop(Failure::STOPPING) {
                     self.finish(&job, Err(Failure::STOPPING));

@@ -127,11 +127,10 @@ impl Queue {
         let mut state = self.state();
         loop {
             if let Some(kind) = self.devices.kind(device) {
-                if let Some(share) = state.go_on(&self.devices, &kind) {
-                    return Some(share);
-                }
-                if let Some(share) = state.begin(&self.devices, &kind) {
-                    // Other devices draw the rest.
+                let share = state.go_on(&self.devices, &kind);
+                if let Some(share) = share.or_else(|| state.begin(&self.devices, &kind)) {
+                    // Other devices draw the rest, or it was all that was left of a queue
+                    // that is stopped.
                     self.changed.notify_all();
                     return Some(share);
                 }
@@ -192,6 +191,7 @@ impl Queue {
         state.begun.retain(|begun| !Arc::ptr_eq(&begun.job, job));
         state.waiting.retain(|waiting| !Arc::ptr_eq(waiting, job));
         state.number();
+        self.changed.notify_all();
     }
 
     /// Lets nobody in any more and gives back what waits; what has begun goes on.
@@ -399,6 +399,28 @@ mod tests {
         assert!(queue.stop().is_empty());
         assert_eq!(taken(&queue, 1), ("x".into(), 0..1));
         assert!(queue.next(1).is_none());
+    }
+
+    /// Whoever waits for something else hears that a stopped queue has nothing more.
+    #[test]
+    fn a_stopped_queue_lets_every_device_go() {
+        let (queue, _) = on(&["a", "b"]);
+        pushed_of(&queue, "x", 1);
+        let share = queue.next(0).unwrap();
+        share.end(Outcome::Lost(Failure::Internal));
+        queue.again(&share.job, "a");
+        queue.stop();
+        let (told, ended) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| told.send(queue.next(1).is_none()));
+            // It waits: the job goes on elsewhere.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert_eq!(taken(&queue, 0), ("x".into(), 0..1));
+            let patience = std::time::Duration::from_secs(10);
+            let heard = ended.recv_timeout(patience);
+            queue.wake();
+            assert_eq!(heard, Ok(true));
+        });
     }
 
     #[test]

@@ -1,28 +1,38 @@
 //! Some of a job's pictures, for one device.
 
 use super::job::{Job, Preview};
+use super::order::Prepared;
 use super::shares::{Ended, Outcome, Taken};
-use crate::pipeline::Cancel;
+use crate::pipeline::{Cancel, Request};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Some of a job's pictures, for one device.
 pub struct Share {
     pub job: Arc<Job>,
+    /// What the job asks for.
+    pub order: Arc<Prepared>,
     taken: Taken,
 }
 
 impl Share {
     /// One of `ways` equal parts of the pictures of `job` that wait for a device.
     pub fn of(job: &Arc<Job>, ways: usize) -> Option<Self> {
+        // One of an earlier run has none, and does not wait.
+        let order = job.prepared().ok()?;
         let taken = job.shares().take(ways)?;
         let job = job.clone();
-        Some(Self { job, taken })
+        Some(Self { job, order, taken })
     }
 
     /// Which of the job's pictures, from 0.
     pub fn samples(&self) -> Range<usize> {
         self.taken.samples.clone()
+    }
+
+    /// The part of the order that it is.
+    pub fn request(&self) -> Request {
+        self.order.request.part(self.samples())
     }
 
     /// Ends it.

@@ -14,7 +14,6 @@ use crate::pipeline::{
 use crate::{Error, Result};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Draws what the queue brings on one of the service's devices, and returns when that is
@@ -57,6 +56,7 @@ impl Device<'_> {
             // Before others look for who goes on.
             if !sound {
                 devices.lost(self.device);
+                queue.wake();
             }
             for (share, outcome) in shares.iter().zip(outcomes) {
                 self.service.end_share(share, outcome, &models.kind());
@@ -70,10 +70,7 @@ impl Device<'_> {
 
     /// A share with others that wait, where it is faster to draw them together.
     fn with_company(&self, models: &Models, share: Share) -> Vec<Share> {
-        let Ok(prepared) = share.job.prepared() else {
-            return vec![share];
-        };
-        let (model, request) = (prepared.model, &prepared.request);
+        let (model, request) = (share.order.model, &share.order.request);
         let room = models.pictures_at_once(model, request);
         let room = room.saturating_sub(share.samples().len());
         if room == 0 {
@@ -164,15 +161,10 @@ impl Device<'_> {
 
     /// Draws shares together; an answer for each.
     fn draw(&self, models: &mut Models, shares: &[Share]) -> Vec<Result<Part>> {
-        let orders: Vec<Arc<Prepared>> = shares.iter().flat_map(|s| s.job.prepared()).collect();
-        let [first, ..] = &orders[..] else {
+        let Some(first) = shares.first() else {
             return Vec::new();
         };
-        let requests: Vec<Request> = orders
-            .iter()
-            .zip(shares)
-            .map(|(order, share)| order.request.part(share.samples()))
-            .collect();
+        let requests: Vec<Request> = shares.iter().map(Share::request).collect();
         #[cfg(test)]
         if self.service.devices.is_doomed(self.device) {
             models.lose_device();
@@ -185,12 +177,12 @@ impl Device<'_> {
             .collect();
         let mut observers: Vec<Observer<'_>> = hears
             .iter_mut()
-            .zip(shares.iter().zip(&orders))
-            .map(|(hear, (share, order))| Observer {
+            .zip(shares)
+            .map(|(hear, share)| Observer {
                 events: hear,
                 cancel: share.cancel(),
                 trace: None,
-                preview_every: order.preview_every,
+                preview_every: share.order.preview_every,
             })
             .collect();
         let mut runs: Vec<Watched<'_, '_>> = requests
@@ -198,14 +190,13 @@ impl Device<'_> {
             .zip(&mut observers)
             .map(|(request, observer)| Watched { request, observer })
             .collect();
-        let drawn = models.generate_together(first.model, &mut runs);
+        let drawn = models.generate_together(first.order.model, &mut runs);
         self.service
             .metrics
             .holds(self.device, models.device_bytes());
-        let told = orders.iter().zip(&steps).zip(drawn);
-        let parts =
-            told.map(|((order, steps), output)| self.part(models, order, steps.get(), output?));
-        parts.collect()
+        let told = shares.iter().zip(&steps).zip(drawn);
+        told.map(|((share, steps), output)| self.part(models, &share.order, steps.get(), output?))
+            .collect()
     }
 
     /// What was made of an order's share of so many UNet steps.
