@@ -1,6 +1,9 @@
 //! By which names and through whom the service is asked: hosts, origins, proxies, HTTP/2,
 //! Unix sockets, TLS.
 
+#[cfg(unix)]
+#[path = "common/certificate.rs"]
+mod certificate;
 #[path = "common/server.rs"]
 mod server;
 
@@ -321,38 +324,11 @@ fn a_socket_that_systemd_opened_is_used() {
     assert!(said.contains("is open to other machines"), "{said}");
 }
 
-/// A certificate for 127.0.0.1 and its key, by openssl.
-#[cfg(unix)]
-fn certificate(folder: &std::path::Path, name: &str) -> Option<()> {
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-        ])
-        .args(["-nodes", "-days", "2", "-subj", &format!("/CN={name}")])
-        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-keyout", "key.pem", "-out", "cert.pem"])
-        .current_dir(folder)
-        .output();
-    match made {
-        Ok(output) if output.status.success() => Some(()),
-        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
-        Err(_) => {
-            eprintln!("skipped: there is no openssl");
-            None
-        }
-    }
-}
-
 #[test]
 #[cfg(unix)]
 fn tls_is_spoken_with_the_certificate_of_the_hour() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(()) = certificate(folder.path(), "first") else {
+    let Some(()) = certificate::certificate(folder.path(), "first") else {
         return;
     };
     let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
@@ -371,7 +347,7 @@ fn tls_is_spoken_with_the_certificate_of_the_hour() {
     let Some(said) = ask(&cert) else { return };
     assert_eq!(said, "2 200");
     let first = std::fs::read(&cert).unwrap();
-    certificate(folder.path(), "second");
+    certificate::certificate(folder.path(), "second");
     server.signal("HUP");
     let start = std::time::Instant::now();
     while !server.log().contains("certificate was read again") {

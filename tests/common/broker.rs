@@ -24,6 +24,18 @@ impl Broker {
     /// nats-server is installed, which is a failure where `CALOTYPE_REQUIRE_CLIENTS` or
     /// `CALOTYPE_REQUIRE_SERVERS` is set.
     pub fn start(users: bool) -> Option<Self> {
+        let authorization = match users {
+            true => format!(
+                "authorization {{ users: [ {{ user: front, password: {PASSWORD} }}, \
+                 {{ user: worker, password: {PASSWORD} }} ] }}\n"
+            ),
+            false => String::new(),
+        };
+        Self::start_with(&authorization)
+    }
+
+    /// Starts it with these lines in its configuration.
+    pub fn start_with(lines: &str) -> Option<Self> {
         if Command::new("nats-server")
             .arg("--version")
             .output()
@@ -45,16 +57,8 @@ impl Broker {
             .port();
         let config = folder.path().join("nats.conf");
         let store = folder.path().join("store");
-        let authorization = match users {
-            true => format!(
-                "authorization {{ users: [ {{ user: front, password: {PASSWORD} }}, \
-                 {{ user: worker, password: {PASSWORD} }} ] }}\n"
-            ),
-            false => String::new(),
-        };
-        let text = format!(
-            "listen: \"0.0.0.0:{port}\"\njetstream {{ store_dir: {store:?} }}\n{authorization}"
-        );
+        let text =
+            format!("listen: \"0.0.0.0:{port}\"\njetstream {{ store_dir: {store:?} }}\n{lines}\n");
         std::fs::write(&config, text).unwrap();
         let mut broker = Self {
             child: None,
@@ -117,6 +121,11 @@ impl Broker {
     /// Its address from elsewhere.
     pub fn url_at(&self, host: &str) -> String {
         format!("nats://{host}:{}", self.port)
+    }
+
+    /// Its address for who asks for TLS.
+    pub fn tls_url(&self) -> String {
+        format!("tls://127.0.0.1:{}", self.port)
     }
 
     /// Its address for a user.

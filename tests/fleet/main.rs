@@ -5,12 +5,17 @@
 mod adversity;
 #[path = "../common/broker.rs"]
 mod broker;
+#[cfg(unix)]
+#[path = "../common/certificate.rs"]
+mod certificate;
 #[cfg(target_os = "linux")]
 #[path = "../../src/server/ledger/postgres/tests/cluster.rs"]
 #[allow(dead_code, reason = "each user has a part")]
 mod cluster;
 #[cfg(target_os = "linux")]
 mod load;
+#[cfg(unix)]
+mod secrets;
 #[path = "../common/server.rs"]
 mod server;
 mod tasks;

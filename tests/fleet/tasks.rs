@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-fn front(url: &str, more: &[&str]) -> Server {
+pub fn front(url: &str, more: &[&str]) -> Server {
     let args = [
         &["--broker", url, "--api-min-steps", "1", "--lease", "2"],
         &MODEL[..],
@@ -17,7 +17,7 @@ fn front(url: &str, more: &[&str]) -> Server {
     Server::spawn(&args.concat())
 }
 
-fn order(seed: u64, samples: usize, steps: usize) -> Value {
+pub fn order(seed: u64, samples: usize, steps: usize) -> Value {
     json!({
         "prompt": "a red circle", "num_inference_steps": steps, "seed": seed,
         "samples": samples, "img_width": 64, "img_height": 64, "refiner": false,
@@ -25,7 +25,7 @@ fn order(seed: u64, samples: usize, steps: usize) -> Value {
 }
 
 /// The bytes of a job's pictures; the job goes with its warnings and settings.
-fn drawn(server: &Server, order: &Value, key: Option<&str>) -> (Value, Vec<Vec<u8>>) {
+pub fn drawn(server: &Server, order: &Value, key: Option<&str>) -> (Value, Vec<Vec<u8>>) {
     let answer = server.post("/v1/jobs", order, key);
     assert_eq!(answer.status, 202, "{}", answer.json());
     ended(server, &answer.json(), key)
@@ -49,7 +49,7 @@ fn ended(server: &Server, job: &Value, key: Option<&str>) -> (Value, Vec<Vec<u8>
     (done.clone(), bytes.collect())
 }
 
-fn figure(server: &Server, name: &str) -> f64 {
+pub fn figure(server: &Server, name: &str) -> f64 {
     let text = String::from_utf8(server.get("/metrics").1).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.map_or(0.0, |rest| rest.trim().parse().unwrap())

@@ -338,12 +338,18 @@ async fn connect(
             .require_tls(true);
     }
     options.connect(url.servers()).await.map_err(|error| {
-        let remedy = match error.kind() {
-            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+        let remedy = match (error.kind(), tls_error(&error)) {
+            (ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication, _) => {
                 "give the user's name and password in the URL (nats://USER:PASSWORD@HOST), or \
                  --broker-credentials FILE"
             }
-            ConnectErrorKind::Tls => "name the server's certificate authority by --broker-ca FILE",
+            (_, Some(rustls::Error::InvalidCertificate(_))) => {
+                "name the authority of the server's certificate by --broker-ca FILE, and the \
+                 server by a name that stands in the certificate"
+            }
+            (ConnectErrorKind::Tls, _) | (_, Some(_)) => {
+                "give nats-server a certificate (tls { cert_file, key_file }), or ask for no TLS"
+            }
             _ => "start nats-server there, or name where it is",
         };
         Error::file(
@@ -352,4 +358,20 @@ async fn connect(
             remedy,
         )
     })
+}
+
+/// What TLS says where that is why there is no connection.
+fn tls_error(error: &async_nats::ConnectError) -> Option<&rustls::Error> {
+    let mut next = std::error::Error::source(error);
+    while let Some(error) = next {
+        let error = match error.downcast_ref::<std::io::Error>() {
+            Some(io) => io.get_ref()? as &(dyn std::error::Error + 'static),
+            None => error,
+        };
+        if let Some(tls) = error.downcast_ref() {
+            return Some(tls);
+        }
+        next = error.source();
+    }
+    None
 }

@@ -1,12 +1,12 @@
 //! The server refuses, is away, or hangs.
 
+use super::certificate::certificate;
 use super::cluster::{Cluster, PASSWORD};
 use super::database::{Database, execute};
 use crate::server::ledger::postgres::{Postgres, Url};
 use crate::server::ledger::tests::helpers::{Home, PURPOSE, balance, failure, has, ledger, paid};
 use crate::server::ledger::{Charges, Keys, Place, Upkeep};
 use std::net::TcpListener;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn refused(url: &str) -> String {
@@ -271,25 +271,9 @@ fn tls_is_checked_as_it_was_asked_for() {
     };
     cluster.stop();
     let data = cluster.folder().join("data");
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-        ])
-        .args(["-nodes", "-days", "2", "-subj", "/CN=calotype"])
-        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .args(["-keyout", "key.pem", "-out", "cert.pem"])
-        .current_dir(&data)
-        .output();
-    if !made.is_ok_and(|made| made.status.success()) {
-        eprintln!("skipped: there is no openssl");
+    let Some(()) = certificate(&data, "calotype") else {
         return;
-    }
+    };
     cluster.hand_over(&data.join("key.pem"));
     cluster.hand_over(&data.join("cert.pem"));
     cluster.configure(lines);
