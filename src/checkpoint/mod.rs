@@ -12,7 +12,7 @@ pub mod embedding;
 mod expected;
 mod fields;
 mod file;
-mod fingerprint;
+pub(crate) mod fingerprint;
 mod folder;
 mod hub;
 pub mod inspect;

@@ -5,8 +5,10 @@ use super::load::{base_checkpoint, refiner_name};
 use super::together::{Member, answer_first, groups, open, samples};
 use super::{LoadOptions, Observer, Output, Pipeline, Preset, Request, Watched, model_name};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::fingerprint::hex_digits;
 use crate::gpu::Gpu;
 use crate::{Error, Field, Result};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// What can be said of a model without a device.
@@ -38,19 +40,18 @@ impl ModelFacts {
 }
 
 impl ModelFacts {
-    /// Differs for models that draw differently, see [`Checkpoint::fingerprint`].
+    /// 16 hex digits that differ for models that draw differently, see
+    /// [`Checkpoint::fingerprint`], or have another name, which pictures tell.
     ///
     /// # Errors
     /// A checkpoint that cannot be read.
     pub fn fingerprint(options: &LoadOptions) -> Result<String> {
-        let base = base_checkpoint(options)?.fingerprint()?;
-        Ok(match &options.refiner {
-            Some(name) => format!(
-                "{base}-{}",
-                Checkpoint::open(refiner_name(name))?.fingerprint()?
-            ),
-            None => base,
-        })
+        let mut print = base_checkpoint(options)?.fingerprint()?;
+        if let Some(name) = &options.refiner {
+            print += &Checkpoint::open(refiner_name(name))?.fingerprint()?;
+        }
+        let named = format!("{print} {}", model_name(&options.model));
+        Ok(hex_digits(Sha256::digest(named)))
     }
 }
 

@@ -246,10 +246,11 @@ fn file_name(path: &Path) -> &str {
 
 /// The last part of a path without its extension.
 pub fn model_name(model: &str) -> &str {
+    const FILES: [&str; 6] = ["safetensors", "gguf", "ckpt", "pt", "pth", "bin"];
     let path = Path::new(model);
     let is_file = path
         .extension()
-        .is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
+        .is_some_and(|end| FILES.iter().any(|known| end.eq_ignore_ascii_case(known)));
     let name = if is_file {
         path.file_stem()
     } else {
@@ -267,6 +268,7 @@ mod tests {
         for (model, name) in [
             ("demo", "demo"),
             ("/a/b/sd_xl_base_1.0.safetensors", "sd_xl_base_1.0"),
+            ("xl/city96.GGUF", "city96"),
             ("/a/sdxl-1.0/", "sdxl-1.0"),
             ("random:sdxl-base", "random:sdxl-base"),
             ("..", ".."),

@@ -3,6 +3,8 @@
 use crate::common::{write_header, write_sparse};
 use crate::folder::copy;
 use crate::forms::is_long;
+use crate::spoilt::{ENCODER, ENCODER_2, Model, UNET};
+use calotype::checkpoint::convert::{Precision, convert};
 use calotype::checkpoint::{Checkpoint, DType, Layout, Part};
 use calotype::schedule::Spacing;
 use safetensors::{Dtype, tensor::TensorView};
@@ -64,8 +66,6 @@ fn assert_equal(a: &Checkpoint, b: &Checkpoint) {
         }
     }
 }
-
-const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 
 #[test]
 fn the_demo_opens_and_is_complete() {
@@ -659,4 +659,28 @@ fn strange_values_never_panic() {
         }
         std::fs::write(&path, text).unwrap();
     }
+}
+
+/// By its fingerprint a fleet tells whether a worker draws what its front end means.
+#[test]
+fn a_fingerprint_tells_apart_what_draws_differently() {
+    let print = |spec: &str| Checkpoint::open(spec).unwrap().fingerprint().unwrap();
+    let base = Model::base();
+    assert_eq!(print(base.path()), print("demo"));
+    // What merging a LoRA changes, and a trained text encoder.
+    let query = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight";
+    let layer = "text_model.encoder.layers.0.mlp.fc1.weight";
+    for (file, name) in [(UNET, query), (ENCODER, layer), (ENCODER_2, layer)] {
+        let changed = Model::base().change(file, |tensors| {
+            let (_, _, bytes) = tensors.get_mut(name).expect(name);
+            bytes.iter_mut().step_by(2).for_each(|byte| *byte ^= 1);
+        });
+        assert_ne!(print(changed.path()), print("demo"), "{name}");
+    }
+    // The same values, kept with fewer bits.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("small.gguf");
+    let demo = Checkpoint::open("demo").unwrap();
+    convert(&demo, &file, Precision::Q8, &mut |_, _| Ok(())).unwrap();
+    assert_ne!(print(file.to_str().unwrap()), print("demo"));
 }

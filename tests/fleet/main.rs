@@ -30,10 +30,15 @@ fn calotype() -> Command {
     Command::new(env!("CARGO_BIN_EXE_calotype"))
 }
 
-/// A worker that `command`, which runs the program, starts.
-fn worker_by(mut command: Command, url: &str) -> Server {
-    let args = ["worker", "--listen", "127.0.0.1:0", "--lease", "2"];
-    Server::launch(command.args(args).args(["--broker", url]).args(MODEL))
+/// What starts a worker, by a `command` that runs the program.
+fn as_worker(mut command: Command, url: &str, more: &[&str]) -> Command {
+    command.args(["worker", "--listen", "127.0.0.1:0", "--lease", "2"]);
+    command.args(["--broker", url]).args(MODEL).args(more);
+    command
+}
+
+fn worker_by(command: Command, url: &str) -> Server {
+    Server::launch(&mut as_worker(command, url, &[]))
 }
 
 fn worker(url: &str) -> Server {

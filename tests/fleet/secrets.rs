@@ -1,10 +1,10 @@
 //! Credentials and TLS between the broker and whom it serves.
 
 use crate::broker::Broker;
-use crate::calotype;
 use crate::certificate::certificate;
 use crate::server::{Server, wait_until};
-use crate::tasks::{figure, order};
+use crate::tasks::{drawn, figure, front, order};
+use crate::{as_worker, calotype};
 use base64::Engine;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -83,31 +83,17 @@ fn token(issuer: &KeyPair, subject: &KeyPair, claims: Value) -> String {
 
 /// Draws one picture by a front end and a worker that are given `more`.
 fn draws(url: &str, more: &[&str]) {
-    let front = crate::tasks::front(url, more);
-    let mut command = calotype();
-    let worker = worker(&mut command, url, more);
-    let worker = Server::launch(worker);
+    let front = front(url, more);
+    let _worker = Server::launch(&mut as_worker(calotype(), url, more));
     wait_until("the worker is there", || {
         figure(&front, "calotype_workers ") == 1.0
     });
-    crate::tasks::drawn(&front, &order(1, 1, 1), None);
-    drop(worker);
-}
-
-fn worker<'a>(
-    command: &'a mut std::process::Command,
-    url: &str,
-    more: &[&str],
-) -> &'a mut std::process::Command {
-    command
-        .args(["worker", "--listen", "127.0.0.1:0", "--broker", url])
-        .args(crate::MODEL)
-        .args(more)
+    drawn(&front, &order(1, 1, 1), None);
 }
 
 /// What a worker says that cannot begin.
 fn refused(url: &str, more: &[&str]) -> String {
-    let output = worker(&mut calotype(), url, more).output().unwrap();
+    let output = as_worker(calotype(), url, more).output().unwrap();
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
 }

@@ -2,10 +2,11 @@
 
 use crate::broker::{Broker, PASSWORD};
 use crate::server::{Server, keys, wait_until};
-use crate::{MODEL, calotype, worker};
+use crate::{MODEL, as_worker, calotype, worker};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 pub fn front(url: &str, more: &[&str]) -> Server {
@@ -93,7 +94,7 @@ fn workers_draw_what_a_service_alone_draws() {
     let (expected, pictures) = drawn(&alone, &order(7, 4, 3), None);
     let (done, same) = drawn(&front, &order(7, 4, 3), None);
     assert!(same == pictures, "the pictures differ");
-    for field in ["settings", "warnings", "steps", "cost"] {
+    for field in ["settings", "warnings", "step", "steps", "cost"] {
         assert_eq!(done[field], expected[field], "{field}");
     }
     let made = |worker: &Server| figure(worker, "calotype_pictures_total{device=\"0\"} ");
@@ -124,6 +125,54 @@ fn workers_draw_what_a_service_alone_draws() {
         workers[0].post("/v1/jobs", &order(1, 1, 1), None).status,
         404
     );
+}
+
+/// Each request is drawn with the model that it names, whatever the order of the worker's.
+#[test]
+fn a_worker_with_several_models_draws_with_each() {
+    let Some(broker) = Broker::start(false) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small.gguf");
+    let mut command = calotype();
+    let command = command
+        .args(["convert", "demo", "--weights", "q8"])
+        .stdout(Stdio::null());
+    assert!(command.arg(&small).status().unwrap().success());
+    let none = ["--refiner", "none"];
+    let demo = ["--model", "demo"];
+    let small = ["--model", small.to_str().unwrap()];
+    let front = front(&broker.url(), &[demo, small, none].concat());
+    let alone =
+        Server::start(&[&demo[..], &small, &none, &MODEL, &["--api-min-steps", "1"]].concat());
+    let with = |more: &[[&str; 2]]| {
+        Server::launch(&mut as_worker(calotype(), &broker.url(), &more.concat()))
+    };
+    let _part = with(&[small, none]);
+    wait_for(&front, 1);
+    let answer = front.post("/v1/jobs", &order(1, 1, 1), None);
+    assert_eq!(answer.status, 503);
+    let said = answer.error();
+    assert!(said.contains("no worker has this model"), "{said}");
+    // The refiner makes another model of the first, which is not the front end's.
+    let _other = with(&[demo, small]);
+    let _worker = with(&[small, demo, none]);
+    wait_until("the front end says so", || {
+        front.log().contains("draws a part")
+    });
+    wait_for(&front, 3);
+    let mut pictures = Vec::new();
+    for (seed, model) in [(1, "demo"), (1, "small"), (2, "demo"), (2, "small")] {
+        let mut order = order(seed, 1, 1);
+        order["model"] = json!(model);
+        let [there, here] = [&front, &alone].map(|server| drawn(server, &order, None));
+        assert!(there.1 == here.1, "{model}, {seed}");
+        assert_eq!(there.0["settings"], here.0["settings"]);
+        assert_eq!(there.0["settings"]["model"], model);
+        pictures.push(there.1);
+    }
+    assert!(pictures[0] != pictures[1], "the models are one");
 }
 
 /// A worker that dies is not paid, the next one is; one that was only paused comes too late.

@@ -36,6 +36,14 @@ impl Crew {
         }
     }
 
+    /// The places of those of a front end's `models` that a worker has.
+    pub fn models(&self, models: &[[String; 2]]) -> Vec<usize> {
+        let cards = self.cards();
+        let places = models.iter().enumerate();
+        let places = places.filter(|(_, [_, print])| cards.iter().any(|card| card.has(print)));
+        places.map(|(place, _)| place).collect()
+    }
+
     /// Takes the cards that were found.
     pub fn set(&self, found: Vec<Card>) {
         let mut cards = self.cards();

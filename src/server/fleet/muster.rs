@@ -23,32 +23,31 @@ impl Front {
                 card.version, card.protocol
             ));
         }
-        let prints = |models: &[[String; 2]], name: &str| {
-            let mut models = models.iter();
-            models.find_map(|[own, print]| (own == name).then(|| print.clone()))
-        };
-        let mut ours = self.models.iter();
-        if ours.any(|[_, print]| card.models.iter().any(|[_, other]| other == print)) {
+        if self.models.iter().any(|[_, print]| card.has(print)) {
             return None;
         }
         let names = |models: &[[String; 2]]| {
             let names: Vec<&str> = models.iter().map(|[name, _]| &name[..]).collect();
             names.join(", ")
         };
-        let same = self.models.iter().find_map(|[name, print]| {
-            let other = prints(&card.models, name)?;
-            Some(format!(
-                "its model {name} is another: its fingerprint is {other}, the front end's is \
-                 {print} (a refiner, VAE or UNet of its own counts)"
-            ))
-        });
-        Some(same.unwrap_or_else(|| {
+        Some(self.another(card).unwrap_or_else(|| {
             format!(
                 "it has the models {}, the front end has {}",
                 names(&card.models),
                 names(&self.models)
             )
         }))
+    }
+
+    /// A model of the worker that has the name of one here and draws differently.
+    fn another(&self, card: &Card) -> Option<String> {
+        let ours = self.models.iter().filter(|[_, print]| !card.has(print));
+        let mut pairs = ours.flat_map(|own| card.models.iter().map(move |other| (own, other)));
+        let ([name, print], [_, other]) = pairs.find(|(own, other)| own[0] == other[0])?;
+        Some(format!(
+            "its model {name} is another: its fingerprint is {other}, the front end's is {print} \
+             (a refiner, VAE or UNet of its own counts)"
+        ))
     }
 }
 
@@ -59,9 +58,15 @@ pub async fn admit(front: Arc<Front>) {
         let message = cards.next().await;
         let Some(reply) = message.reply else { continue };
         let objection = match serde_json::from_slice::<Card>(&message.payload) {
-            Ok(card) => front
-                .objection(&card)
-                .inspect(|why| tracing::warn!("worker {} is refused: {why}", card.worker)),
+            Ok(card) => {
+                let (objection, worker) = (front.objection(&card), &card.worker);
+                match (&objection, front.another(&card)) {
+                    (Some(why), _) => tracing::warn!("worker {worker} is refused: {why}"),
+                    (None, Some(why)) => tracing::warn!("worker {worker} draws a part: {why}"),
+                    (None, None) => {}
+                }
+                objection
+            }
             Err(error) => Some(format!("its card cannot be read: {error}")),
         };
         let answer = objection.map_or(Welcome::Yes, Welcome::No);
@@ -91,7 +96,10 @@ pub async fn watch(front: Arc<Front>) {
         let (devices, width) = (&front.service.devices, front.crew.width());
         match front.crew.devices() {
             0 => devices.lost(DEVICE),
-            _ => devices.opened(DEVICE, KIND, width),
+            _ => {
+                devices.holds(DEVICE, front.crew.models(&front.models));
+                devices.opened(DEVICE, KIND, width);
+            }
         }
         front.service.queue.wake();
         let counts = [

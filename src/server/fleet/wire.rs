@@ -126,6 +126,13 @@ pub struct Card {
     pub room: usize,
 }
 
+impl Card {
+    /// Whether it has the model of this fingerprint.
+    pub fn has(&self, print: &str) -> bool {
+        self.models.iter().any(|[_, own]| own == print)
+    }
+}
+
 /// A front end's answer to a worker that wants to join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -42,7 +42,8 @@ impl Devices {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which models, by their places, a device holds now.
+    /// Which models, by their places, a device holds now; a front end's are those that its
+    /// workers have.
     pub fn holds(&self, device: usize, models: Vec<usize>) {
         self.loads()[device] = models;
     }

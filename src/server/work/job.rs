@@ -334,6 +334,10 @@ impl Job {
             if s.state.is_final() {
                 return false;
             }
+            // A worker elsewhere tells its steps only so often.
+            if matches!(&state, State::Done(drawn) if !drawn.interrupted) {
+                s.step = s.steps;
+            }
             s.state = state;
             s.position = 0;
             s.preview = None;

@@ -1,6 +1,6 @@
 //! A model that draws, for those who do not hold it.
 
-use crate::pipeline::{ModelFacts, Preset};
+use crate::pipeline::{ModelFacts, Preset, model_name};
 use std::time::SystemTime;
 
 /// What the loaded model is, for those who do not hold it.
@@ -33,11 +33,7 @@ impl Model {
 pub fn same(given: &str, name: &str) -> bool {
     let title = given.split(" [").next().unwrap_or_default().trim();
     let file = title.rsplit(['/', '\\']).next().unwrap_or_default();
-    let stem = [".safetensors", ".ckpt"]
-        .iter()
-        .find_map(|end| file.strip_suffix(end))
-        .unwrap_or(file);
-    stem.eq_ignore_ascii_case(name)
+    model_name(file).eq_ignore_ascii_case(name)
 }
 
 #[cfg(test)]
@@ -51,6 +47,8 @@ mod tests {
             "SD_XL_base_1.0.safetensors",
             "sd_xl_base_1.0.safetensors [31e35c80fc]",
             "xl\\sd_xl_base_1.0.safetensors [31e35c80fc]",
+            "sd_xl_base_1.0.ckpt",
+            "sd_xl_base_1.0.GGUF",
         ] {
             assert!(same(given, "sd_xl_base_1.0"), "{given}");
         }

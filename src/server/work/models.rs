@@ -39,13 +39,17 @@ impl Service {
     /// default one where none is named.
     pub fn pick(&self, name: Option<&str>) -> Result<(usize, Model), Failure> {
         let models = self.models()?;
-        let Some(name) = name else {
-            return Ok((0, self.model()?));
+        let known = match name {
+            Some(name) => models.iter().position(|model| same(name, &model.name)),
+            None => Some(0),
         };
-        let known = models.iter().position(|model| same(name, &model.name));
         match known {
+            Some(index) if self.setup.role == Role::Front && !self.devices.has_loaded(index) => {
+                Err(Failure::Unavailable("no worker has this model"))
+            }
             Some(index) => Ok((index, models[index].clone())),
             None => {
+                let name = name.unwrap_or_default();
                 let names: Vec<&str> = models.iter().map(|model| &model.name[..]).collect();
                 let allowed = format!("this service has {}", names.join(", "));
                 Err(Failure::invalid(Field::Model, name, allowed))
