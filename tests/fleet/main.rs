@@ -14,6 +14,8 @@ mod certificate;
 mod cluster;
 #[cfg(target_os = "linux")]
 mod load;
+#[cfg(target_os = "linux")]
+mod proxy;
 #[cfg(unix)]
 mod secrets;
 #[path = "../common/server.rs"]
