@@ -6,8 +6,9 @@
 //!
 //! | room | holds |
 //! |---|---|
-//! | [`server`] | the HTTP service: front doors, keys and credits, jobs, the page |
-//! | [`bench`] | measuring a device, its kernels, models and service |
+//! | `server` | the HTTP service: front doors, keys and credits, jobs, the page |
+//! | `hub` | downloading models |
+//! | `bench` | measuring a device, its kernels, models and service |
 //! | [`pipeline`] | a validated request to pictures |
 //! | [`picture`] | reading, resizing, masks, encoding, metadata, atomic writing |
 //! | [`model`] | CLIP, UNet and VAE written as graphs |
@@ -17,19 +18,27 @@
 //! | [`graph`] | ops, shape inference, fusion, memory plan, executor |
 //! | [`kernel`] | one file an op, paired with a shader and a CPU twin |
 //! | [`gpu`] | adapter, buffers, pipelines, timestamps |
+//!
+//! `server`, `bench` and `hub` (`pull`) are features, as is `cli`, the program; the default
+//! is all. Without
+//! them (`default-features = false`) the library draws, and depends on no HTTP or database.
 
+#[cfg(feature = "bench")]
 pub mod bench;
 pub mod checkpoint;
 pub mod encoding;
 pub mod error;
 pub mod gpu;
 pub mod graph;
+#[cfg(feature = "pull")]
+pub mod hub;
 pub mod kernel;
 pub mod model;
 pub mod picture;
 pub mod pipeline;
 pub mod quantise;
 pub mod schedule;
+#[cfg(feature = "server")]
 pub mod server;
 pub mod shaders;
 pub mod text;

@@ -11,5 +11,6 @@ pub mod peaks;
 pub mod report;
 pub mod results;
 pub mod roofs;
+#[cfg(feature = "server")]
 pub mod serve;
 pub mod statistics;

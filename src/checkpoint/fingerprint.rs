@@ -2,7 +2,8 @@
 
 use super::{Checkpoint, Layout, Part};
 use crate::Result;
-use sha2::{Digest, Sha256};
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
 
 /// Values that are read of a tensor.
 const VALUES: usize = 16;
@@ -15,34 +16,29 @@ impl Checkpoint {
     /// # Errors
     /// A tensor is missing or cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
-        let mut hash = Sha256::new();
-        hash.update(format!(
+        let mut hash = SipHasher13::new();
+        let configurations = format!(
             "{:?} {:?} {:?} {:?} {:?}",
             self.unet, self.vae, self.text_encoder, self.text_encoder_2, self.scheduler
-        ));
+        );
+        hash.write(configurations.as_bytes());
         // Random values follow from the configurations, and making them takes long.
         if self.layout != Layout::Random {
             for part in Part::ALL {
                 self.hash_tensors(part, &mut hash)?;
             }
         }
-        Ok(hex_digits(hash.finalize()))
+        Ok(format!("{:016x}", hash.finish()))
     }
 
-    fn hash_tensors(&self, part: Part, hash: &mut Sha256) -> Result<()> {
+    fn hash_tensors(&self, part: Part, hash: &mut SipHasher13) -> Result<()> {
         for (name, shape) in self.expected(part) {
             let tensor = self.source(part).read(&name, &shape)?;
             let count = tensor.count();
             let middle = count / 2..count.min(count / 2 + VALUES);
-            hash.update(format!("{:?}", tensor.dtype));
-            hash.update(bytemuck::cast_slice(&tensor.values(middle)));
+            hash.write(format!("{:?}", tensor.dtype).as_bytes());
+            hash.write(bytemuck::cast_slice(&tensor.values(middle)));
         }
         Ok(())
     }
-}
-
-/// The first 16 digits of a hash.
-pub fn hex_digits(digest: impl AsRef<[u8]>) -> String {
-    let bytes = digest.as_ref().iter().take(8);
-    bytes.map(|byte| format!("{byte:02x}")).collect()
 }

@@ -20,8 +20,25 @@ fn caches() -> Vec<PathBuf> {
     xdg.into_iter().chain(home).collect()
 }
 
+/// The folder that is the cache, for who writes there.
+///
+/// # Errors
+/// The system names no home.
+pub fn cache() -> Result<PathBuf> {
+    let mut caches = caches().into_iter();
+    caches.next().ok_or_else(|| {
+        let problem = "no folder of the user is known";
+        Error::file("Hugging Face's cache", problem, "name one by HF_HOME")
+    })
+}
+
+/// The name of a repository's folder in the cache.
+pub fn folder_name(repository: &str) -> String {
+    format!("models--{}", repository.replace('/', "--"))
+}
+
 /// Whether a name that is no path is one of a repository, `OWNER/NAME`.
-fn is_repository(name: &str) -> bool {
+pub fn is_repository(name: &str) -> bool {
     let fits = |part: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         !part.is_empty() && !part.starts_with('.') && part.chars().all(plain)
@@ -55,14 +72,14 @@ pub(super) fn find(name: &str) -> Option<Result<PathBuf>> {
     if !is_repository(name) {
         return None;
     }
-    let folder = format!("models--{}", name.replace('/', "--"));
+    let folder = folder_name(name);
     let mut found = caches().into_iter().map(|cache| cache.join(&folder));
     if let Some(snapshot) = found.find_map(|folder| snapshot(&folder)) {
         return Some(Ok(snapshot));
     }
     let problem = "no such file or folder, nor is it in Hugging Face's cache";
     let remedies = vec![
-        Remedy::Plain(format!("download it with `hf download {name}`").into()),
+        Remedy::Plain(format!("download it with `calotype pull {name}`").into()),
         Remedy::give(Field::Model, "a file or folder"),
     ];
     Some(Err(Error::File {

@@ -1,6 +1,6 @@
 //! The flags that say which device runs a model, and how.
 
-use calotype::gpu::{self, AdapterChoice, Gpu};
+use calotype::gpu::{AdapterChoice, Gpu};
 use calotype::kernel::product::Family;
 use calotype::pipeline::{Dtype, LoadOptions, MemoryLimit, TuningSource, WeightFormat};
 use calotype::{Error, Field};
@@ -76,19 +76,6 @@ impl AdapterArgs {
         self.backend.as_ref().map(|name| name.to_lowercase())
     }
 
-    /// These flags for another process of this program.
-    pub fn words(&self) -> Vec<String> {
-        let adapter = self
-            .adapter
-            .iter()
-            .map(|name| ["--adapter".into(), name.clone()]);
-        let backend = self
-            .backend
-            .iter()
-            .map(|name| ["--backend".into(), name.clone()]);
-        adapter.chain(backend).flatten().collect()
-    }
-
     /// # Errors
     /// Several are named.
     pub fn choice(&self) -> calotype::Result<AdapterChoice> {
@@ -104,6 +91,28 @@ impl AdapterArgs {
             backend: self.backend(),
             ..Default::default()
         })
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
+        Gpu::open(&self.choice()?)
+    }
+}
+
+/// Several adapters, as services have them.
+#[cfg(feature = "server")]
+impl AdapterArgs {
+    /// These flags for another process of this program.
+    pub fn words(&self) -> Vec<String> {
+        let adapter = self
+            .adapter
+            .iter()
+            .map(|name| ["--adapter".into(), name.clone()]);
+        let backend = self
+            .backend
+            .iter()
+            .map(|name| ["--backend".into(), name.clone()]);
+        adapter.chain(backend).flatten().collect()
     }
 
     /// Those that a service draws on, `all` as what there is; none where it is silent.
@@ -122,7 +131,7 @@ impl AdapterArgs {
             let allowed = "all and others: give all alone, or those that are wanted";
             return Err(Error::invalid(Field::Adapter, other, allowed));
         }
-        gpu::all(&AdapterChoice {
+        calotype::gpu::all(&AdapterChoice {
             backend: self.backend(),
             ..Default::default()
         })
@@ -136,15 +145,11 @@ impl AdapterArgs {
             ..Default::default()
         })
     }
-
-    /// Opens it.
-    pub fn open(&self) -> calotype::Result<Arc<Gpu>> {
-        Gpu::open(&self.choice()?)
-    }
 }
 
 impl DeviceArgs {
     /// See [`AdapterArgs::several`].
+    #[cfg(feature = "server")]
     pub fn adapters(&self) -> calotype::Result<Vec<String>> {
         self.engine.adapter.several()
     }

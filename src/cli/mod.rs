@@ -3,7 +3,6 @@
 //! 1 for anything else.
 
 mod bench;
-mod broker;
 mod convert;
 mod device;
 mod devices;
@@ -11,17 +10,18 @@ mod error;
 mod generate;
 mod inspect;
 mod interrupt;
-mod jobs;
-mod keys;
-mod models;
+mod manual;
 mod output;
 mod progress;
+#[cfg(feature = "pull")]
+mod pull;
 mod schedulers;
-mod serve;
+#[cfg(feature = "server")]
+mod service;
 mod styles;
 mod tune;
 mod usage;
-mod worker;
+mod version;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -29,7 +29,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Draws pictures from words with SDXL, on any GPU.
 #[derive(Parser)]
-#[command(name = "calotype", version, arg_required_else_help = false)]
+#[command(name = "calotype", version, long_version = version::long(), arg_required_else_help = false)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -45,10 +45,23 @@ enum Command {
     Convert(convert::Args),
     Styles(styles::Args),
     Schedulers(schedulers::Args),
-    Serve(Box<serve::Args>),
-    Worker(Box<worker::Args>),
-    Jobs(jobs::Args),
-    Keys(keys::Args),
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    Service(service::Command),
+    #[cfg(feature = "pull")]
+    Pull(pull::Args),
+    Completions(manual::Completions),
+    Man(manual::Manual),
+}
+
+impl Command {
+    fn writes_log(&self) -> bool {
+        match self {
+            #[cfg(feature = "server")]
+            Self::Service(command) => command.writes_log(),
+            _ => false,
+        }
+    }
 }
 
 /// Runs the program with the arguments of this process.
@@ -63,8 +76,7 @@ pub fn main() -> ExitCode {
     if let Some((name, below)) = found.subcommand() {
         error::about(name, prints_json(below));
     }
-    // The service writes another log, once it has read its configuration.
-    if !matches!(cli.command, Command::Serve(_) | Command::Worker(_)) {
+    if !cli.command.writes_log() {
         start_log("warn", false);
     }
     let result = match cli.command {
@@ -80,10 +92,12 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Styles(args) => styles::run(&args),
         Command::Schedulers(args) => schedulers::run(&args),
-        Command::Serve(args) => serve::run(&args),
-        Command::Worker(args) => worker::run(&args),
-        Command::Jobs(args) => jobs::run(&args),
-        Command::Keys(args) => keys::run(&args),
+        #[cfg(feature = "pull")]
+        Command::Pull(args) => pull::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::manual(&args),
+        #[cfg(feature = "server")]
+        Command::Service(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,12 +6,13 @@ use std::io::{self, Write};
 
 /// Writes `text` and a line end to stdout. A reader that has gone is no error.
 pub fn line(text: &str) -> Result<()> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Writes what is a file's content. A reader that has gone is no error.
+pub fn bytes(content: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    let written = out
-        .write_all(text.as_bytes())
-        .and_then(|()| out.write_all(b"\n"))
-        .and_then(|()| out.flush());
-    match written {
+    match out.write_all(content).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("stdout cannot be written; redirect it elsewhere"),
     }

@@ -12,7 +12,9 @@ mod open;
 mod overlay;
 mod repair;
 mod resize;
+#[cfg(feature = "cli")]
 mod show;
+#[cfg(feature = "cli")]
 mod sixel;
 mod write;
 
@@ -23,6 +25,7 @@ pub use metadata::Parameters;
 pub use open::{LEAST_INPUT_SIDE, MOST_SIDE};
 pub use overlay::{Overlay, Region};
 pub use resize::Fit;
+#[cfg(feature = "cli")]
 pub use show::{Protocol, render, show};
 pub use write::{Destination, check_file, write_file};
 

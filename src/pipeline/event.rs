@@ -64,6 +64,7 @@ impl Cancel {
     }
 
     /// Whether pictures were to be skipped; the wish is used up.
+    #[cfg(feature = "server")]
     pub(crate) fn takes_skip(&self) -> bool {
         self.0.skip.swap(false, Ordering::Relaxed)
     }

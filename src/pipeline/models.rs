@@ -5,10 +5,9 @@ use super::load::{base_checkpoint, refiner_name};
 use super::together::{Member, answer_first, groups, open, samples};
 use super::{LoadOptions, Observer, Output, Pipeline, Preset, Request, Watched, model_name};
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::fingerprint::hex_digits;
 use crate::gpu::Gpu;
 use crate::{Error, Field, Result};
-use sha2::{Digest, Sha256};
+use siphasher::sip::SipHasher13;
 use std::sync::Arc;
 
 /// What can be said of a model without a device.
@@ -51,7 +50,8 @@ impl ModelFacts {
             print += &Checkpoint::open(refiner_name(name))?.fingerprint()?;
         }
         let named = format!("{print} {}", model_name(&options.model));
-        Ok(hex_digits(Sha256::digest(named)))
+        let hash = SipHasher13::new().hash(named.as_bytes());
+        Ok(format!("{hash:016x}"))
     }
 }
 

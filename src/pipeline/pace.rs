@@ -6,7 +6,7 @@ use super::{Observer, Pipeline, Request, TuningSource};
 use crate::checkpoint::UNetConfig;
 use crate::kernel::{StepTimes, Tuning};
 use crate::{Error, Result};
-use sha2::{Digest, Sha256};
+use siphasher::sip::SipHasher13;
 
 /// Predictions of the calls that are measured: 1, 2 and 4 pictures with guidance, and up to
 /// 8 without.
@@ -37,9 +37,8 @@ pub struct StepTime {
 
 /// The class of the steps of a UNet for latents of `[h, w]`.
 fn class(unet: &UNetConfig, [h, w]: [usize; 2], storage: &str) -> String {
-    let digest = Sha256::digest(format!("{unet:?}"));
-    let name: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
-    format!("unet {name} {h}x{w} {storage}")
+    let name = SipHasher13::new().hash(format!("{unet:?}").as_bytes());
+    format!("unet {name:016x} {h}x{w} {storage}")
 }
 
 /// How many pictures of `predictions` each are drawn fastest at a time, by the times of

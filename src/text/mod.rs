@@ -2,9 +2,12 @@
 //! `CLIPTokenizer` does it. Knows nothing of GPUs, nor of checkpoints beyond the
 //! tokenizer's own files.
 
+mod added;
+mod bpe;
 mod chunks;
 mod composition;
 mod editing;
+mod fold;
 mod foreign;
 mod lora;
 mod normalise;
@@ -13,6 +16,7 @@ mod special;
 mod style_file;
 mod styles;
 mod tokenizer;
+mod tokenizer_json;
 mod vocabulary;
 mod weighting;
 mod words;

@@ -1,8 +1,8 @@
 //! Which tokens are special, from `tokenizer_config.json` and
 //! `special_tokens_map.json`, by the rules of transformers' fast tokenizers.
 
+use super::added::AddedToken;
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
 
 /// The special tokens of one tokenizer and its length.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ pub(super) fn read(config: &Map<String, Value>, map: &Map<String, Value>) -> Spe
     let mut name = |key: &str, default: &str, normalized: bool| {
         let value = pick(key).filter(|v| !v.is_null());
         let token = value.and_then(|v| token(v, normalized));
-        let token = token.unwrap_or_else(|| special(default, normalized));
+        let token = token.unwrap_or_else(|| AddedToken::new(default, normalized));
         let mut known = listed.iter().chain(&named);
         if known.all(|t| t.content != token.content) {
             named.push(token.clone());
@@ -76,22 +76,16 @@ fn in_order(decoder: &Map<String, Value>) -> Vec<AddedToken> {
 
 /// A token given as a string, or as an object with its matching rules. A plain
 /// string is matched after normalisation if `normalized`.
-fn token(value: &Value, normalized: bool) -> Option<AddedToken> {
+pub(super) fn token(value: &Value, normalized: bool) -> Option<AddedToken> {
     if let Some(text) = value.as_str() {
-        return Some(special(text, normalized));
+        return Some(AddedToken::new(text, normalized));
     }
     let flag = |key: &str| value.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let content = value.get("content")?.as_str()?;
-    let token = AddedToken::from(content, true);
-    Some(
-        token
-            .normalized(flag("normalized"))
-            .lstrip(flag("lstrip"))
-            .rstrip(flag("rstrip"))
-            .single_word(flag("single_word")),
-    )
-}
-
-fn special(content: &str, normalized: bool) -> AddedToken {
-    AddedToken::from(content, true).normalized(normalized)
+    Some(AddedToken {
+        content: value.get("content")?.as_str()?.to_owned(),
+        normalized: flag("normalized"),
+        lstrip: flag("lstrip"),
+        rstrip: flag("rstrip"),
+        single_word: flag("single_word"),
+    })
 }

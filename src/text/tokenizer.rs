@@ -1,26 +1,21 @@
 //! One tokenizer: a prompt to the ids that a text encoder reads.
 
+use super::added::{Added, AddedToken};
+use super::bpe::Bpe;
+use super::fold::fold;
 use super::special::{self, Specials};
-use super::vocabulary;
+use super::{tokenizer_json, vocabulary};
 use crate::{Error, Result, encoding};
+use regex::Regex;
 use serde_json::{Map, Value};
 use std::path::Path;
-use std::sync::OnceLock;
-use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::{
-    Lowercase, NFC, NormalizerWrapper, Replace, replace::ReplacePattern,
-};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, normalizers};
+use std::sync::{Arc, LazyLock};
 
 /// Tokens a prompt is padded or cut to where the files give no `model_max_length`.
 const DEFAULT_LENGTH: usize = 77;
 
 /// Words as CLIP splits them (the pattern of transformers' `CLIPConverter`).
-const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+pub(super) const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
 const REMEDY: &str = "take the tokenizer folder from the checkpoint's publisher again";
 
@@ -51,10 +46,10 @@ pub struct Encoded {
 /// CLIP's byte-pair encoding with one checkpoint's vocabulary and special tokens.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    /// The same without the padding's token, made once it is needed, where that is
-    /// another than start and end, such as `!`.
-    unpadded: OnceLock<tokenizers::Tokenizer>,
+    bpe: Arc<Bpe>,
+    added: Added,
+    /// The added tokens without the padding's.
+    unpadded: Added,
     pad_text: String,
     bos: u32,
     eos: u32,
@@ -110,17 +105,18 @@ impl Tokenizer {
     /// The same from texts; `origin` is the folder's name in messages.
     pub fn from_files(files: &TokenizerFiles<'_>, origin: &Path) -> Result<Self> {
         let specials = read_specials(files, origin)?;
-        let inner = match (files.vocabulary, files.tokenizer) {
+        let (bpe, given) = match (files.vocabulary, files.tokenizer) {
             (Some((vocab, merges)), _) => {
-                clip_pipeline(vocabulary::from_texts(vocab, merges, origin)?, origin)?
+                let bpe = vocabulary::from_texts(vocab, merges, origin)?;
+                (bpe, Vec::new())
             }
-            (None, Some(json)) => from_json(json, origin)?,
+            (None, Some(json)) => tokenizer_json::read(json, origin)?,
             (None, None) => {
                 let problem = "neither vocab.json with merges.txt nor tokenizer.json is there";
                 return Err(Error::file(origin, problem, REMEDY));
             }
         };
-        Self::new(inner, specials, origin)
+        Self::new(bpe, given, specials, origin)
     }
 
     /// CLIP's vocabulary from inside the program, cut to its first `size`
@@ -139,38 +135,38 @@ impl Tokenizer {
             ..TokenizerFiles::default()
         };
         let specials = read_specials(&files, origin)?;
-        Self::new(
-            clip_pipeline(vocabulary::clip(size)?, origin)?,
-            specials,
-            origin,
-        )
+        Self::new(vocabulary::clip(size)?, Vec::new(), specials, origin)
     }
 
-    fn new(mut inner: tokenizers::Tokenizer, specials: Specials, origin: &Path) -> Result<Self> {
+    /// `given` are the added tokens that a tokenizer.json lists.
+    fn new(bpe: Bpe, given: Vec<AddedToken>, specials: Specials, origin: &Path) -> Result<Self> {
         // Rules that a tokenizer.json gives are kept where the config is silent.
-        let given = inner.get_added_tokens_decoder();
-        let new = |token: &AddedToken| given.values().all(|t| t.content != token.content);
-        let named = specials.named.into_iter().filter(new);
-        let added: Vec<AddedToken> = specials.listed.into_iter().chain(named).collect();
-        inner
-            .add_special_tokens(added)
-            .map_err(|e| Error::file(origin, e, REMEDY))?;
+        let new = |token: &AddedToken| given.iter().all(|t| t.content != token.content);
+        let named = specials.named.into_iter().filter(new).collect();
+        let added = with_ids(&bpe, [given.clone(), specials.listed, named].concat());
+        let (pad_text, bos, eos) = (specials.pad, specials.bos, specials.eos);
+        let others = added.iter().filter(|(token, _)| token.content != pad_text);
+        let broken = |e: aho_corasick::BuildError| Error::file(origin, e, REMEDY);
+        let unpadded = Added::new(others.cloned().collect()).map_err(broken)?;
+        let added = Added::new(added).map_err(broken)?;
         let id = |token: &str| {
-            inner.token_to_id(token).ok_or_else(|| {
+            let known = added.id(token).or_else(|| bpe.id(token));
+            known.ok_or_else(|| {
                 let problem = format!("special token `{token}` is not in the vocabulary");
                 Error::file(origin, problem, REMEDY)
             })
         };
-        let (bos, eos, pad) = (id(&specials.bos)?, id(&specials.eos)?, id(&specials.pad)?);
+        let (bos, eos, pad) = (id(&bos)?, id(&eos)?, id(&pad_text)?);
         let max_length = specials.max_length.unwrap_or(DEFAULT_LENGTH);
         if max_length < 3 {
             let problem = format!("model_max_length is {max_length}, at least 3 is needed");
             return Err(Error::file(origin, problem, REMEDY));
         }
         Ok(Self {
-            inner,
-            unpadded: OnceLock::new(),
-            pad_text: specials.pad,
+            bpe: Arc::new(bpe),
+            added,
+            unpadded,
+            pad_text,
             bos,
             eos,
             pad,
@@ -180,18 +176,17 @@ impl Tokenizer {
 
     /// The ids of `prompt`: start, its tokens as far as they fit, end, padding.
     pub fn encode(&self, prompt: &str) -> Result<Encoded> {
-        let encoding = self.run(prompt)?;
-        let tokens = encoding.get_ids();
+        let tokens = self.run(prompt, &self.added)?;
         let room = self.max_length - 2;
-        let kept = tokens.get(..room).unwrap_or(tokens);
+        let kept = tokens.iter().take(room).map(|(id, _)| *id);
         let mut ids = Vec::with_capacity(self.max_length);
         ids.push(self.bos);
-        ids.extend_from_slice(kept);
+        ids.extend(kept);
         ids.push(self.eos);
         let length = ids.len();
         ids.resize(self.max_length, self.pad);
-        let cut = encoding.get_offsets().get(room);
-        let truncated = cut.map(|(start, _)| prompt.get(*start..).unwrap_or(prompt));
+        let cut = tokens.get(room);
+        let truncated = cut.map(|(_, start)| prompt.get(*start..).unwrap_or(prompt));
         Ok(Encoded {
             ids,
             length,
@@ -201,7 +196,8 @@ impl Tokenizer {
 
     /// The ids of `text` alone, of any number: no start, end or padding.
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.run(text)?.get_ids().to_vec())
+        let tokens = self.run(text, &self.added)?;
+        Ok(tokens.into_iter().map(|(id, _)| id).collect())
     }
 
     /// The same of `text` as [`super::normalise()`] cleans it.
@@ -217,30 +213,36 @@ impl Tokenizer {
         for (i, part) in text.split(&self.pad_text).enumerate() {
             ids.extend((i > 0).then_some(self.pad));
             let part = super::normalise(part);
-            ids.extend_from_slice(encode(self.unpadded()?, &part)?.get_ids());
+            let tokens = self.run(&part, &self.unpadded)?;
+            ids.extend(tokens.into_iter().map(|(id, _)| id));
         }
         Ok(ids)
     }
 
-    fn unpadded(&self) -> Result<&tokenizers::Tokenizer> {
-        if let Some(made) = self.unpadded.get() {
-            return Ok(made);
+    /// The tokens of a text, each with the place where it begins there: what the pipeline
+    /// does that transformers' `CLIPConverter` builds.
+    fn run(&self, text: &str, added: &Added) -> Result<Vec<(u32, usize)>> {
+        let mut tokens = Vec::new();
+        for piece in added.in_text(text) {
+            if let Some(id) = piece.id {
+                tokens.push((id, piece.start));
+                continue;
+            }
+            let folded = fold(&text[piece.start..piece.end]);
+            let origin = |at: usize| piece.start + folded.origins.get(at).unwrap_or(&0);
+            for part in added.in_folded(&folded.text) {
+                if let Some(id) = part.id {
+                    tokens.push((id, origin(part.start)));
+                    continue;
+                }
+                for word in words(&folded.text[part.start..part.end]) {
+                    let start = part.start + word.start();
+                    let found = self.bpe.tokens(word.as_str())?.into_iter();
+                    tokens.extend(found.map(|(id, at)| (id, origin(start + at))));
+                }
+            }
         }
-        let mut made = tokenizers::Tokenizer::new(self.inner.get_model().clone());
-        made.with_pre_tokenizer(self.inner.get_pre_tokenizer().cloned());
-        let added = self.inner.get_added_tokens_decoder();
-        let mut added: Vec<_> = added.into_iter().collect();
-        added.sort_by_key(|(id, _)| *id);
-        let others = added.into_iter().map(|(_, token)| token);
-        let others = others.filter(|token| token.content != self.pad_text);
-        made.with_normalizer(self.inner.get_normalizer().cloned())
-            .and_then(|made| made.add_special_tokens(others.collect::<Vec<_>>()))
-            .map_err(|e| Error::invalid("tokenizer", "without its padding", e.to_string()))?;
-        Ok(self.unpadded.get_or_init(|| made))
-    }
-
-    fn run(&self, text: &str) -> Result<tokenizers::Encoding> {
-        encode(&self.inner, text)
+        Ok(tokens)
     }
 
     /// Id of the start-of-text token.
@@ -265,85 +267,43 @@ impl Tokenizer {
 
     /// The largest id that a prompt can give: the text encoder needs one more embedding.
     pub fn largest_id(&self) -> u32 {
-        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+        let added = self.added.tokens().iter().map(|(_, id)| *id);
+        added.max().unwrap_or(0).max(self.bpe.largest())
     }
 
     /// Entries of the vocabulary, added tokens included.
     pub fn size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        let added = self.added.tokens().iter();
+        let new = added.filter(|(token, _)| self.bpe.id(&token.content).is_none());
+        self.bpe.size() + new.count()
     }
 }
 
-fn encode(tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<tokenizers::Encoding> {
-    tokenizer.encode(text, false).map_err(|e| {
-        let allowed = format!("a prompt that the tokenizer can split ({e})");
-        Error::invalid("prompt", text, allowed)
-    })
-}
-
-/// The pipeline around the model: what transformers' `CLIPConverter` builds.
-fn clip_pipeline(model: BPE, origin: &Path) -> Result<tokenizers::Tokenizer> {
-    let broken = |e: tokenizers::Error| Error::file(origin, e, REMEDY);
-    let spaces = Replace::new(ReplacePattern::Regex(r"\s+".to_string()), " ").map_err(broken)?;
-    let words = SplitPattern::Regex(WORDS.to_string());
-    let words = Split::new(words, SplitDelimiterBehavior::Removed, true).map_err(broken)?;
-    let normalizer = normalizers::Sequence::new(vec![
-        NormalizerWrapper::NFC(NFC),
-        NormalizerWrapper::Replace(spaces),
-        NormalizerWrapper::Lowercase(Lowercase),
-    ]);
-    let bytes = ByteLevel::new(false, true, true);
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
-    tokenizer
-        .with_normalizer(Some(normalizer))
-        .map_err(broken)?;
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
-        PreTokenizerWrapper::Split(words),
-        PreTokenizerWrapper::ByteLevel(bytes),
-    ])));
-    Ok(tokenizer)
-}
-
-/// A `tokenizer.json`, checked where the library would rely on it.
-fn from_json(json: &str, origin: &Path) -> Result<tokenizers::Tokenizer> {
-    let broken = |e: String| Error::file(origin, format!("tokenizer.json: {e}"), REMEDY);
-    let value: Value = serde_json::from_str(json).map_err(|e| broken(e.to_string()))?;
-    let vocab = value.pointer("/model/vocab").and_then(Value::as_object);
-    let vocab = vocab.ok_or_else(|| broken("model.vocab is no object".to_string()))?;
-    let prefix = value.pointer("/model/continuing_subword_prefix");
-    if prefix
-        .and_then(Value::as_str)
-        .is_some_and(|p| !p.is_empty())
-    {
-        return Err(broken("continuing_subword_prefix is not empty".to_string()));
+/// Tokens with their ids: that of the vocabulary, or the next one after it. Of several of
+/// one content the last counts.
+fn with_ids(bpe: &Bpe, tokens: Vec<AddedToken>) -> Vec<(AddedToken, u32)> {
+    let mut next = bpe.size() as u32;
+    let mut added: Vec<(AddedToken, u32)> = Vec::new();
+    for token in tokens.into_iter().filter(|t| !t.content.is_empty()) {
+        let known = added.iter_mut().find(|(t, _)| t.content == token.content);
+        if let Some((known, _)) = known {
+            *known = token;
+            continue;
+        }
+        let id = bpe.id(&token.content).unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        added.push((token, id));
     }
-    let merges: Vec<(String, String)> = value
-        .pointer("/model/merges")
-        .and_then(Value::as_array)
-        .and_then(|list| list.iter().map(merge).collect())
-        .ok_or_else(|| broken("model.merges is no list of pairs".to_string()))?;
-    vocabulary::check_merges(&merges, |token| vocab.contains_key(token), origin)?;
-    let mut tokenizer =
-        tokenizers::Tokenizer::from_bytes(json).map_err(|e| broken(e.to_string()))?;
-    // Length and padding are decided here, by the prompt's own rules.
-    tokenizer
-        .with_truncation(None)
-        .map_err(|e| broken(e.to_string()))?;
-    tokenizer.with_padding(None);
-    Ok(tokenizer)
+    added.sort_by_key(|(_, id)| *id);
+    added
 }
 
-/// A merge of `tokenizer.json`: `"a b"`, or since 2024 `["a", "b"]`.
-fn merge(value: &Value) -> Option<(String, String)> {
-    let (a, b) = match value {
-        Value::String(text) => text.split_once(' ')?,
-        Value::Array(pair) => match pair.as_slice() {
-            [a, b] => (a.as_str()?, b.as_str()?),
-            _ => return None,
-        },
-        _ => return None,
-    };
-    Some((a.to_string(), b.to_string()))
+/// The words of a folded text.
+fn words(text: &str) -> impl Iterator<Item = regex::Match<'_>> {
+    static PATTERN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(WORDS).ok());
+    PATTERN.iter().flat_map(move |words| words.find_iter(text))
 }
 
 fn read_specials(files: &TokenizerFiles<'_>, origin: &Path) -> Result<Specials> {

@@ -1,9 +1,14 @@
 //! Vocabularies and merges: from `vocab.json` and `merges.txt`, or CLIP's own,
 //! which is part of the program.
 
+use super::bpe::{Bpe, symbols};
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::path::Path;
-use tokenizers::models::bpe::{BPE, Merges, Vocab};
+
+type Vocabulary = HashMap<String, u32>;
+/// Pairs of tokens, in the order in which they are merged.
+pub(super) type Merges = Vec<(String, String)>;
 
 /// CLIP's merges, in order; the first line is a version mark.
 const CLIP_MERGES: &str = include_str!("../../models/clip/merges.txt");
@@ -18,7 +23,7 @@ const REMEDY: &str = "take vocab.json and merges.txt from the checkpoint's publi
 
 /// CLIP's vocabulary cut to its first `size` entries, 514 to 49,408: the bytes,
 /// the first merges, and the two specials.
-pub(super) fn clip(size: usize) -> Result<BPE> {
+pub(super) fn clip(size: usize) -> Result<Bpe> {
     if !(NOT_MERGES..=CLIP_SIZE).contains(&size) {
         return Err(Error::invalid(
             "vocabulary size",
@@ -29,11 +34,11 @@ pub(super) fn clip(size: usize) -> Result<BPE> {
     let origin = Path::new("embedded CLIP vocabulary");
     let mut merges = parse_merges(CLIP_MERGES, origin)?;
     merges.truncate(size - NOT_MERGES);
-    let bytes = byte_symbols();
+    let bytes: Vec<String> = symbols().map(|(_, symbol)| symbol.to_string()).collect();
     let words = bytes.iter().map(|b| format!("{b}</w>"));
     let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
     let specials = ["<|startoftext|>", "<|endoftext|>"].map(String::from);
-    let vocab: Vocab = bytes
+    let vocab: Vocabulary = bytes
         .iter()
         .cloned()
         .chain(words)
@@ -46,8 +51,8 @@ pub(super) fn clip(size: usize) -> Result<BPE> {
 
 /// A model from the texts of `vocab.json` and `merges.txt`; `origin` is where
 /// they lie, for messages.
-pub(super) fn from_texts(vocab: &str, merges: &str, origin: &Path) -> Result<BPE> {
-    let vocab: Vocab = serde_json::from_str::<std::collections::HashMap<String, u32>>(vocab)
+pub(super) fn from_texts(vocab: &str, merges: &str, origin: &Path) -> Result<Bpe> {
+    let vocab: Vocabulary = serde_json::from_str::<std::collections::HashMap<String, u32>>(vocab)
         .map_err(|e| {
             let problem = format!("vocab.json is no object of token to id ({e})");
             Error::file(origin, problem, REMEDY)
@@ -75,17 +80,10 @@ fn parse_merges(text: &str, origin: &Path) -> Result<Merges> {
         .collect()
 }
 
-/// Builds the model once every merge is known to be in the vocabulary: the
-/// library relies on it.
-fn model(vocab: Vocab, merges: Merges, origin: &Path) -> Result<BPE> {
+/// Builds the model once every merge is known to be in the vocabulary.
+fn model(vocab: Vocabulary, merges: Merges, origin: &Path) -> Result<Bpe> {
     check_merges(&merges, |token| vocab.contains_key(token), origin)?;
-    BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .unk_token("<|endoftext|>".to_string())
-        .continuing_subword_prefix(String::new())
-        .end_of_word_suffix("</w>".to_string())
-        .build()
-        .map_err(|e| Error::file(origin, e, REMEDY))
+    Ok(Bpe::new(vocab, &merges, Some("<|endoftext|>")))
 }
 
 /// Checks that both halves of each merge and their union are in the vocabulary.
@@ -104,18 +102,6 @@ pub(super) fn check_merges(
     Ok(())
 }
 
-/// The 256 symbols of GPT-2's byte-level encoding in CLIP's order: printable
-/// bytes stand for themselves, the others for U+0100 onwards.
-fn byte_symbols() -> Vec<String> {
-    let printable = (33..=126u32).chain(161..=172).chain(174..=255);
-    let others = 256u32..324;
-    printable
-        .chain(others)
-        .filter_map(char::from_u32)
-        .map(String::from)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,12 +109,11 @@ mod tests {
     #[test]
     fn the_complete_vocabulary_has_49408_entries() {
         let model = clip(CLIP_SIZE).unwrap();
-        let vocab = model.get_vocab();
-        assert_eq!(vocab.len(), CLIP_SIZE);
-        assert_eq!(vocab.get("<|startoftext|>"), Some(&49406));
-        assert_eq!(vocab.get("<|endoftext|>"), Some(&49407));
-        assert_eq!(vocab.get("!"), Some(&0));
-        assert_eq!(vocab.get("a</w>"), Some(&320));
+        assert_eq!(model.size(), CLIP_SIZE);
+        assert_eq!(model.id("<|startoftext|>"), Some(49406));
+        assert_eq!(model.id("<|endoftext|>"), Some(49407));
+        assert_eq!(model.id("!"), Some(0));
+        assert_eq!(model.id("a</w>"), Some(320));
     }
 
     #[test]

@@ -75,12 +75,12 @@ fn the_hub_s_cache_is_looked_in() {
     open(&repository);
     let (ok, text) = inspect(&["someone/other-xl"], folder.path());
     assert!(
-        !ok && text.contains("download it with `hf download someone/other-xl`"),
+        !ok && text.contains("download it with `calotype pull someone/other-xl`"),
         "{text}"
     );
     // A path that is not there is no repository's name.
     let (_, text) = inspect(&["folder/model.safetensors"], folder.path());
-    assert!(!text.contains("hf download"), "{text}");
+    assert!(!text.contains("calotype pull"), "{text}");
 }
 
 /// What SDXL's own files say where a folder's are missing: the second tokenizer pads with

@@ -157,6 +157,56 @@ fn help_and_version_go_to_stdout() {
     }
 }
 
+/// The commit and the features are told by the long form alone.
+#[test]
+fn the_version_tells_what_was_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |flag| text(&run(folder.path(), &[flag]).stdout);
+    assert_eq!(
+        said("-V"),
+        concat!("calotype ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    let long = said("--version");
+    assert!(
+        long.contains("(commit ") && long.contains("optional features: server"),
+        "{long}"
+    );
+}
+
+#[test]
+fn shells_and_man_learn_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let output = run(folder.path(), &["completions", shell]);
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{shell}"
+        );
+        let script = text(&output.stdout);
+        assert!(
+            script.contains("generate") && script.contains("guidance-scale"),
+            "{shell}"
+        );
+    }
+    refuses(2, &["completions", "tcsh"], &["tcsh", "bash"]);
+    let page = text(&run(folder.path(), &["man"]).stdout);
+    assert!(
+        page.contains(".TH calotype 1") && page.contains("calotype\\-generate(1)"),
+        "{page}"
+    );
+    let pages = folder.path().join("man1");
+    let output = run(folder.path(), &["man", "--folder", pages.to_str().unwrap()]);
+    assert!(output.status.success() && output.stdout.is_empty());
+    let page = std::fs::read_to_string(pages.join("calotype-generate.1")).unwrap();
+    assert!(page.contains("guidance\\-scale"));
+    assert!(pages.join("calotype-keys-add.1").is_file());
+    refuses(
+        1,
+        &["man", "--folder", "/proc/man1"],
+        &["manual pages to /proc/man1"],
+    );
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_folder_that_takes_no_files_is_named() {

@@ -26,4 +26,5 @@ mod inputs;
 mod keys;
 mod like;
 mod models;
+mod pull;
 mod webui_masks;

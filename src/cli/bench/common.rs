@@ -1,6 +1,7 @@
 //! What the benches have in common: how samples are taken, and where the report goes.
 
 use crate::cli::output;
+use crate::cli::version::COMMIT;
 use anyhow::Result;
 use calotype::Error;
 use calotype::bench::chart::{roofline, step};
@@ -147,11 +148,7 @@ pub fn report(gpu: &Gpu, rows: Vec<Row>, notes: Vec<String>, date: String) -> Re
         schema: SCHEMA,
         program: Program {
             version: env!("CARGO_PKG_VERSION").into(),
-            commit: git_version::git_version!(
-                args = ["--always", "--abbrev=7", "--dirty=-modified"],
-                fallback = "unknown"
-            )
-            .into(),
+            commit: COMMIT.into(),
         },
         date,
         command: command(),

@@ -8,6 +8,7 @@ mod model;
 mod overview;
 mod peaks;
 mod results;
+#[cfg(feature = "server")]
 mod serve;
 
 use super::output;
@@ -37,6 +38,7 @@ enum What {
     Peaks(peaks::Args),
     Kernels(Box<kernels::Args>),
     Model(Box<model::Args>),
+    #[cfg(feature = "server")]
     Serve(serve::Args),
     Compare(compare::Args),
     Ab(ab::Args),
@@ -50,6 +52,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => overview::run(&args.overview),
         Some(What::Peaks(args)) => peaks::run(args),
         Some(What::Model(args)) => model::run(args),
+        #[cfg(feature = "server")]
         Some(What::Serve(args)) => serve::run(args),
         Some(What::Kernels(args)) => return kernels::run(args),
         Some(What::Results(args)) => results::run(args),

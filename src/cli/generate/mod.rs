@@ -1,6 +1,7 @@
 //! `calotype generate`.
 
 mod args;
+mod hints;
 mod like;
 mod origin;
 mod report;
@@ -22,6 +23,7 @@ use calotype::pipeline::{
 use calotype::text::Styles;
 use like::Like;
 use report::Report;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -90,6 +92,12 @@ fn carry_out(args: &Args) -> Result<()> {
             .iter()
             .try_for_each(|file| output::line(&file.display().to_string())),
     }?;
+    if !args.output.json && !args.output.quiet && std::io::stderr().is_terminal() {
+        let demo = job.options.model == "demo";
+        for hint in hints::hints(demo, &output.adapter) {
+            eprintln!("hint: {hint}");
+        }
+    }
     if args.output.show
         && let Err(error) = show(&output)
     {

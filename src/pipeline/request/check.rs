@@ -159,7 +159,7 @@ pub(super) fn seed(given: i128, samples: usize) -> Result<u64> {
     let most = u64::MAX - samples as u64 + 1;
     let negative = || i64::try_from(given).ok().map(i64::cast_unsigned);
     let number = match given {
-        DRAWN_SEED => Some(u64::from(rand::random::<u32>())),
+        DRAWN_SEED => getrandom::u32().ok().map(u64::from),
         _ => u64::try_from(given).ok().or_else(negative),
     };
     // The next pictures' seeds count up.

@@ -1,6 +1,6 @@
 //! `calotype keys`.
 
-use super::{error, output};
+use crate::cli::{error, output};
 use anyhow::Result;
 use calotype::Error;
 use calotype::server::ledger::{Balance, KeyInfo, Place, Usage, check_new};
@@ -34,7 +34,7 @@ enum Action {
         /// Who it is for: 1 to 64 printable characters
         name: String,
         /// What it can spend
-        #[arg(long, value_name = "N", value_parser = super::generate::whole, allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", value_parser = crate::cli::generate::whole, allow_negative_numbers = true)]
         credits: i64,
     },
     /// List the keys and their credits, revoked ones too
@@ -49,7 +49,7 @@ enum Action {
     Grant {
         name: String,
         /// How many more
-        #[arg(long, value_name = "N", value_parser = super::generate::whole, allow_negative_numbers = true)]
+        #[arg(long, value_name = "N", value_parser = crate::cli::generate::whole, allow_negative_numbers = true)]
         credits: i64,
     },
     /// Copy the file, as it is at one moment, while a service may use it

@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
         Action::Drop { task } => Ok(desk.drop_task(task)?),
         Action::Retry { task, out } => {
             for path in desk.retry(task, out)? {
-                super::output::line(&path.display().to_string())?;
+                crate::cli::output::line(&path.display().to_string())?;
             }
             Ok(())
         }
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
 fn print(entries: &[Entry], json: bool) -> Result<()> {
     if json {
         let text = serde_json::to_string_pretty(&serde_json::json!({ "tasks": entries }))?;
-        return super::output::line(&text);
+        return crate::cli::output::line(&text);
     }
     let titles = ["task", "request", "model", "since", "why"];
     let rows = entries.iter().map(|entry| {
@@ -73,5 +73,5 @@ fn print(entries: &[Entry], json: bool) -> Result<()> {
             why,
         ]
     });
-    super::output::line(&super::keys::table(&titles, rows))
+    crate::cli::output::line(&super::keys::table(&titles, rows))
 }

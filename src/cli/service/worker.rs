@@ -44,7 +44,7 @@ pub struct Args {
 
 /// Draws until it is told to stop.
 pub fn run(args: &Args) -> Result<()> {
-    super::start_log("info", args.log == "json");
+    crate::cli::start_log("info", args.log == "json");
     if args.broker.broker.is_none() {
         let allowed = "a worker needs --broker nats://HOST:PORT, that of its front ends";
         return Err(Error::invalid("broker", "missing", allowed).into());
@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     serve(setup, |address| {
         // Nobody may be reading; the worker goes on.
-        let _ = super::output::line(&format!("listening on {address}"));
+        let _ = crate::cli::output::line(&format!("listening on {address}"));
     })?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The flags that say which models a service draws with.
 
-use super::device::DeviceArgs;
+use crate::cli::device::DeviceArgs;
 use anyhow::Result;
 use calotype::checkpoint::{catalogue, is_catalogue};
 use calotype::pipeline::LoadOptions;
@@ -60,7 +60,7 @@ impl ModelArgs {
     fn checkpoints(&self) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for model in &self.model {
-            let path = Path::new(super::checked_model(model)?);
+            let path = Path::new(crate::cli::checked_model(model)?);
             if !is_catalogue(path) {
                 all.push(model.clone());
                 continue;

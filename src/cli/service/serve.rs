@@ -280,7 +280,7 @@ impl Args {
 /// Serves until it is told to stop.
 pub fn run(args: &Args) -> Result<()> {
     let config = args.config()?;
-    super::start_log("info", config.log == LogFormat::Json);
+    crate::cli::start_log("info", config.log == LogFormat::Json);
     let (load, more) = args.models.all_load_options()?;
     if config.place().is_none() && !config.listen.is_local() {
         tracing::warn!(
@@ -300,7 +300,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     serve(setup, |address| {
         // Nobody may be reading; the service goes on.
-        let _ = super::output::line(&format!("listening on {address}"));
+        let _ = crate::cli::output::line(&format!("listening on {address}"));
     })?;
     Ok(())
 }
