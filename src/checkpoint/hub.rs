@@ -5,6 +5,14 @@
 use crate::{Error, Field, Remedy, Result};
 use std::path::{Path, PathBuf};
 
+/// The command that downloads a repository, whose name follows: this program's where it has
+/// one, else that of the hub's own.
+pub const DOWNLOAD: &str = if cfg!(feature = "pull") {
+    "calotype pull"
+} else {
+    "hf download"
+};
+
 /// The folders that may be the cache, as `huggingface_hub` finds it.
 fn caches() -> Vec<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -79,7 +87,7 @@ pub(super) fn find(name: &str) -> Option<Result<PathBuf>> {
     }
     let problem = "no such file or folder, nor is it in Hugging Face's cache";
     let remedies = vec![
-        Remedy::Plain(format!("download it with `calotype pull {name}`").into()),
+        Remedy::Plain(format!("download it with `{DOWNLOAD} {name}`").into()),
         Remedy::give(Field::Model, "a file or folder"),
     ];
     Some(Err(Error::File {

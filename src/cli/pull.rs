@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(())
     };
     let cache = calotype::checkpoint::hub::cache()?;
-    let path = pull(&Hub::new(None, Token::find()), &cache, &wanted, &mut told);
+    let path = pull(&Hub::new(Token::find()), &cache, &wanted, &mut told);
     bar.finish_and_clear();
     output::line(&path?.display().to_string())
 }

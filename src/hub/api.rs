@@ -78,13 +78,12 @@ struct Lfs {
 }
 
 impl Hub {
-    /// The hub at `endpoint`, by default that of `HF_ENDPOINT`, or else huggingface.co.
-    pub fn new(endpoint: Option<&str>, token: Option<Token>) -> Self {
+    /// The hub of `HF_ENDPOINT`, or else huggingface.co.
+    pub fn new(token: Option<Token>) -> Self {
         let named = std::env::var("HF_ENDPOINT")
             .ok()
             .filter(|url| !url.is_empty());
-        let endpoint = endpoint.map(str::to_owned).or(named);
-        let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".into());
+        let endpoint = named.unwrap_or_else(|| "https://huggingface.co".into());
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(15)))
