@@ -1,5 +1,6 @@
 //! Finding adapters, choosing one, and saying what it can do.
 
+use super::block_on;
 use crate::{Error, Field, Result};
 use serde::Serialize;
 use wgpu::{Backends, DeviceType, Features};
@@ -141,10 +142,18 @@ fn backends(choice: &AdapterChoice) -> Result<Backends> {
 /// Every adapter that the backends of `choice` offer, the fastest kind first.
 /// The place in this list is the adapter's index.
 pub fn adapters(choice: &AdapterChoice) -> Result<Vec<wgpu::Adapter>> {
+    block_on(adapters_async(choice))
+}
+
+/// As [`adapters`], without blocking.
+///
+/// # Errors
+/// As [`adapters`].
+pub async fn adapters_async(choice: &AdapterChoice) -> Result<Vec<wgpu::Adapter>> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends(choice)?;
     let instance = wgpu::Instance::new(descriptor);
-    let mut found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
     found.sort_by_key(|a| match a.get_info().device_type {
         DeviceType::DiscreteGpu => 0,
         DeviceType::IntegratedGpu => 1,
@@ -194,8 +203,8 @@ fn no_adapter(choice: &AdapterChoice) -> Error {
     }
 }
 
-pub(super) fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
-    let mut found = adapters(choice)?;
+pub(super) async fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
+    let mut found = adapters_async(choice).await?;
     if found.is_empty() {
         return Err(no_adapter(choice));
     }

@@ -1,6 +1,6 @@
 //! Device memory that is counted, uploaded in pieces and read back.
 
-use super::{Counters, Gpu};
+use super::{Counters, Gpu, block_on};
 use crate::{Error, Remedy, Result};
 use std::sync::Arc;
 
@@ -112,17 +112,17 @@ impl Gpu {
         if self.counters.is_short_of(size) {
             return Err(short(label));
         }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
+        let descriptor = wgpu::BufferDescriptor {
             label: Some(label),
             size,
             usage,
             mapped_at_creation,
-        });
-        if pollster::block_on(scope.pop()).is_some() {
-            return Err(short(label));
+        };
+        let make = || self.device.create_buffer(&descriptor);
+        match self.caught(&[wgpu::ErrorFilter::OutOfMemory], make) {
+            (raw, None) => Ok(raw),
+            (_, Some(_)) => Err(short(label)),
         }
-        Ok(raw)
     }
 
     /// Copies `bytes` (a multiple of 4) to the start of `buffer`, piece by piece.
@@ -148,18 +148,25 @@ impl Gpu {
     /// # Errors
     /// [`Error::Internal`] where the buffer ends before; device errors.
     pub fn download(&self, buffer: &Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        block_on(self.download_async(buffer, offset, bytes))
+    }
+
+    /// As [`Self::download`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::download`].
+    pub async fn download_async(
+        &self,
+        buffer: &Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>> {
         buffer.holds("a download", offset, bytes)?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.buffer_for("download", bytes, usage)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&buffer.raw, offset, &staging.raw, 0, bytes);
         self.queue.submit([encoder.finish()]);
-        let slice = staging.raw.slice(..bytes);
-        slice.map_async(wgpu::MapMode::Read, |_| {});
-        self.wait()?;
-        match slice.get_mapped_range() {
-            Ok(view) => Ok(view.to_vec()),
-            Err(e) => Err(self.error(format!("reading back failed: {e}"), "update the driver")),
-        }
+        self.mapped(&staging.raw, bytes).await
     }
 }

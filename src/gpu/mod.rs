@@ -8,6 +8,7 @@ mod pipeline;
 mod processor;
 mod timestamps;
 mod upload;
+mod wait;
 mod wgsl;
 
 pub use adapter::{
@@ -18,8 +19,10 @@ pub(crate) use host_shareable::host_shareable;
 pub use host_shareable::{HostShareable, Layout, Member};
 pub use pipeline::{Access, Pipeline, PipelineKey};
 pub use processor::processor_seconds;
+pub(crate) use processor::threads;
 pub use timestamps::Timestamps;
 pub use upload::Uploads;
+pub use wait::{Submission, block_on};
 pub use wgsl::preprocess;
 
 use crate::error::Remedies;
@@ -99,8 +102,16 @@ impl Gpu {
     /// [`Error::NoAdapter`] where there is none, or none of that name;
     /// [`Error::Adapter`] where the driver refuses to open it.
     pub fn open(choice: &AdapterChoice) -> Result<Arc<Self>> {
+        block_on(Self::open_async(choice))
+    }
+
+    /// As [`Self::open`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_async(choice: &AdapterChoice) -> Result<Arc<Self>> {
         // SAFETY: no shader is replaced.
-        unsafe { Self::open_with(choice, HashMap::new()) }
+        unsafe { Self::opened(choice, HashMap::new()) }.await
     }
 
     /// As [`Self::open`], with texts in place of some of the program's shaders, by name:
@@ -116,7 +127,16 @@ impl Gpu {
         choice: &AdapterChoice,
         shaders: HashMap<&'static str, String>,
     ) -> Result<Arc<Self>> {
-        let adapter = adapter::pick(choice)?;
+        // SAFETY: the caller vouches for the shaders.
+        block_on(unsafe { Self::opened(choice, shaders) })
+    }
+
+    /// See [`Self::open_with`], whose safety is the caller's.
+    async unsafe fn opened(
+        choice: &AdapterChoice,
+        shaders: HashMap<&'static str, String>,
+    ) -> Result<Arc<Self>> {
+        let adapter = adapter::pick(choice).await?;
         let info = adapter.get_info();
         let mut capabilities = Capabilities::of(&adapter);
         let mut limits = adapter.limits();
@@ -134,14 +154,12 @@ impl Gpu {
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };
-        let (device, queue) =
-            pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
-                Error::Adapter {
-                    adapter: info.name.clone(),
-                    problem: format!("cannot be opened: {}", one_line(&e.to_string())),
-                    remedy: [Remedy::UpdateDriver, Remedy::OTHER_ADAPTER].into(),
-                }
-            })?;
+        let opened = adapter.request_device(&descriptor).await;
+        let (device, queue) = opened.map_err(|e| Error::Adapter {
+            adapter: info.name.clone(),
+            problem: format!("cannot be opened: {}", one_line(&e.to_string())),
+            remedy: [Remedy::UpdateDriver, Remedy::OTHER_ADAPTER].into(),
+        })?;
         let trouble = Arc::new(Mutex::new(None));
         let note = |trouble: &Arc<Mutex<Option<Trouble>>>| {
             let trouble = trouble.clone();
@@ -242,26 +260,6 @@ impl Gpu {
         let lost = Trouble::Device("device lost: as a test asks".into());
         *self.trouble.lock().unwrap() = Some(lost);
         self.device.destroy();
-    }
-
-    /// Blocks until everything submitted has run.
-    pub fn wait(&self) -> Result<()> {
-        self.wait_for(None)
-    }
-
-    /// Blocks until `submission` has run; `None` means everything.
-    pub fn wait_for(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let poll = wgpu::PollType::Wait {
-            submission_index: submission,
-            timeout: None,
-        };
-        if let Err(e) = self.device.poll(poll) {
-            return Err(self.error(
-                format!("waiting for the device failed: {e}"),
-                "update the driver",
-            ));
-        }
-        self.check()
     }
 
     /// The pipelines of `keys`, in their order; those that are not there yet

@@ -1,7 +1,7 @@
 //! Compute pipelines: made once, side by side on worker threads, and kept in
 //! the user's cache folder by wgpu's pipeline cache.
 
-use super::{Capabilities, Gpu, Layout, one_line, wgsl};
+use super::{Capabilities, Gpu, Layout, one_line, threads, wgsl};
 use crate::shaders::{SHADERS, Source};
 use crate::{Remedy, Result};
 use std::collections::HashMap;
@@ -137,7 +137,7 @@ impl PipelineStore {
     }
 
     fn compile_all(&self, gpu: &Gpu, keys: &[PipelineKey]) -> Result<Vec<Pipeline>> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = threads();
         let next = AtomicUsize::new(0);
         let work = || {
             let mut done = Vec::new();
@@ -146,6 +146,9 @@ impl PipelineStore {
             }
             Ok(done)
         };
+        if threads == 1 {
+            return work();
+        }
         let results: Vec<Result<Vec<Pipeline>>> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads.min(keys.len()))
                 .map(|_| scope.spawn(work))
@@ -166,17 +169,33 @@ impl PipelineStore {
     }
 
     fn compile(&self, gpu: &Gpu, key: &PipelineKey) -> Result<Pipeline> {
-        let started = std::time::Instant::now();
+        let started = web_time::Instant::now();
         let label = key.label();
         let fail = |problem: String| gpu.error(format!("kernel {label}: {problem}"), BUG);
         let text = |(name, own): &Source| (*name, self.shaders.get(name).map_or(*own, |s| s));
         let sources: Vec<(&str, &str)> = SHADERS.iter().map(text).collect();
         let wgsl = key.wgsl_of(&sources).map_err(&fail)?;
-        let device = gpu.device();
-        let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let filters = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal];
+        let (made, error) = gpu.caught(&filters, || self.create(gpu.device(), key, &label, wgsl));
+        if let Some(e) = error {
+            return Err(fail(one_line(&e.to_string())));
+        }
+        gpu.counters()
+            .pipelines_created
+            .fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(kernel = %label, seconds = started.elapsed().as_secs_f64(), "compiled");
+        Ok(made)
+    }
+
+    fn create(
+        &self,
+        device: &wgpu::Device,
+        key: &PipelineKey,
+        label: &str,
+        wgsl: String,
+    ) -> Pipeline {
         let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(&label),
+            label: Some(label),
             source: wgpu::ShaderSource::Wgsl(wgsl.into()),
         };
         // SAFETY: every kernel clamps or guards each index it forms to what its
@@ -186,9 +205,9 @@ impl PipelineStore {
         let module = unsafe {
             device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };
-        let layout = bind_group_layout(device, &label, key.bindings);
+        let layout = bind_group_layout(device, label, key.bindings);
         let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(&label),
+            label: Some(label),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
@@ -198,7 +217,7 @@ impl PipelineStore {
             .map(|(name, value)| (*name, f64::from(*value)))
             .collect();
         let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&label),
+            label: Some(label),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
@@ -208,20 +227,11 @@ impl PipelineStore {
             },
             cache: self.cache.as_ref(),
         });
-        let inner = pollster::block_on(internal.pop());
-        let outer = pollster::block_on(scope.pop());
-        if let Some(e) = inner.or(outer) {
-            return Err(fail(one_line(&e.to_string())));
-        }
-        gpu.counters()
-            .pipelines_created
-            .fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(kernel = %label, seconds = started.elapsed().as_secs_f64(), "compiled");
-        Ok(Pipeline {
+        Pipeline {
             key: key.clone(),
             raw,
             layout,
-        })
+        }
     }
 
     /// Best effort: a cache that cannot be written costs only time.

@@ -1,5 +1,10 @@
 //! Processor time of this process: on adapters that are CPUs, what their work costs,
-//! whatever else the machine does.
+//! whatever else the machine does. And its threads.
+
+/// Threads that work side by side; 1 where none can be made, as in a browser.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
 
 /// User and system seconds of all threads so far; `None` where the system does not say.
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! Time spent on the device, by timestamps around compute passes.
 
-use super::{Buffer, Gpu};
+use super::{Buffer, Gpu, block_on};
 use crate::Result;
 
 /// A query set of begin/end pairs with the buffers to read them back.
@@ -58,13 +58,23 @@ impl Timestamps {
 
     /// Seconds of each pair used since the last [`Self::reset`], once all has run.
     pub fn seconds(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+        block_on(self.seconds_async(gpu))
+    }
+
+    /// As [`Self::seconds`], without blocking.
+    ///
+    /// # Errors
+    /// What goes wrong on the device.
+    pub async fn seconds_async(&self, gpu: &Gpu) -> Result<Vec<f64>> {
         if self.used == 0 {
             return Ok(Vec::new());
         }
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         encoder.resolve_query_set(&self.queries, 0..self.used * 2, self.resolve.raw(), 0);
         gpu.queue().submit([encoder.finish()]);
-        let bytes = gpu.download(&self.resolve, 0, u64::from(self.used) * 16)?;
+        let bytes = gpu
+            .download_async(&self.resolve, 0, u64::from(self.used) * 16)
+            .await?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
         let period = f64::from(gpu.queue().get_timestamp_period()) * 1e-9;
         Ok(ticks

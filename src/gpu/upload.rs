@@ -1,10 +1,10 @@
 //! Much data on its way to the device: written once, straight into memory that the
 //! device copies from while the next is written.
 
-use super::{Buffer, Gpu};
+use super::{Buffer, Gpu, Submission, block_on};
 use crate::{Error, Result};
 use std::collections::VecDeque;
-use wgpu::{BufferUsages, MapMode, SubmissionIndex, WriteOnly};
+use wgpu::{BufferUsages, MapMode, WriteOnly};
 
 /// Bytes of a staging buffer: few enough to stay in a processor's cache between its
 /// writing and a device that is the same processor, enough that a submission is cheap.
@@ -23,7 +23,7 @@ pub struct Uploads {
     /// The staging buffer that is being written.
     open: Option<Open>,
     /// Those that the device still copies from, the oldest first.
-    flying: VecDeque<(SubmissionIndex, wgpu::Buffer)>,
+    flying: VecDeque<(Submission, wgpu::Buffer)>,
 }
 
 struct Open {
@@ -70,10 +70,14 @@ impl Uploads {
     pub fn flush(&mut self, gpu: &Gpu) -> Result<()> {
         if let Some(Open { stage, copies, .. }) = self.open.take() {
             stage.unmap();
-            let index = gpu.queue().submit([copies.finish()]);
+            let submission = gpu.submit(copies);
+            if cfg!(target_family = "wasm") {
+                // It cannot be waited for here; the next one is another.
+                return gpu.check();
+            }
             // Mapped again as soon as it was copied; a failure shows when it is written.
             stage.map_async(MapMode::Write, .., |_| {});
-            self.flying.push_back((index, stage));
+            self.flying.push_back((submission, stage));
         }
         gpu.check()
     }
@@ -103,9 +107,9 @@ impl Uploads {
     /// The oldest staging buffer once it was copied, or a new one.
     fn stage(&mut self, gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer> {
         if self.flying.len() >= STAGES
-            && let Some((index, stage)) = self.flying.pop_front()
+            && let Some((submission, stage)) = self.flying.pop_front()
         {
-            gpu.wait_for(Some(index))?;
+            block_on(gpu.done(submission))?;
             if stage.size() >= bytes {
                 return Ok(stage);
             }

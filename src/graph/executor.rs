@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use super::storage::Storages;
 use super::{Activations, Graph, Norm, Op, Product, Value};
-use crate::gpu::{Buffer, Gpu};
+use crate::gpu::{Buffer, Gpu, block_on, threads};
 use crate::kernel::attention::Attention;
 use crate::kernel::narrow::Narrow;
 use crate::kernel::norm::{self, GroupNorm, layer_norm};
@@ -269,9 +269,18 @@ impl Executor {
 
     /// The output `i` as rows of `c` values.
     pub fn read(&self, gpu: &Gpu, i: usize) -> Result<Vec<f32>> {
+        block_on(self.read_async(gpu, i))
+    }
+
+    /// As [`Self::read`], without blocking.
+    ///
+    /// # Errors
+    /// What goes wrong on the device.
+    pub async fn read_async(&self, gpu: &Gpu, i: usize) -> Result<Vec<f32>> {
         let tensor = self.output(i);
         let bytes = tensor.rows() as u64 * tensor.row_bytes();
-        let data = gpu.download(&tensor.view.buffer, tensor.view.offset, bytes)?;
+        let view = &tensor.view;
+        let data = gpu.download_async(&view.buffer, view.offset, bytes).await?;
         let values = tensor.storage.decode(&data);
         let first = tensor.offset * 4;
         Ok(values
@@ -297,6 +306,10 @@ fn compile_while(
 ) -> Result<()> {
     let keys = dispatches.into_iter().flatten().map(Dispatch::key);
     let keys: Vec<_> = keys.cloned().collect();
+    if threads() == 1 {
+        gpu.pipelines(&keys)?;
+        return work();
+    }
     std::thread::scope(|scope| {
         let compiling = scope.spawn(|| gpu.pipelines(&keys));
         work()?;

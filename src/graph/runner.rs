@@ -1,13 +1,14 @@
 //! Submits programs in pieces that are bounded in time: operating systems reset a
 //! GPU that is busy for about two seconds, and a cancelled run should stop soon.
 
-use crate::gpu::{Gpu, Timestamps};
+use crate::gpu::{Gpu, Submission, Timestamps, block_on};
 use crate::kernel::Program;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use web_time::Instant;
 
 /// How long a submission should take.
 const TARGET: Duration = Duration::from_millis(150);
@@ -36,7 +37,7 @@ pub struct Runner<'a> {
     untimed: bool,
     /// Operations of a submission; follows the measured speed.
     budget: u64,
-    flying: VecDeque<(wgpu::SubmissionIndex, u64)>,
+    flying: VecDeque<(Submission, u64)>,
     last_done: Instant,
     busy: f64,
 }
@@ -79,6 +80,19 @@ impl<'a> Runner<'a> {
         programs: &[&Program],
         cancelled: &dyn Fn() -> bool,
     ) -> Result<()> {
+        block_on(self.run_async(before, programs, cancelled))
+    }
+
+    /// As [`Self::run`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_async(
+        &mut self,
+        before: impl FnOnce(&mut wgpu::CommandEncoder),
+        programs: &[&Program],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<()> {
         let mut encoder = self.encoder();
         before(&mut encoder);
         // Ranges of dispatches that make up one submission.
@@ -92,7 +106,8 @@ impl<'a> Runner<'a> {
                     pending.push((which, start..i));
                     start = i;
                     let full = std::mem::replace(&mut encoder, self.encoder());
-                    self.submit(full, programs, &std::mem::take(&mut pending), cost)?;
+                    self.submit(full, programs, &std::mem::take(&mut pending), cost)
+                        .await?;
                     cost = 0;
                     self.bring(program.pieces_at(i))?;
                 }
@@ -101,19 +116,20 @@ impl<'a> Runner<'a> {
                     pending.push((which, start..i + 1));
                     start = i + 1;
                     let full = std::mem::replace(&mut encoder, self.encoder());
-                    self.submit(full, programs, &std::mem::take(&mut pending), cost)?;
+                    self.submit(full, programs, &std::mem::take(&mut pending), cost)
+                        .await?;
                     cost = 0;
                     if cancelled() {
-                        self.finish()?;
+                        self.finish_async().await?;
                         return Err(Error::Cancelled);
                     }
                 }
             }
             pending.push((which, start..program.len()));
         }
-        self.submit(encoder, programs, &pending, cost)?;
+        self.submit(encoder, programs, &pending, cost).await?;
         if cancelled() {
-            self.finish()?;
+            self.finish_async().await?;
             return Err(Error::Cancelled);
         }
         Ok(())
@@ -126,25 +142,48 @@ impl<'a> Runner<'a> {
     }
 
     /// Waits for everything that was submitted.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
     pub fn finish(&mut self) -> Result<()> {
-        while let Some((index, _)) = self.flying.pop_front() {
-            self.gpu.wait_for(Some(index))?;
+        block_on(self.finish_async())
+    }
+
+    /// As [`Self::finish`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub async fn finish_async(&mut self) -> Result<()> {
+        while let Some((submission, _)) = self.flying.pop_front() {
+            self.gpu.done(submission).await?;
         }
         Ok(())
     }
 
     /// Seconds inside compute passes since the last call, by the device's clock;
     /// `None` where some pass could not be timed. Waits for what is under way.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
     pub fn busy_seconds(&mut self) -> Result<Option<f64>> {
-        self.finish()?;
-        self.collect()?;
+        block_on(self.busy_seconds_async())
+    }
+
+    /// As [`Self::busy_seconds`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::busy_seconds`].
+    pub async fn busy_seconds_async(&mut self) -> Result<Option<f64>> {
+        self.finish_async().await?;
+        self.collect().await?;
         let busy = std::mem::take(&mut self.busy);
         Ok((!std::mem::take(&mut self.untimed)).then_some(busy))
     }
 
-    fn collect(&mut self) -> Result<()> {
+    async fn collect(&mut self) -> Result<()> {
         if let Some(timestamps) = &mut self.timestamps {
-            self.busy += timestamps.seconds(&self.gpu)?.iter().sum::<f64>();
+            let seconds = timestamps.seconds_async(&self.gpu).await?;
+            self.busy += seconds.iter().sum::<f64>();
             timestamps.reset();
         }
         Ok(())
@@ -155,7 +194,7 @@ impl<'a> Runner<'a> {
         self.gpu.device().create_command_encoder(&descriptor)
     }
 
-    fn submit(
+    async fn submit(
         &mut self,
         mut encoder: wgpu::CommandEncoder,
         programs: &[&Program],
@@ -176,20 +215,20 @@ impl<'a> Runner<'a> {
         if self.flying.is_empty() {
             self.last_done = Instant::now();
         }
-        let index = self.gpu.queue().submit([encoder.finish()]);
-        self.flying.push_back((index, cost));
+        let submission = self.gpu.submit(encoder);
+        self.flying.push_back((submission, cost));
         while self.flying.len() >= IN_FLIGHT {
-            self.wait_for_oldest()?;
+            self.wait_for_oldest().await?;
         }
         Ok(())
     }
 
     /// Waits for the oldest submission and learns from how long it took.
-    fn wait_for_oldest(&mut self) -> Result<()> {
-        let Some((index, cost)) = self.flying.pop_front() else {
+    async fn wait_for_oldest(&mut self) -> Result<()> {
+        let Some((submission, cost)) = self.flying.pop_front() else {
             return Ok(());
         };
-        self.gpu.wait_for(Some(index))?;
+        self.gpu.done(submission).await?;
         let took = self.last_done.elapsed().as_secs_f64().max(1e-4);
         self.last_done = Instant::now();
         if cost * 4 >= self.budget {

@@ -4,7 +4,8 @@ use super::Program;
 use crate::Result;
 use crate::gpu::{Gpu, Timestamps, processor_seconds};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use web_time::Instant;
 
 /// Seconds that a sample's calls should take together.
 const SPAN: f64 = 2e-3;

@@ -4,7 +4,7 @@
 use super::latent::StepValues;
 use super::{Dispatch, Mode, View, Work, key, require};
 use crate::Result;
-use crate::gpu::{Access, Buffer, Gpu, PipelineKey, host_shareable};
+use crate::gpu::{Access, Buffer, Gpu, PipelineKey, block_on, host_shareable};
 use std::sync::Arc;
 
 const BINDINGS: &[Access] = &[Access::Read, Access::Read, Access::Write, Access::Uniform];
@@ -57,7 +57,15 @@ impl Mark {
     /// that belong to no step; `None` where all were finite. Waits for what was
     /// submitted.
     pub fn read(&self, gpu: &Gpu) -> Result<Option<usize>> {
-        let bytes = gpu.download(&self.found, 0, 4)?;
+        block_on(self.read_async(gpu))
+    }
+
+    /// As [`Self::read`], without blocking.
+    ///
+    /// # Errors
+    /// What goes wrong on the device.
+    pub async fn read_async(&self, gpu: &Gpu) -> Result<Option<usize>> {
+        let bytes = gpu.download_async(&self.found, 0, 4).await?;
         let word = bytes
             .first_chunk()
             .map_or(NOTHING, |b| u32::from_le_bytes(*b));

@@ -77,6 +77,12 @@ impl Trust {
     }
 }
 
+/// Bits of which no two neighbours have the same, for the numbers of a self-test.
+pub(super) fn mixed(i: usize, seed: usize) -> u64 {
+    let spread = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    spread ^ (seed as u64).wrapping_mul(0x2545_f491)
+}
+
 /// A buffer of `bytes`, for a self-test.
 pub(super) fn upload(context: &Context, bytes: &[u8]) -> Result<View> {
     let size = (bytes.len() as u64).next_multiple_of(16);

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Dispatches that are timed one by one in a submission.
 const PAIRS: usize = 1024;

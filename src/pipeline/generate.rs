@@ -15,7 +15,7 @@ use crate::schedule::NoiseMix;
 use crate::schedule::automatic1111::names_of;
 use crate::{Error, Result};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use web_time::Instant;
 
 impl Pipeline {
     /// What is to be said of a request before it is drawn.
@@ -37,7 +37,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// What is no member's in particular.
-    pub(super) fn party(
+    pub(super) async fn party(
         &self,
         members: &mut [Member<'_, '_>],
         who: &[usize],
@@ -51,7 +51,7 @@ impl Pipeline {
             let mut watch = Stopwatch(Instant::now());
             let warnings = &mut member.now.warnings;
             let request = (*i, member.request);
-            match depart(self, request, route.start, member.observer, warnings) {
+            match depart(self, request, route.start, member.observer, warnings).await {
                 Err(e) if e.is_out_of_memory() => return Err(e),
                 Err(e) => member.answer = Some(Err(e)),
                 Ok(departure) => {
@@ -64,7 +64,7 @@ impl Pipeline {
         let who = open(members, who);
         let mut watch = Stopwatch(Instant::now());
         let mut run = Run::new(self, members, &who, samples, mask, route.calls());
-        let ran = self.legs(&mut run, told, route);
+        let ran = self.legs(&mut run, told, route).await;
         let (load, mut samples) = (run.load, run.samples);
         let denoise = watch.lap() - load;
         for i in &who {
@@ -83,7 +83,7 @@ impl Pipeline {
             if ran.is_err() && !(who.len() > 1 && own.iter().all(is_over)) {
                 continue;
             }
-            match self.finish(&mut members[i], route, own) {
+            match self.finish(&mut members[i], route, own).await {
                 Err(e) if e.is_out_of_memory() => return Err(e),
                 made => members[i].answer = Some(made),
             }
@@ -97,7 +97,7 @@ impl Pipeline {
     }
 
     /// The loop of each model.
-    fn legs(
+    async fn legs(
         &self,
         run: &mut Run<'_, '_, '_>,
         told: &[Option<Conditionings>],
@@ -114,7 +114,7 @@ impl Pipeline {
                 leg,
                 told: texts(|told| told.base.as_ref()),
             };
-            run.stage(&stage)?;
+            run.stage(&stage).await?;
         }
         run.hand_over();
         if let Some(mix) = route.renoise {
@@ -131,13 +131,13 @@ impl Pipeline {
                 leg,
                 told: texts(|told| told.refiner.as_ref()),
             };
-            run.stage(&stage)?;
+            run.stage(&stage).await?;
         }
         Ok(())
     }
 
     /// Decodes a member's pictures.
-    fn finish(
+    async fn finish(
         &self,
         member: &mut Member<'_, '_>,
         route: &Route,
@@ -148,7 +148,7 @@ impl Pipeline {
         let (samples, seeds) = drawn(samples, request.seeds());
         member.tell(Event::Loading { part: "vae".into() });
         let mut watch = Stopwatch(Instant::now());
-        let decoded = self.decode(member, &samples, &mut watch)?;
+        let decoded = self.decode(member, &samples, &mut watch).await?;
         let decoded = decoded.iter();
         let pictures = decoded.map(|planes| {
             let picture = self.picture(request, planes)?;
@@ -226,7 +226,7 @@ impl Pipeline {
     }
 
     /// Planes of every picture, -1 to 1.
-    fn decode(
+    async fn decode(
         &self,
         member: &mut Member<'_, '_>,
         samples: &[Sample],
@@ -241,7 +241,8 @@ impl Pipeline {
         let latents: Vec<&[f32]> = samples.iter().map(|s| &s.latents[..]).collect();
         let mut next = |index| (observer.events)(Event::Decoding { index, total });
         let warnings = &mut member.now.warnings;
-        let decoded = vae.decode_all(decoder, &latents, observer.cancel, &mut next, warnings)?;
+        let decoded = vae.decode_all(decoder, &latents, observer.cancel, &mut next, warnings);
+        let decoded = decoded.await?;
         if let Some(trace) = &mut observer.trace {
             let c = self.base.checkpoint.vae.picture_channels();
             let shape = [total, c, request.height, request.width];

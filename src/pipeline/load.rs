@@ -19,7 +19,7 @@ use crate::text::Styles;
 use crate::{Error, Field, Remedy, Result};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use web_time::Instant;
 
 /// Whether the VAE works on tiles with blended seams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

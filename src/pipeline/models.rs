@@ -5,7 +5,7 @@ use super::load::{base_checkpoint, refiner_name};
 use super::together::{Member, answer_first, groups, open, samples};
 use super::{LoadOptions, Observer, Output, Pipeline, Preset, Request, Watched, model_name};
 use crate::checkpoint::Checkpoint;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, block_on};
 use crate::{Error, Field, Result};
 use siphasher::sip::SipHasher13;
 use std::sync::Arc;
@@ -291,7 +291,7 @@ impl Models {
             // Others leave before this one does with less.
             let alone = self.loaded() == 1;
             let pipeline = self.pipeline(model, members[waiting[0]].observer)?;
-            match pipeline.draw(members, &waiting, alone) {
+            match block_on(pipeline.draw(members, &waiting, alone)) {
                 Err(e) if e.is_out_of_memory() && self.drop_oldest(model) => {}
                 made => return made,
             }

@@ -5,6 +5,7 @@ use super::load::Tiling;
 use super::vae::{Coder, Vae};
 use super::{Cancel, Pipeline};
 use crate::checkpoint::{Checkpoint, VaeFile, open_vae};
+use crate::gpu::block_on;
 use crate::model::{Loaded, autoencoder};
 use crate::picture::Picture;
 use crate::schedule::{NoiseGenerator, TorchCpuGenerator};
@@ -81,22 +82,30 @@ impl Pipeline {
     /// Previews through the VAE that was loaded for them, or else by a linear map,
     /// for which the first call decodes a small probe with the model's own VAE.
     pub fn previewer(&self, cancel: &Cancel) -> Result<Previewer<'_>> {
+        block_on(self.previewer_async(cancel))
+    }
+
+    /// As [`Self::previewer`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::previewer`].
+    pub async fn previewer_async(&self, cancel: &Cancel) -> Result<Previewer<'_>> {
         let way = match &self.previews.vae {
             Some((vae, loaded)) => Way::Decoder {
                 vae: Vae::other(self, vae, loaded, Tiling::Auto),
                 coder: Mutex::default(),
             },
-            None => Way::Linear(self.linear(cancel)?),
+            None => Way::Linear(self.linear(cancel).await?),
         };
         let scale = self.base.checkpoint.vae_scale();
         Ok(Previewer { way, scale })
     }
 
-    fn linear(&self, cancel: &Cancel) -> Result<Linear> {
+    async fn linear(&self, cancel: &Cancel) -> Result<Linear> {
         if let Some(known) = self.previews.linear.get() {
             return Ok(known.clone());
         }
-        let linear = Linear::fit(self, cancel)?;
+        let linear = Linear::fit(self, cancel).await?;
         Ok(self.previews.linear.get_or_init(|| linear).clone())
     }
 }
@@ -105,18 +114,33 @@ impl Previewer<'_> {
     /// The picture, `8 h` by `8 w`, of latents `[c, h, w]` as the UNet leaves them.
     /// The first of a size makes its decoder, where there is one.
     pub fn picture(&self, latents: &[f32], h: usize, w: usize, cancel: &Cancel) -> Result<Picture> {
+        block_on(self.picture_async(latents, h, w, cancel))
+    }
+
+    /// As [`Self::picture`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::picture`].
+    pub async fn picture_async(
+        &self,
+        latents: &[f32],
+        h: usize,
+        w: usize,
+        cancel: &Cancel,
+    ) -> Result<Picture> {
         let (width, height) = (w * self.scale, h * self.scale);
         match &self.way {
             Way::Linear(linear) => linear.picture(latents, [h, w], self.scale),
             Way::Decoder { vae, coder } => {
-                let mut coder = coder.lock().unwrap_or_else(|e| e.into_inner());
-                let mut ready = match coder.take() {
+                let kept = || coder.lock().unwrap_or_else(|e| e.into_inner());
+                let last = kept().take();
+                let mut ready = match last {
                     Some((size, ready)) if size == [h, w] => ready,
                     _ => Box::new(vae.decoder([h, w])?),
                 };
                 let mut wider = vae.wider();
                 let decoded = loop {
-                    match (ready.decode(latents, cancel), wider) {
+                    match (ready.decode_async(latents, cancel).await, wider) {
                         (Err(e), Some(wide)) if e.is_not_finite() => {
                             ready = Box::new(wide.decoder([h, w])?);
                             wider = wide.wider();
@@ -124,7 +148,7 @@ impl Previewer<'_> {
                         (decoded, _) => break decoded,
                     }
                 };
-                *coder = Some(([h, w], ready));
+                *kept() = Some(([h, w], ready));
                 Picture::from_planar(width, height, &decoded?)
             }
         }
@@ -139,7 +163,7 @@ struct Linear(Vec<[f64; 3]>);
 impl Linear {
     /// Decodes a probe with the pipeline's VAE and fits the map by least squares to
     /// the means of what each latent pixel becomes.
-    fn fit(pipeline: &Pipeline, cancel: &Cancel) -> Result<Self> {
+    async fn fit(pipeline: &Pipeline, cancel: &Cancel) -> Result<Self> {
         let config = &pipeline.base.checkpoint.vae;
         let (channels, scale) = (config.latent_channels(), config.scale());
         let latents = probe(channels);
@@ -147,7 +171,10 @@ impl Linear {
         let decoder = vae.decoder([PROBE; 2])?;
         // What is said of the VAE is said of the picture itself.
         let mut said = Vec::new();
-        let decoded = vae.decode_all(decoder, &[&latents], cancel, &mut |_| {}, &mut said)?;
+        let mut unheard = |_| {};
+        let decoded = vae
+            .decode_all(decoder, &[&latents], cancel, &mut unheard, &mut said)
+            .await?;
         let means = means(&decoded.concat(), PROBE, scale);
         let plane = PROBE * PROBE;
         let mut sums = Normal::new(channels + 1);

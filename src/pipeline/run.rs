@@ -12,7 +12,7 @@ use super::watch::{NO_PREVIEW, Watch};
 use super::{Cancel, Event, Pipeline};
 use crate::model::unet;
 use crate::{Error, Result};
-use std::time::Instant;
+use web_time::Instant;
 
 /// Requests under way whose pictures go through the same loops.
 pub(super) struct Run<'r, 'm, 'o> {
@@ -92,13 +92,13 @@ impl<'r, 'm, 'o> Run<'r, 'm, 'o> {
     }
 
     /// All pictures through one model's steps.
-    pub fn stage(&mut self, stage: &Stage<'_>) -> Result<()> {
+    pub async fn stage(&mut self, stage: &Stage<'_>) -> Result<()> {
         for i in open(self.members, self.who) {
             self.members[i].tell(Event::Loading {
                 part: format!("{}unet", stage.prefix.replace('.', " ")),
             });
         }
-        let mut previewer = self.previewer()?;
+        let mut previewer = self.previewer().await?;
         let mut gathered = self.is_traced().then(Gathered::default);
         let mask = self.mask.take();
         let mut batch = None;
@@ -125,7 +125,9 @@ impl<'r, 'm, 'o> Run<'r, 'm, 'o> {
             };
             let now = &rest[..denoiser.pictures().min(rest.len())];
             now.iter().for_each(|i| drawn[*i] = true);
-            self.draw(stage, &denoiser, now, gathered.as_mut(), &mut previewer)?;
+            let gathered = gathered.as_mut();
+            self.draw(stage, &denoiser, now, gathered, &mut previewer)
+                .await?;
             for i in now {
                 keep_unpainted(&mut self.samples[*i], mask.as_deref());
             }
@@ -183,11 +185,12 @@ impl<'r, 'm, 'o> Run<'r, 'm, 'o> {
     }
 
     /// What previews are made with, where anybody wants some.
-    fn previewer(&mut self) -> Result<Option<Previewer<'r>>> {
+    async fn previewer(&mut self) -> Result<Option<Previewer<'r>>> {
         let mut wanting = open(self.members, self.who);
         wanting.retain(|i| self.members[*i].wants_previews());
         for i in &wanting {
-            match self.pipeline.previewer(self.members[*i].observer.cancel) {
+            let cancel = self.members[*i].observer.cancel;
+            match self.pipeline.previewer_async(cancel).await {
                 // Another may still want them.
                 Err(Error::Cancelled) => {}
                 Err(e) if e.is_not_finite() => {
@@ -302,7 +305,7 @@ impl<'r, 'm, 'o> Run<'r, 'm, 'o> {
     }
 
     /// Takes the pictures at the places `now` through the loop.
-    fn draw(
+    async fn draw(
         &mut self,
         stage: &Stage<'_>,
         denoiser: &Denoiser<'_>,
@@ -320,6 +323,7 @@ impl<'r, 'm, 'o> Run<'r, 'm, 'o> {
         let mut samples: Vec<&mut Sample> = samples.map(|(_, sample)| sample).collect();
         let mut tally = Tally::default();
         let ran = denoiser.run(&mut samples, &texts, &mut watch, gathered, &mut tally);
+        let ran = ran.await;
         watch.end(&tally);
         match ran {
             // Nobody who waited for these pictures does so any more.

@@ -4,8 +4,8 @@ use super::denoise::{Place, Sample, Shape, Stand};
 use super::request::MaskedContent;
 use super::route::Start;
 use super::{Observer, Pipeline, Posterior, Request, scale_latents};
-use crate::Result;
 use crate::schedule::NoiseGenerator;
+use crate::{Error, Result};
 
 /// The pictures of a request before the first step, and what is painted anew.
 pub(super) struct Departure {
@@ -18,7 +18,7 @@ pub(super) struct Departure {
 /// any, and draws the first noise. The order of
 /// the draws is diffusers': for each picture its latents, the noise, then the
 /// latents of the picture without what is painted anew.
-pub(super) fn depart(
+pub(super) async fn depart(
     pipeline: &Pipeline,
     (number, request): (usize, &Request),
     start: Start,
@@ -28,23 +28,23 @@ pub(super) fn depart(
     let shape = pipeline.latent_shape(request);
     let pixels = Pixels::new(request);
     let beside = pipeline.base.checkpoint.unet.in_channels > shape.c;
-    let mut encode = |planes: &Option<Vec<f32>>| match planes {
+    let mut encode = async |planes: &Option<Vec<f32>>| match planes {
         Some(planes) => {
             let vae = pipeline.planned_vae();
             let size = [request.height, request.width];
-            vae.encode_or_widen(planes, size, observer.cancel, warnings)
-                .map(Some)
+            let encoded = vae.encode_or_widen(planes, size, observer.cancel, warnings);
+            encoded.await.map(Some)
         }
-        None => Ok(None),
+        None => Ok::<_, Error>(None),
     };
     let encoded = Encoded {
         // An inpainting UNet sees the masked picture; the whole is wanted only to
         // start from.
         picture: match (beside, start) {
             (true, Start::Noise(_)) => None,
-            _ => encode(&pixels.picture)?,
+            _ => encode(&pixels.picture).await?,
         },
-        masked: encode(&pixels.masked)?,
+        masked: encode(&pixels.masked).await?,
     };
     let mask = request
         .mask

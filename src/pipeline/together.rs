@@ -5,8 +5,9 @@ use super::condition::{self, Conditionings};
 use super::denoise::Tally;
 use super::route::Route;
 use super::{Event, Observer, Output, Pipeline, Request, Seconds};
+use crate::gpu::block_on;
 use crate::{Error, Result};
-use std::time::Instant;
+use web_time::Instant;
 
 /// A request, and who waits for its pictures.
 pub struct Watched<'w, 'o> {
@@ -134,8 +135,20 @@ impl Pipeline {
     /// Where the device has less than it was thought to have, once more with a plan that
     /// needs less.
     pub fn generate(&mut self, request: &Request, observer: &mut Observer<'_>) -> Result<Output> {
+        block_on(self.generate_async(request, observer))
+    }
+
+    /// As [`Self::generate`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::generate`].
+    pub async fn generate_async(
+        &mut self,
+        request: &Request,
+        observer: &mut Observer<'_>,
+    ) -> Result<Output> {
         let mut members = [Member::new(request, observer)];
-        self.draw_all(&mut members);
+        self.draw_all(&mut members).await;
         let [member] = members;
         member.into_answer()
     }
@@ -156,13 +169,20 @@ impl Pipeline {
     /// has the whole, but of the arithmetic its share.
     pub fn generate_together(&mut self, runs: &mut [Watched<'_, '_>]) -> Vec<Result<Output>> {
         let mut members = Member::all(runs);
-        self.draw_all(&mut members);
+        // A browser draws one request at a time.
+        let drawn = block_on(async {
+            self.draw_all(&mut members).await;
+            Ok(())
+        });
+        if let Err(e) = drawn {
+            answer_first(&mut members, &[0], e);
+        }
         members.into_iter().map(Member::into_answer).collect()
     }
 
-    fn draw_all(&mut self, members: &mut [Member<'_, '_>]) {
+    async fn draw_all(&mut self, members: &mut [Member<'_, '_>]) {
         for group in groups(members) {
-            while let Err(e) = self.draw(members, &group, true) {
+            while let Err(e) = self.draw(members, &group, true).await {
                 answer_first(members, &group, e);
             }
         }
@@ -174,7 +194,7 @@ impl Pipeline {
     /// # Errors
     /// Out of memory where it does not: those without an answer may be drawn once there is
     /// more.
-    pub(super) fn draw(
+    pub(super) async fn draw(
         &mut self,
         members: &mut [Member<'_, '_>],
         who: &[usize],
@@ -194,23 +214,24 @@ impl Pipeline {
             let plan = self.plan_for(first, samples);
             if let (false, Some(limit)) = (plan.fits, plan.limit) {
                 let problem = self.too_little(&plan, limit);
-                return self.give_up(members, &waiting, (problem, waiting.len()), gives_up);
+                let why = (problem, waiting.len());
+                return self.give_up(members, &waiting, why, gives_up).await;
             }
             self.adopt(plan);
             let count = waiting.len();
-            let attempt = self.attempt(members, &waiting);
+            let attempt = self.attempt(members, &waiting).await;
             let waiting = open(members, &waiting);
             let Err(e) = attempt else {
                 return Ok(());
             };
             if !e.is_out_of_memory() {
-                return self.give_up(members, &waiting, (e, count), gives_up);
+                return self.give_up(members, &waiting, (e, count), gives_up).await;
             }
             if !gives_up {
                 return Err(e);
             }
             if !self.gives_up_more(first, samples) {
-                return self.give_up(members, &waiting, (e, count), gives_up);
+                return self.give_up(members, &waiting, (e, count), gives_up).await;
             }
             tracing::warn!("{e}: trying with less memory\n{}", self.plan);
             for i in waiting {
@@ -222,7 +243,7 @@ impl Pipeline {
 
     /// After an error of `count` members that were drawn together: the answer where there
     /// was one. Of several, those that still wait are drawn apart, so that each has its own.
-    fn give_up(
+    async fn give_up(
         &mut self,
         members: &mut [Member<'_, '_>],
         waiting: &[usize],
@@ -234,13 +255,15 @@ impl Pipeline {
             return Ok(());
         }
         tracing::warn!("{error}: {} requests are drawn apart", waiting.len());
-        let mut alone = waiting.iter();
-        alone.try_for_each(|i| self.draw(members, &[*i], gives_up))
+        for i in waiting {
+            Box::pin(self.draw(members, &[*i], gives_up)).await?;
+        }
+        Ok(())
     }
 
     /// Draws members that may share. All of them have an answer after that, if there is no
     /// error, which is nobody's in particular.
-    fn attempt(&mut self, members: &mut [Member<'_, '_>], who: &[usize]) -> Result<()> {
+    async fn attempt(&mut self, members: &mut [Member<'_, '_>], who: &[usize]) -> Result<()> {
         let Some(first) = who.first().map(|i| members[*i].request) else {
             return Ok(());
         };
@@ -257,19 +280,21 @@ impl Pipeline {
             .as_ref()
             .map(|refiner| &refiner.model.checkpoint);
         let route = Route::new(first, &self.base.checkpoint, refiner)?;
-        let told = self.told(members, who, &route)?;
+        let told = self.told(members, who, &route).await?;
         let fits = |a: usize, b: usize| {
             let pair = told[a].as_ref().zip(told[b].as_ref());
             pair.is_some_and(|(a, b)| a.goes_with(b))
         };
         let parties = partition(&open(members, who), fits);
-        let mut parties = parties.iter();
-        parties.try_for_each(|party| self.party(members, party, &told, &route))
+        for party in &parties {
+            self.party(members, party, &told, &route).await?;
+        }
+        Ok(())
     }
 
     /// What the models are told of each member's texts, by its place; nothing where that
     /// failed, which is its answer.
-    fn told(
+    async fn told(
         &self,
         members: &mut [Member<'_, '_>],
         who: &[usize],
@@ -280,7 +305,7 @@ impl Pipeline {
             let member = &mut members[*i];
             let start = Instant::now();
             member.tell(Event::Encoding);
-            match condition::encode(self, member.request, route, member.observer) {
+            match condition::encode(self, member.request, route, member.observer).await {
                 Err(e) if e.is_out_of_memory() => return Err(e),
                 Err(e) => member.answer = Some(Err(e)),
                 Ok(mut made) => {

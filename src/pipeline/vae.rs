@@ -10,6 +10,7 @@ use super::tiles::{Blend, shrink, starts};
 use super::{Cancel, Pipeline};
 use crate::checkpoint::{Autoencoder, Part, TensorSource, VaeFile};
 use crate::gpu::Gpu;
+use crate::gpu::block_on;
 use crate::graph::{Activations, Executor, Graph, Runner, SharedNorms};
 use crate::kernel::Shape;
 use crate::kernel::finite::Mark;
@@ -195,7 +196,7 @@ impl<'a> Vae<'a> {
     /// Decodes the latents of several pictures with this VAE's `decoder`; those whose
     /// activations overflow once more with wider ones, which is said in `warnings`.
     /// `next` hears of every picture before its turn.
-    pub(super) fn decode_all(
+    pub(super) async fn decode_all(
         &self,
         decoder: Coder,
         latents: &[&[f32]],
@@ -213,7 +214,7 @@ impl<'a> Vae<'a> {
                     continue;
                 }
                 next(index);
-                match decoder.decode(latents, cancel) {
+                match decoder.decode_async(latents, cancel).await {
                     Err(e) if e.is_not_finite() && wider.is_some() => {}
                     made => *one = Some(made?),
                 }
@@ -231,22 +232,26 @@ impl<'a> Vae<'a> {
         }
     }
 
-    /// [`Self::encode_distribution`], once more with wider activations where they
+    /// As [`Self::encode_distribution`], once more with wider activations where they
     /// overflow, which is said in `warnings`.
-    pub(super) fn encode_or_widen(
+    pub(super) async fn encode_or_widen(
         &self,
         picture: &[f32],
         size: [usize; 2],
         cancel: &Cancel,
         warnings: &mut Vec<String>,
     ) -> Result<Posterior> {
-        let encoded = self.encode_distribution(picture, size, cancel);
-        match (encoded, self.wider()) {
-            (Err(e), Some(wider)) if e.is_not_finite() => {
-                warnings.push(wider.overflowed(Stage::VaeEncoder, 1));
-                wider.encode_or_widen(picture, size, cancel, warnings)
+        let mut vae = self.clone();
+        loop {
+            let encoder = vae.encoder(size)?;
+            let encoded = encoder.encode_async(picture, cancel).await;
+            match (encoded, vae.wider()) {
+                (Err(e), Some(wider)) if e.is_not_finite() => {
+                    warnings.push(wider.overflowed(Stage::VaeEncoder, 1));
+                    vae = wider;
+                }
+                (encoded, _) => return encoded,
             }
-            (encoded, _) => encoded,
         }
     }
 
@@ -412,20 +417,21 @@ struct Pass {
 }
 
 impl Pass {
-    fn run(&self, gpu: &Arc<Gpu>, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
+    async fn run(&self, gpu: &Arc<Gpu>, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         gpu.upload(&self.from.buffer, bytemuck::cast_slice(input))?;
         self.mark.clear(gpu)?;
         let mut runner = Runner::new(gpu, false)?;
         let cancelled = || cancel.is_cancelled();
         let programs = [&self.import, self.executor.step(), &self.export];
-        runner.run(|_| {}, &programs, &cancelled)?;
-        runner.finish()?;
-        if self.mark.read(gpu)?.is_some() {
+        runner.run_async(|_| {}, &programs, &cancelled).await?;
+        runner.finish_async().await?;
+        if self.mark.read_async(gpu).await?.is_some() {
             return Err(self.suspect.error());
         }
         let output = self.executor.output(0);
         let count = output.rows() * output.c;
-        let bytes = gpu.download(&self.to.buffer, 0, (count * 4) as u64)?;
+        let bytes = (count * 4) as u64;
+        let bytes = gpu.download_async(&self.to.buffer, 0, bytes).await?;
         Ok(Storage::F32.decode(&bytes))
     }
 }
@@ -473,17 +479,34 @@ impl Coder {
     /// Decodes latents `[c, h, w]` as the UNet leaves them to a picture
     /// `[3, 8 h, 8 w]` in -1..1.
     pub fn decode(&self, latents: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
-        self.run(&unscale_latents(&self.config, latents), cancel)
+        block_on(self.decode_async(latents, cancel))
+    }
+
+    /// As [`Self::decode`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub async fn decode_async(&self, latents: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
+        let scaled = unscale_latents(&self.config, latents);
+        self.run(&scaled, cancel).await
     }
 
     /// Encodes a picture `[3, h, w]` in -1..1.
     pub fn encode(&self, picture: &[f32], cancel: &Cancel) -> Result<Posterior> {
+        block_on(self.encode_async(picture, cancel))
+    }
+
+    /// As [`Self::encode`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub async fn encode_async(&self, picture: &[f32], cancel: &Cancel) -> Result<Posterior> {
         let moments = autoencoder::encodes_moments(&self.config);
-        Ok(Posterior::new(self.run(picture, cancel)?, moments))
+        Ok(Posterior::new(self.run(picture, cancel).await?, moments))
     }
 
     /// Runs the graph over the planes `[c, h, w]`, tile by tile where need be.
-    pub fn run(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
+    async fn run(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         let [h, w] = self.size;
         let wanted = self.kind.channels[0] * h * w;
         if input.len() != wanted {
@@ -491,11 +514,11 @@ impl Coder {
             return Err(Error::invalid(self.kind.input, input.len(), allowed));
         }
         if self.side == self.size {
-            return self.pass.run(&self.gpu, input, cancel);
+            return self.pass.run(&self.gpu, input, cancel).await;
         }
         if let Some(pilot) = &self.pilot {
             let small = shrink(input, self.size, pilot.size);
-            pilot.pass.run(&self.gpu, &small, cancel)?;
+            pilot.pass.run(&self.gpu, &small, cancel).await?;
         }
         let mut blend = Blend::new(self.out([h, w]), self.kind.channels[1]);
         for y in starts(h, self.side[0], self.overlap, self.kind.down) {
@@ -506,7 +529,7 @@ impl Coder {
                         part.extend_from_slice(&line[x..x + self.side[1]]);
                     }
                 }
-                let made = self.pass.run(&self.gpu, &part, cancel)?;
+                let made = self.pass.run(&self.gpu, &part, cancel).await?;
                 let ramp = self.out([self.overlap; 2])[0];
                 blend.add(&made, self.out([y, x]), self.out(self.side), ramp);
             }

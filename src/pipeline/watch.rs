@@ -85,7 +85,7 @@ impl<'w, 'm, 'o, 'p> Watch<'w, 'm, 'o, 'p> {
     }
 
     /// Sends previews to those who want some after the step at hand.
-    fn preview(&mut self, at: &mut Progress<'_, '_>) -> Result<()> {
+    async fn preview(&mut self, at: &mut Progress<'_, '_>) -> Result<()> {
         let Some(previewer) = self.previewer else {
             return Ok(());
         };
@@ -99,7 +99,7 @@ impl<'w, 'm, 'o, 'p> Watch<'w, 'm, 'o, 'p> {
         if waiting.is_empty() {
             return Ok(());
         }
-        let expected = at.expected()?;
+        let expected = at.expected().await?;
         let pictures = expected.chunks(self.shape.count()).zip(self.places);
         for (latents, place) in pictures {
             let wanted = waiting.iter().any(|(i, _)| *i == place.request);
@@ -109,7 +109,8 @@ impl<'w, 'm, 'o, 'p> Watch<'w, 'm, 'o, 'p> {
                 continue;
             }
             let Shape { h, w, .. } = self.shape;
-            match previewer.picture(latents, h, w, member.observer.cancel) {
+            let cancel = member.observer.cancel;
+            match previewer.picture_async(latents, h, w, cancel).await {
                 // It goes at the next step.
                 Err(Error::Cancelled) => {}
                 // The run may be sound all the same.
@@ -133,7 +134,7 @@ impl Audience for Watch<'_, '_, '_, '_> {
         going.all(|(place, over)| *over || self.members[place.request].is_cancelled())
     }
 
-    fn step(&mut self, at: &mut Progress<'_, '_>) -> Result<()> {
+    async fn step(&mut self, at: &mut Progress<'_, '_>) -> Result<()> {
         self.done = at.done;
         for (i, pictures) in self.waiting() {
             let member = &mut self.members[i];
@@ -143,7 +144,7 @@ impl Audience for Watch<'_, '_, '_, '_> {
                 member.tell(Event::Step { index, total });
             }
         }
-        self.preview(at)
+        self.preview(at).await
     }
 
     fn ending(&mut self) -> Vec<usize> {

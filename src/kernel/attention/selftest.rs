@@ -3,7 +3,7 @@
 
 use super::{Attention, Call, Variant, twin};
 use crate::Result;
-use crate::kernel::trust::upload;
+use crate::kernel::trust::{mixed, upload};
 use crate::kernel::{Context, Program, Storage, Tensor};
 
 /// Dispatches in one submission, each with its output: a race shows in one of them.
@@ -67,7 +67,7 @@ pub(super) fn self_test(
 
 /// From -1 to 1, exact in f16, and none like its neighbours.
 fn number(i: usize, seed: usize) -> f32 {
-    let mixed = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0x2545_f491);
+    let mixed = mixed(i, seed);
     let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x94d0_49bb_1331_11eb);
     ((mixed >> 40) % 257) as f32 / 128.0 - 1.0
 }

@@ -4,7 +4,7 @@
 use super::dispatches_by;
 use super::{Call, Conv, Epilogue, Layout, Product, Storages, Variant, Weight, WeightStorage};
 use crate::Result;
-use crate::kernel::trust::upload;
+use crate::kernel::trust::{mixed, upload};
 use crate::kernel::{Context, Program, Storage, Tensor};
 use half::f16;
 
@@ -28,8 +28,7 @@ struct Case {
 
 /// Small integers, so that every sum is exact, and none like its neighbours.
 fn integer(i: usize, seed: usize) -> i32 {
-    let mixed = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.wrapping_mul(0x2545_f491);
-    ((mixed >> 29) % 3) as i32 - 1
+    ((mixed(i, seed) >> 29) % 3) as i32 - 1
 }
 
 /// What is wrong with `variant`, as the call's storages and kind have it.

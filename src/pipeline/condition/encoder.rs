@@ -148,10 +148,15 @@ impl<'a> Encoder<'a> {
 
     /// The chunks' states one after another, weighted; the pooled vector is the
     /// first chunk's, as it is.
-    pub fn encode(&self, chunks: &[Chunk], mode: Weighting, cancel: &Cancel) -> Result<Encoded> {
+    pub async fn encode(
+        &self,
+        chunks: &[Chunk],
+        mode: Weighting,
+        cancel: &Cancel,
+    ) -> Result<Encoded> {
         let needs_empty = chunks.iter().any(|chunk| mode.needs_empty(&chunk.weights));
         let empty = match needs_empty {
-            true => Some(self.run(&Chunk::empty(self.tokenizer).ids, cancel)?.0),
+            true => Some(self.run(&Chunk::empty(self.tokenizer).ids, cancel).await?.0),
             false => None,
         };
         let mut encoded = Encoded {
@@ -159,7 +164,7 @@ impl<'a> Encoder<'a> {
             ..Default::default()
         };
         for (i, chunk) in chunks.iter().enumerate() {
-            let (mut states, pooled) = self.run(&chunk.ids, cancel)?;
+            let (mut states, pooled) = self.run(&chunk.ids, cancel).await?;
             weigh(&mut states, &chunk.weights, mode, empty.as_deref())?;
             encoded.states.extend(states);
             if i == 0 {
@@ -170,7 +175,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Hidden states, and the pooled vector where the model has one.
-    fn run(&self, ids: &[u32], cancel: &Cancel) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
+    async fn run(&self, ids: &[u32], cancel: &Cancel) -> Result<(Vec<f32>, Option<Vec<f32>>)> {
         let gpu = &self.pipeline.gpu;
         let source = self.checkpoint.source(self.part);
         let embedded = clip::embed(self.config, source, ids, self.rows);
@@ -179,17 +184,18 @@ impl<'a> Encoder<'a> {
         let mut runner = Runner::new(gpu, false)?.with_stream(self.stream.clone());
         let cancelled = || cancel.is_cancelled();
         self.mark.clear(gpu)?;
-        runner.run(|_| {}, &[self.executor.step(), &self.watch], &cancelled)?;
-        runner.finish()?;
+        let programs = [self.executor.step(), &self.watch];
+        runner.run_async(|_| {}, &programs, &cancelled).await?;
+        runner.finish_async().await?;
         gpu.note_reserved();
-        if self.mark.read(gpu)?.is_some() {
+        if self.mark.read_async(gpu).await?.is_some() {
             return Err(self.suspect.error());
         }
-        let states = self.executor.read(gpu, 0)?;
+        let states = self.executor.read_async(gpu, 0).await?;
         let Some(n) = self.config.projection_dim else {
             return Ok((states, None));
         };
-        let all = self.executor.read(gpu, 1)?;
+        let all = self.executor.read_async(gpu, 1).await?;
         let end = clip::end_of_text(self.config, ids);
         Ok((states, Some(all[end * n..(end + 1) * n].to_vec())))
     }

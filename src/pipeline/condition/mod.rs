@@ -94,7 +94,7 @@ impl Conditionings {
 
 /// Encodes the prompts of `request` for the models of its route. Where the plan says so,
 /// the text encoders leave the device before this returns, so that the UNet has its memory.
-pub(super) fn encode(
+pub(super) async fn encode(
     pipeline: &Pipeline,
     request: &Request,
     route: &Route,
@@ -143,18 +143,18 @@ pub(super) fn encode(
             Some(refiner) if shared => work.reads(base) || work.reads(&refiner.model.checkpoint),
             _ => work.reads(base),
         };
-        second = Some(work.second(&readings[0], negative, "", observer)?);
+        second = Some(work.second(&readings[0], negative, "", observer).await?);
     }
     let own = match readings.get(1) {
         Some(reading) => {
             let negative = work.reads(reading.checkpoint);
-            Some(work.second(reading, negative, "refiner.", observer)?)
+            Some(work.second(reading, negative, "refiner.", observer).await?)
         }
         None => second.clone(),
     };
     let base = match second.filter(|_| wants_base) {
         Some(second) => {
-            let joined = match work.first(&readings[0], observer)? {
+            let joined = match work.first(&readings[0], observer).await? {
                 Some(first) => first.beside(second),
                 None => second,
             };
@@ -194,7 +194,11 @@ impl Work<'_> {
     }
 
     /// What the first encoder makes of the prompts; a refiner has none.
-    fn first(&self, reading: &Reading<'_>, observer: &mut Observer<'_>) -> Result<Option<Pair>> {
+    async fn first(
+        &self,
+        reading: &Reading<'_>,
+        observer: &mut Observer<'_>,
+    ) -> Result<Option<Pair>> {
         let checkpoint = reading.checkpoint;
         let (Some(config), Some(tokenizer)) = (&checkpoint.text_encoder, &checkpoint.tokenizer)
         else {
@@ -202,10 +206,11 @@ impl Work<'_> {
         };
         let kind = (Part::TextEncoder, config, tokenizer);
         let negative = self.reads(checkpoint);
-        self.both(reading, kind, negative, observer, "").map(Some)
+        let pair = self.both(reading, kind, negative, observer, "").await?;
+        Ok(Some(pair))
     }
 
-    fn second(
+    async fn second(
         &self,
         reading: &Reading<'_>,
         negative: bool,
@@ -215,7 +220,7 @@ impl Work<'_> {
         let checkpoint = reading.checkpoint;
         let config = &checkpoint.text_encoder_2;
         let kind = (Part::TextEncoder2, config, &checkpoint.tokenizer_2);
-        self.both(reading, kind, negative, observer, prefix)
+        self.both(reading, kind, negative, observer, prefix).await
     }
 
     /// The conditioning of a model, noted in the trace.
@@ -270,7 +275,7 @@ impl Work<'_> {
     }
 
     /// One encoder's reading of the prompt and, if `negative`, the negative one.
-    fn both(
+    async fn both(
         &self,
         reading: &Reading<'_>,
         kind: Kind<'_>,
@@ -290,7 +295,7 @@ impl Work<'_> {
             .unwrap_or(&own);
         let suspect = Suspect::text_encoder(reading.checkpoint, kind.0, self.request);
         let run =
-            |texts: &[[Vec<Chunk>; 2]], skip: usize, name: &str, observer: &mut Observer<'_>| {
+            async |texts: &[[Vec<Chunk>; 2]], skip, name: &str, observer: &mut Observer<'_>| {
                 let texts = texts.iter().map(|text| &text[which][..]);
                 if let (Some(trace), true) = (&mut observer.trace, prefix.is_empty()) {
                     let ids = texts.clone().flatten().flat_map(|chunk| &chunk.ids);
@@ -304,15 +309,17 @@ impl Work<'_> {
                     Encoder::new(pipeline, checkpoint, kind, skip, suspect, loaded, cancel)?
                         .with_rows(&reading.learned.rows[which]);
                 let mode = self.request.prompt_weighting;
-                texts
-                    .map(|chunks| encoder.encode(chunks, mode, observer.cancel))
-                    .collect::<Result<Vec<Encoded>>>()
+                let mut encoded: Vec<Encoded> = Vec::with_capacity(texts.len());
+                for chunks in texts {
+                    encoded.push(encoder.encode(chunks, mode, cancel).await?);
+                }
+                Ok::<_, Error>(encoded)
             };
         // Layers are skipped for the prompt alone, as diffusers does.
         let skip = self.request.clip_skip;
-        let positive = run(&reading.positive, skip, "input_ids", observer)?;
+        let positive = run(&reading.positive, skip, "input_ids", observer).await?;
         let negative = match negative {
-            true => run(&reading.negative, 0, "negative_input_ids", observer)?,
+            true => run(&reading.negative, 0, "negative_input_ids", observer).await?,
             false => Vec::new(),
         };
         let wide = wide_weights(suspect.stage, loaded);

@@ -267,7 +267,7 @@ impl<'a> Denoiser<'a> {
     }
 
     /// Tells the UNet a form's only call, unless it was told so last.
-    fn tell<'t>(
+    async fn tell<'t>(
         &'t self,
         runner: &mut Runner<'_>,
         form: &Form,
@@ -279,7 +279,7 @@ impl<'a> Denoiser<'a> {
         if told.cue != news {
             let passes = &self.passes[form.passes];
             for pass in [&passes.whole].into_iter().chain(&passes.shallow) {
-                self.condition(runner, pass, call, (texts, cue))?;
+                self.condition(runner, pass, call, (texts, cue)).await?;
             }
             told.cue = news;
         }
@@ -289,7 +289,7 @@ impl<'a> Denoiser<'a> {
     /// Writes a call's texts to the UNet's inputs, for what is submitted from now on,
     /// and runs what follows from them alone: the keys and values of every
     /// cross-attention. In SDXL that is about 0.4 % of a step's work.
-    fn condition(
+    async fn condition(
         &self,
         runner: &mut Runner<'_>,
         pass: &Pass,
@@ -307,12 +307,13 @@ impl<'a> Denoiser<'a> {
             }
         }
         pass.unet.write(&self.pipeline.gpu, CONTEXT, &embeds)?;
-        runner.run(|_| {}, &[pass.unet.once()], &|| false)
+        let programs = [pass.unet.once()];
+        runner.run_async(|_| {}, &programs, &|| false).await
     }
 
     /// Has the time embedding of step `k` worked out, with that of as many other steps
     /// as there is room for.
-    fn bring_times(
+    async fn bring_times(
         &self,
         runner: &mut Runner<'_>,
         k: usize,
@@ -335,14 +336,15 @@ impl<'a> Denoiser<'a> {
                 }));
             }
         }
-        self.times.bring(&self.pipeline.gpu, runner, &moments)?;
+        let gpu = &self.pipeline.gpu;
+        self.times.bring(gpu, runner, &moments).await?;
         told.times = Some(steps);
         Ok(())
     }
 
     /// Takes step `k`. `told` is what the UNet was told last. Gives the multiply-adds of
     /// its UNet calls.
-    fn step<'t>(
+    async fn step<'t>(
         &'t self,
         runner: &mut Runner<'_>,
         k: usize,
@@ -357,7 +359,7 @@ impl<'a> Denoiser<'a> {
         let passes = &self.passes[form.passes];
         let pass = passes.of(manner.shallow);
         let work = form.calls.len() as u64 * pass.multiply_adds;
-        self.bring_times(runner, k, texts, told)?;
+        self.bring_times(runner, k, texts, told).await?;
         let numbers = |encoder: &mut wgpu::CommandEncoder, call: &Call| {
             let (from, to) = (self.table.raw(), self.step.raw());
             encoder.copy_buffer_to_buffer(from, k as u64 * STEP_BYTES, to, 0, STEP_BYTES);
@@ -370,14 +372,15 @@ impl<'a> Denoiser<'a> {
         }
         last.push(form.after(manner.shallow, is_thresholded(step)));
         if let [call] = &form.calls[..] {
-            self.tell(runner, form, call, (texts, cue), told)?;
+            self.tell(runner, form, call, (texts, cue), told).await?;
             let programs = [&[&pass.before, pass.unet.step()][..], &last].concat();
-            runner.run(|e| numbers(e, call), &programs, cancelled)?;
+            let before = |encoder: &mut wgpu::CommandEncoder| numbers(encoder, call);
+            runner.run_async(before, &programs, cancelled).await?;
             return Ok(work);
         }
         told.cue = None;
         for call in &form.calls {
-            self.condition(runner, pass, call, (texts, cue))?;
+            self.condition(runner, pass, call, (texts, cue)).await?;
             let feature = passes.feature().zip(call.feature.as_ref());
             let before = |encoder: &mut wgpu::CommandEncoder| {
                 numbers(encoder, call);
@@ -386,7 +389,7 @@ impl<'a> Denoiser<'a> {
                 }
             };
             let programs = [&pass.before, pass.unet.step()];
-            runner.run(before, &programs, cancelled)?;
+            runner.run_async(before, &programs, cancelled).await?;
             let keep = |encoder: &mut wgpu::CommandEncoder| {
                 if let Some(keep) = &call.keep {
                     copy(encoder, &pass.output().view, &keep.view);
@@ -395,16 +398,16 @@ impl<'a> Denoiser<'a> {
                     copy(encoder, &feature.view, kept);
                 }
             };
-            runner.run(keep, &[], cancelled)?;
+            runner.run_async(keep, &[], cancelled).await?;
         }
-        runner.run(|_| {}, &last, cancelled)?;
+        runner.run_async(|_| {}, &last, cancelled).await?;
         Ok(work)
     }
 
     /// One of the loop's tensors as planes `[pictures, c, h, w]`, once all has run.
-    fn read(&self, which: Read) -> Result<Vec<f32>> {
+    async fn read(&self, which: Read) -> Result<Vec<f32>> {
         let count = self.pictures * self.shape.count();
-        self.planes.read(&self.pipeline.gpu, which, count)
+        self.planes.read(&self.pipeline.gpu, which, count).await
     }
 }
 

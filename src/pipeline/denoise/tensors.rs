@@ -218,9 +218,10 @@ impl Planes {
     }
 
     /// The `count` values of a tensor, once all has run.
-    pub fn read(&self, gpu: &Gpu, which: Read, count: usize) -> Result<Vec<f32>> {
+    pub async fn read(&self, gpu: &Gpu, which: Read, count: usize) -> Result<Vec<f32>> {
         self.export[which as usize].run(gpu)?;
-        let bytes = gpu.download(&self.buffer, 0, (count * 4) as u64)?;
+        let bytes = (count * 4) as u64;
+        let bytes = gpu.download_async(&self.buffer, 0, bytes).await?;
         Ok(Storage::F32.decode(&bytes))
     }
 }

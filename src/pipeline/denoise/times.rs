@@ -102,7 +102,12 @@ impl Times {
 
     /// Works out the table for [`Self::beside`] some step, whose `moments` these are, for
     /// what is submitted from now on.
-    pub fn bring(&self, gpu: &Gpu, runner: &mut Runner<'_>, moments: &[Moment<'_>]) -> Result<()> {
+    pub async fn bring(
+        &self,
+        gpu: &Gpu,
+        runner: &mut Runner<'_>,
+        moments: &[Moment<'_>],
+    ) -> Result<()> {
         // Where fewer steps are left, the last fills up what nobody reads.
         let rows = self.room * self.sides * self.texts;
         let all = || (0..rows).filter_map(|i| moments.get(i).or(moments.last()));
@@ -119,7 +124,8 @@ impl Times {
             .write(gpu, TEXT_EMBEDS, &join(|p| &p.pooled))?;
         let guidance = self.guidance.repeat(rows);
         self.executor.write(gpu, TIMESTEP_COND, &guidance)?;
-        runner.run(|_| {}, &[self.executor.step()], &|| false)
+        let programs = [self.executor.step()];
+        runner.run_async(|_| {}, &programs, &|| false).await
     }
 
     /// Copies step `k`'s rows of `sides` to `to`: for each side, of every picture of the
@@ -156,6 +162,7 @@ impl Times {
 mod tests {
     use super::*;
     use crate::checkpoint::Part;
+    use crate::gpu::block_on;
     use crate::kernel::Storage;
     use crate::model::DeviceWeights;
     use crate::pipeline::{Cancel, LoadOptions, Observer};
@@ -212,7 +219,7 @@ mod tests {
                         })
                     })
                     .collect();
-                times.bring(gpu, &mut runner, &moments).unwrap();
+                block_on(times.bring(gpu, &mut runner, &moments)).unwrap();
                 held = Some(steps);
             }
             let copy = |encoder: &mut wgpu::CommandEncoder| {

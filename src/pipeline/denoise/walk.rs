@@ -6,7 +6,7 @@ use crate::Result;
 use crate::graph::Runner;
 use crate::schedule::NoiseGenerator;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Those who wait for the pictures of a batch.
 pub(in crate::pipeline) trait Audience {
@@ -17,7 +17,7 @@ pub(in crate::pipeline) trait Audience {
     ///
     /// # Errors
     /// What stops the loop for all.
-    fn step(&mut self, at: &mut Progress<'_, '_>) -> Result<()>;
+    async fn step(&mut self, at: &mut Progress<'_, '_>) -> Result<()>;
 
     /// The pictures that are to end as they are after the step at hand, and did not end
     /// before. It is asked after every step but the last.
@@ -38,10 +38,10 @@ pub(in crate::pipeline) struct Progress<'d, 'a> {
 impl Progress<'_, '_> {
     /// What the finished latents of every picture are expected to be, planes: the
     /// clean picture that the latents and the prediction that led there speak of.
-    pub fn expected(&mut self) -> Result<Vec<f32>> {
-        self.runner.finish()?;
-        let latents = self.denoiser.read(Read::Latents)?;
-        self.denoiser.expected(self.done, latents)
+    pub async fn expected(&mut self) -> Result<Vec<f32>> {
+        self.runner.finish_async().await?;
+        let latents = self.denoiser.read(Read::Latents).await?;
+        self.denoiser.expected(self.done, latents).await
     }
 }
 
@@ -52,11 +52,11 @@ impl Denoiser<'_> {
     /// Takes the samples, as many as the loop was made for, from the latents they
     /// have to those after the last step, or as far as the audience lets them go.
     /// `gathered` takes the tensors of every step.
-    pub fn run(
+    pub async fn run(
         &self,
         samples: &mut [&mut Sample],
         texts: &Texts<'_>,
-        audience: &mut dyn Audience,
+        audience: &mut impl Audience,
         mut gathered: Option<&mut Gathered>,
         tally: &mut Tally,
     ) -> Result<()> {
@@ -66,16 +66,18 @@ impl Denoiser<'_> {
         if let (Some(manner), Some(cue)) = (self.manners.first(), self.cues.first()) {
             let form = self.form(*manner);
             if let [call] = &form.calls[..] {
-                self.tell(&mut runner, form, call, (texts, cue), &mut told)?;
+                let told = &mut told;
+                self.tell(&mut runner, form, call, (texts, cue), told)
+                    .await?;
             }
         }
-        self.bring_times(&mut runner, 0, texts, &mut told)?;
+        self.bring_times(&mut runner, 0, texts, &mut told).await?;
         self.planes.bring(gpu, samples)?;
         self.marks.prediction.clear(gpu)?;
         self.marks.latents.clear(gpu)?;
-        runner.busy_seconds()?;
+        runner.busy_seconds_async().await?;
         if let Some(gathered) = &mut gathered {
-            gathered.put("latents.000", &self.read(Read::Latents)?);
+            gathered.put("latents.000", &self.read(Read::Latents).await?);
         }
         let counters = gpu.counters();
         let created = || {
@@ -93,41 +95,45 @@ impl Denoiser<'_> {
                 self.draw_noise(samples, &mut own_noise)?;
             }
             let gone = || audience.is_gone();
-            tally.multiply_adds += self.step(&mut runner, k, texts, &mut told, &gone)?;
+            let work = self.step(&mut runner, k, texts, &mut told, &gone).await?;
+            tally.multiply_adds += work;
             if let Some(gathered) = &mut gathered {
-                runner.finish()?;
-                let prediction = self.read(Read::Prediction)?;
+                runner.finish_async().await?;
+                let prediction = self.read(Read::Prediction).await?;
                 gathered.put(&format!("noise_pred.{k:03}"), &prediction);
-                let latents = self.read(Read::Latents)?;
+                let latents = self.read(Read::Latents).await?;
                 gathered.put(&format!("latents.{:03}", k + 1), &latents);
             }
             if !self.put_back.is_empty() {
-                runner.run(|_| {}, &[&self.put_back], &|| false)?;
+                let programs = [&self.put_back];
+                runner.run_async(|_| {}, &programs, &|| false).await?;
             }
-            audience.step(&mut Progress {
+            let mut progress = Progress {
                 denoiser: self,
                 runner: &mut runner,
                 done: k + 1,
-            })?;
+            };
+            audience.step(&mut progress).await?;
             done = k + 1;
             if done < steps {
                 let ending = audience.ending();
                 if audience.is_over() {
                     break;
                 }
-                self.end_some(&mut runner, samples, &ending, done)?;
+                self.end_some(&mut runner, samples, &ending, done).await?;
             }
         }
-        runner.finish()?;
+        runner.finish_async().await?;
         gpu.note_reserved();
         let [buffers, pipelines] = created();
         tally.wall += start.elapsed().as_secs_f64();
         tally.buffers += buffers - before[0];
         tally.pipelines += pipelines - before[1];
         tally.streamed += self.stream.bytes() - streamed;
-        tally.busy = tally.busy.zip(runner.busy_seconds()?).map(|(a, b)| a + b);
-        self.check_finite()?;
-        self.take_back(samples, done)
+        let busy = runner.busy_seconds_async().await?;
+        tally.busy = tally.busy.zip(busy).map(|(a, b)| a + b);
+        self.check_finite().await?;
+        self.take_back(samples, done).await
     }
 
     /// Draws the noise of a step and brings it to the device.
@@ -146,7 +152,7 @@ impl Denoiser<'_> {
 
     /// Gives the pictures at these places the latents that they were coming to after
     /// `done` steps, while the others go on.
-    fn end_some(
+    async fn end_some(
         &self,
         runner: &mut Runner<'_>,
         samples: &mut [&mut Sample],
@@ -156,9 +162,10 @@ impl Denoiser<'_> {
         if places.is_empty() {
             return Ok(());
         }
-        runner.finish()?;
-        self.check_finite()?;
-        let coming = self.expected(done, self.read(Read::Latents)?)?;
+        runner.finish_async().await?;
+        self.check_finite().await?;
+        let latents = self.read(Read::Latents).await?;
+        let coming = self.expected(done, latents).await?;
         let count = self.shape.count();
         for place in places {
             let latents = coming.get(place * count..(place + 1) * count);
@@ -171,11 +178,11 @@ impl Denoiser<'_> {
     }
 
     /// Gives the samples that did not end before their latents after `done` steps.
-    fn take_back(&self, samples: &mut [&mut Sample], done: usize) -> Result<()> {
+    async fn take_back(&self, samples: &mut [&mut Sample], done: usize) -> Result<()> {
         let ended = done < self.leg.steps.len();
-        let values = self.read(Read::Latents)?;
+        let values = self.read(Read::Latents).await?;
         let expected = match ended || !self.leg.finishes() {
-            true => self.expected(done, values.clone())?,
+            true => self.expected(done, values.clone()).await?,
             false => Vec::new(),
         };
         let count = self.shape.count();
@@ -196,20 +203,20 @@ impl Denoiser<'_> {
     /// What the finished latents of every picture are expected to be, planes: the
     /// clean picture that `latents` after `done` steps and the prediction that led
     /// there speak of.
-    fn expected(&self, done: usize, latents: Vec<f32>) -> Result<Vec<f32>> {
+    async fn expected(&self, done: usize, latents: Vec<f32>) -> Result<Vec<f32>> {
         let reached = self.leg.reached(done - 1);
         if reached.noise == 0.0 {
             return Ok(latents);
         }
-        let prediction = self.read(Read::Prediction)?;
+        let prediction = self.read(Read::Prediction).await?;
         Ok(self.leg.original(&latents, &prediction, reached))
     }
 
     /// Fails where a step's tensors were not finite: the first of them counts.
-    fn check_finite(&self) -> Result<()> {
+    async fn check_finite(&self) -> Result<()> {
         let gpu = &self.pipeline.gpu;
-        let prediction = self.marks.prediction.read(gpu)?;
-        let latents = self.marks.latents.read(gpu)?;
+        let prediction = self.marks.prediction.read_async(gpu).await?;
+        let latents = self.marks.latents.read_async(gpu).await?;
         match self.suspect.in_loop(prediction, latents) {
             Some(suspect) => Err(suspect.error()),
             None => Ok(()),
