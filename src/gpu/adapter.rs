@@ -123,7 +123,7 @@ fn memory(_: &wgpu::Adapter) -> Option<u64> {
 }
 
 fn backends(choice: &AdapterChoice) -> Result<Backends> {
-    let all = Backends::VULKAN | Backends::METAL | Backends::DX12;
+    let all = Backends::VULKAN | Backends::METAL | Backends::DX12 | Backends::BROWSER_WEBGPU;
     let Some(name) = &choice.backend else {
         return Ok(all);
     };
@@ -240,7 +240,10 @@ pub(super) async fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
 
 /// What to install on this platform so that there is an adapter.
 pub fn install_hint() -> &'static str {
-    if cfg!(target_os = "windows") {
+    if cfg!(target_family = "wasm") {
+        "this browser offers no WebGPU adapter: update it, see that its settings allow \
+         hardware acceleration, and open the page by https or from localhost"
+    } else if cfg!(target_os = "windows") {
         "install the graphics driver of your GPU's vendor (DirectX 12 or Vulkan)"
     } else if cfg!(target_os = "macos") {
         "calotype needs a Mac with Metal, and a session that may use the GPU"

@@ -37,7 +37,11 @@ pub async fn open(precision: &str) -> Result<Drawer, JsError> {
         "auto" => Dtype::Auto,
         "f16" => Dtype::F16,
         "f32" => Dtype::F32,
-        other => return Err(JsError::new(&format!("precision {other:?}: auto, f16 or f32"))),
+        other => {
+            return Err(JsError::new(&format!(
+                "precision {other:?}: auto, f16 or f32"
+            )));
+        }
     };
     let options = LoadOptions {
         model: "demo".into(),
@@ -99,7 +103,10 @@ impl Drawer {
             trace: None,
             preview_every: 4,
         };
-        let output = self.pipeline.generate_async(&request, &mut observer).await?;
+        let output = self
+            .pipeline
+            .generate_async(&request, &mut observer)
+            .await?;
         for warning in &output.warnings {
             say(progress, &format!("warning: {warning}"), 0, 0);
         }
