@@ -44,7 +44,7 @@ async function load() {
   precision = wanted;
   const device = JSON.parse(drawer.device());
   const has = (is, name) => (is ? name : `no ${name}`);
-  at("device").textContent = [device.name || "GPU", device.precision, has(device.f16, "16-bit floats"), has(device.subgroups, "subgroups")].join(" · ");
+  at("device").textContent = [device.name, device.precision, has(device.f16, "16-bit floats"), has(device.subgroups, "subgroups")].join(" · ");
 }
 
 async function draw() {

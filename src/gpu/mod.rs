@@ -137,7 +137,11 @@ impl Gpu {
         shaders: HashMap<&'static str, String>,
     ) -> Result<Arc<Self>> {
         let adapter = adapter::pick(choice).await?;
-        let info = adapter.get_info();
+        let mut info = adapter.get_info();
+        if info.name.is_empty() {
+            // Browsers tell as little as they can.
+            info.name = "the browser's GPU".into();
+        }
         let mut capabilities = Capabilities::of(&adapter);
         let mut limits = adapter.limits();
         if let Some(cap) = choice.max_binding {

@@ -6,6 +6,7 @@ mod server;
 
 mod contract;
 mod page;
+mod web;
 
 use server::{SMALL_VAE, Server, run_client};
 

@@ -340,3 +340,48 @@ fn a_disk_that_takes_no_more_is_said() {
     assert!(!hub.folder().join("snapshots").exists());
     assert!(hub.pull(&[]).status.success());
 }
+
+/// A file system without room; where mounting one is not allowed, the test above stands for
+/// it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said() {
+    let unshared = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "sh",
+            "-c",
+            script,
+            env!("CARGO_BIN_EXE_calotype"),
+        ]);
+        command
+    };
+    let may_mount = "mount -t tmpfs none /mnt";
+    if !unshared(may_mount)
+        .output()
+        .is_ok_and(|tried| tried.status.success())
+    {
+        eprintln!("skipped: no file system may be mounted here");
+        return;
+    }
+    let hub = TestHub::with_demo();
+    let script = "mount -t tmpfs -o size=300k none \"$HF_HOME\" || exit 9
+        \"$0\" pull someone/tiny-xl
+        code=$?
+        find \"$HF_HOME\" -path '*snapshots*'
+        exit $code";
+    let output = unshared(script)
+        .env("HF_ENDPOINT", &hub.url)
+        .env("HF_HOME", hub.home.path())
+        .env("NO_PROXY", "127.0.0.1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["cannot be kept", "No space left", "make room"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    // Nothing under a final name.
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+}
