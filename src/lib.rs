@@ -22,6 +22,8 @@
 //! `server`, `bench` and `hub` (`pull`) are features, as is `cli`, the program; the default
 //! is all. Without
 //! them (`default-features = false`) the library draws, and depends on no HTTP or database.
+//! In a browser it draws through WebGPU, by the functions that end in `_async`: those of their
+//! names without that block.
 
 #[cfg(feature = "bench")]
 pub mod bench;

@@ -488,7 +488,7 @@ impl Coder {
     /// As [`Self::decode`].
     pub async fn decode_async(&self, latents: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         let scaled = unscale_latents(&self.config, latents);
-        self.run(&scaled, cancel).await
+        self.run_async(&scaled, cancel).await
     }
 
     /// Encodes a picture `[3, h, w]` in -1..1.
@@ -502,11 +502,19 @@ impl Coder {
     /// As [`Self::encode`].
     pub async fn encode_async(&self, picture: &[f32], cancel: &Cancel) -> Result<Posterior> {
         let moments = autoencoder::encodes_moments(&self.config);
-        Ok(Posterior::new(self.run(picture, cancel).await?, moments))
+        Ok(Posterior::new(self.run_async(picture, cancel).await?, moments))
     }
 
     /// Runs the graph over the planes `[c, h, w]`, tile by tile where need be.
-    async fn run(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
+    pub fn run(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
+        block_on(self.run_async(input, cancel))
+    }
+
+    /// As [`Self::run`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_async(&self, input: &[f32], cancel: &Cancel) -> Result<Vec<f32>> {
         let [h, w] = self.size;
         let wanted = self.kind.channels[0] * h * w;
         if input.len() != wanted {
