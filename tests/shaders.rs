@@ -2,7 +2,7 @@
 //! HLSL writers: proof of portability as far as it goes without the hardware.
 
 use calotype::bench::peaks;
-use calotype::gpu::{Access, HostShareable, Layout, PipelineKey};
+use calotype::gpu::{Access, HostShareable, Layout, PipelineKey, STORAGE_BUFFERS};
 use calotype::kernel::latent::StepValues;
 use calotype::kernel::norm::STATS_LANES;
 use calotype::kernel::product::EPILOGUE_FLAGS;
@@ -49,6 +49,12 @@ fn every_permutation_is_emitted_for_vulkan_metal_and_dx12() {
     assert!(keys.len() > 40, "only {} permutations", keys.len());
     let mut matrices = [0, 0];
     for key in &keys {
+        let storage = key.bindings.iter().filter(|b| **b != Access::Uniform);
+        assert!(
+            storage.count() <= STORAGE_BUFFERS as usize,
+            "{}",
+            key.label()
+        );
         let has = |name: &str| key.defines.iter().any(|(define, _)| define == name);
         match (has("COOP"), has("FLAT")) {
             (false, _) => {

@@ -15,6 +15,20 @@ pub struct AdapterChoice {
     /// Caps the bytes that one storage binding may cover: for tests of banding,
     /// and for machines that are shared.
     pub max_binding: Option<u64>,
+    /// As if the adapter's [`Capabilities::half_words`] were false: for tests.
+    pub no_half_words: bool,
+}
+
+/// Storage buffers that a kernel may bind: what WebGPU asks of every adapter. Mesa's CPU driver
+/// before 21 has fewer.
+pub const STORAGE_BUFFERS: u32 = 8;
+
+/// What an adapter lacks that every kernel may use.
+pub(super) fn lacking(limits: &wgpu::Limits) -> Option<String> {
+    let offered = limits.max_storage_buffers_per_shader_stage;
+    (offered < STORAGE_BUFFERS).then(|| {
+        format!("has {offered} storage buffers for a shader, and calotype needs {STORAGE_BUFFERS}")
+    })
 }
 
 /// What the kernels may use on an adapter, taken from the adapter itself.
@@ -28,6 +42,9 @@ pub struct Capabilities {
     /// Bytes of the largest memory of its own, where the backend tells.
     pub memory: Option<u64>,
     pub shader_f16: bool,
+    /// Reads f16 values that are packed in words (`unpack2x16float`). Mesa's CPU driver does
+    /// not where the processor has no f16 instructions.
+    pub half_words: bool,
     pub subgroup: bool,
     pub timestamps: bool,
     pub pipeline_cache: bool,
@@ -77,6 +94,10 @@ impl Capabilities {
             is_discrete: info.device_type == DeviceType::DiscreteGpu,
             memory: memory(adapter),
             shader_f16: features.contains(Features::SHADER_F16),
+            half_words: adapter
+                .get_downlevel_capabilities()
+                .flags
+                .contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
             subgroup: features.contains(Features::SUBGROUP),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
             pipeline_cache: features.contains(Features::PIPELINE_CACHE),
@@ -303,4 +324,20 @@ pub fn report(choice: &AdapterChoice) -> Result<Vec<AdapterReport>> {
             }
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_of_few_storage_buffers_is_refused() {
+        let offering = |max_storage_buffers_per_shader_stage| wgpu::Limits {
+            max_storage_buffers_per_shader_stage,
+            ..Default::default()
+        };
+        assert_eq!(lacking(&offering(STORAGE_BUFFERS)), None);
+        let said = lacking(&offering(3)).unwrap();
+        assert!(said.contains("has 3") && said.contains("needs 8"), "{said}");
+    }
 }

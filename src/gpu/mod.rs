@@ -12,7 +12,8 @@ mod wait;
 mod wgsl;
 
 pub use adapter::{
-    AdapterChoice, AdapterReport, Capabilities, adapters, all, install_hint, report,
+    AdapterChoice, AdapterReport, Capabilities, STORAGE_BUFFERS, adapters, adapters_async, all,
+    install_hint, report,
 };
 pub use buffer::Buffer;
 pub(crate) use host_shareable::host_shareable;
@@ -144,10 +145,18 @@ impl Gpu {
         }
         let mut capabilities = Capabilities::of(&adapter);
         let mut limits = adapter.limits();
+        if let Some(problem) = adapter::lacking(&limits) {
+            return Err(Error::Adapter {
+                adapter: info.name,
+                problem,
+                remedy: [Remedy::UpdateDriver, Remedy::OTHER_ADAPTER].into(),
+            });
+        }
         if let Some(cap) = choice.max_binding {
             capabilities.max_binding = capabilities.max_binding.min(cap);
             limits.max_storage_buffer_binding_size = capabilities.max_binding;
         }
+        capabilities.half_words &= !choice.no_half_words;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("calotype"),
             required_features: capabilities.features,

@@ -99,6 +99,16 @@ impl Precision {
                 ));
             }
         };
+        let asked = match (dtype, options.weights) {
+            (Dtype::F16, _) => Some((Field::Dtype, "f32")),
+            (_, WeightFormat::Q8 | WeightFormat::Q4) => Some((Field::Weights, "f16")),
+            _ => None,
+        };
+        if let (Some((field, value)), false) = (asked, c.half_words) {
+            let problem = "reads no 16-bit floats from memory (SHADER_F16_IN_F32)";
+            let value = value.into();
+            return Err(gpu.error(problem, Remedy::Set { field, value }));
+        }
         Ok(Self {
             weights: match dtype {
                 Dtype::F16 => WeightStorage::F16,
@@ -273,6 +283,11 @@ impl Pipeline {
         observer.cancel.check()?;
         let gpu = open()?;
         let precision = Precision::choose(options, &gpu)?;
+        let mut options = options.clone();
+        if !gpu.capabilities().half_words {
+            // What blocks are expanded to are such floats.
+            options.weights = WeightFormat::F16;
+        }
         Ok(Self {
             context: kernel::Context::of_family(&gpu, options.kernels)?
                 .with_tuning(options.tuning.open(&gpu, options.kernels)?),
@@ -280,11 +295,11 @@ impl Pipeline {
             base,
             refiner,
             precision,
-            options: options.clone(),
+            plan: MemoryPlan::of_format(options.weights),
+            options,
             previews,
             merged: Merged::default(),
             vae: Loaded::default(),
-            plan: MemoryPlan::of_format(options.weights),
             planned: Mutex::default(),
             short_of: None,
             load_seconds: start.elapsed().as_secs_f64(),

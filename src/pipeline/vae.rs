@@ -502,7 +502,10 @@ impl Coder {
     /// As [`Self::encode`].
     pub async fn encode_async(&self, picture: &[f32], cancel: &Cancel) -> Result<Posterior> {
         let moments = autoencoder::encodes_moments(&self.config);
-        Ok(Posterior::new(self.run_async(picture, cancel).await?, moments))
+        Ok(Posterior::new(
+            self.run_async(picture, cancel).await?,
+            moments,
+        ))
     }
 
     /// Runs the graph over the planes `[c, h, w]`, tile by tile where need be.

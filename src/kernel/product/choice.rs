@@ -90,10 +90,12 @@ impl Context {
     /// # Errors
     /// What goes wrong on the device.
     pub fn typical(&self) -> Result<Vec<String>> {
-        let half = self.gpu.capabilities().shader_f16 && !self.mode.direct;
-        let (storage, weights) = match half {
-            true => (Storage::F16, WeightStorage::F16),
-            false => (Storage::F32, WeightStorage::F16),
+        let can = self.gpu.capabilities();
+        let half = can.shader_f16 && !self.mode.direct;
+        let (storage, weights) = match (half, can.half_words) {
+            (true, _) => (Storage::F16, WeightStorage::F16),
+            (false, true) => (Storage::F32, WeightStorage::F16),
+            (false, false) => (Storage::F32, WeightStorage::F32),
         };
         let linear = Call {
             m: 2048,

@@ -131,9 +131,10 @@ impl<'a> DeviceWeights<'a> {
         if !names().all(|name| self.source.dtype(&name).is_some()) {
             return None;
         }
+        let halves = self.gpu.capabilities().half_words;
         match self.keeping.storage {
             // Values that f16 holds lose nothing by being f16.
-            _ if names().all(|name| self.source.fits_f16(&name)) => {
+            _ if halves && names().all(|name| self.source.fits_f16(&name)) => {
                 Some(Form::Plain(WeightStorage::F16))
             }
             WeightStorage::F32 => Some(Form::Plain(WeightStorage::F32)),
@@ -214,7 +215,8 @@ impl<'a> DeviceWeights<'a> {
         product: &Product,
     ) -> Result<Placed> {
         let tensors = Tensors::read(self.source, product)?;
-        let form = tensors.form(self.keeping, product.layout());
+        let halves = self.gpu.capabilities().half_words;
+        let form = tensors.form(self.keeping, product.layout(), halves);
         let placed = self.place(shares, product, form)?;
         self.pack(uploads, product, &tensors, &placed)?;
         if self.keeping.storage == WeightStorage::F16 || self.keeping.blocks.is_some() {

@@ -109,9 +109,9 @@ impl<'a> Tensors<'a> {
         Packed::new(&self.parts, layout.k * layout.taps)
     }
 
-    /// How they are kept where `asked` is asked for.
-    pub fn form(&self, asked: Keeping, layout: Layout) -> Form {
-        let all_f16 = self.parts.iter().all(TensorView::fits_f16);
+    /// How they are kept where `asked` is asked for, on a device that reads `halves` or not.
+    pub fn form(&self, asked: Keeping, layout: Layout, halves: bool) -> Form {
+        let all_f16 = halves && self.parts.iter().all(TensorView::fits_f16);
         if let (Some(format), true) = (asked.blocks, self.wide.is_empty())
             && fits_blocks(layout)
             && layout.block_error(format, &self.columns(layout), SAMPLE) <= tolerated(format)
