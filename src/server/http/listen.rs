@@ -4,7 +4,6 @@ use crate::server::config::Listen;
 use crate::{Error, Result};
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,8 +17,10 @@ pub enum Listener {
 }
 
 /// The file of a socket, which is removed with it.
-pub struct SocketFile(PathBuf);
+#[cfg(unix)]
+pub struct SocketFile(std::path::PathBuf);
 
+#[cfg(unix)]
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
