@@ -214,7 +214,7 @@ pub fn all(choice: &AdapterChoice) -> Result<Vec<String>> {
     Ok(wanted.map(|(index, _)| index.to_string()).collect())
 }
 
-fn no_adapter(choice: &AdapterChoice) -> Error {
+pub(super) fn no_adapter(choice: &AdapterChoice) -> Error {
     Error::NoAdapter {
         problem: match &choice.backend {
             Some(name) => format!("no GPU adapter found on the {name} backend"),
@@ -224,13 +224,14 @@ fn no_adapter(choice: &AdapterChoice) -> Error {
     }
 }
 
-pub(super) async fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
+/// The adapters to open, the first that can be: the one that is named, or else all.
+pub(super) async fn pick(choice: &AdapterChoice) -> Result<Vec<wgpu::Adapter>> {
     let mut found = adapters_async(choice).await?;
     if found.is_empty() {
         return Err(no_adapter(choice));
     }
     let Some(wanted) = &choice.adapter else {
-        return Ok(found.swap_remove(0));
+        return Ok(found);
     };
     let place = match wanted.parse::<usize>() {
         Ok(index) => (index < found.len()).then_some(index),
@@ -240,7 +241,7 @@ pub(super) async fn pick(choice: &AdapterChoice) -> Result<wgpu::Adapter> {
         }),
     };
     match place {
-        Some(place) => Ok(found.swap_remove(place)),
+        Some(place) => Ok(vec![found.swap_remove(place)]),
         None => {
             let names: Vec<String> = found
                 .iter()

@@ -97,11 +97,12 @@ enum Trouble {
 }
 
 impl Gpu {
-    /// Opens the adapter that `choice` names, or the fastest kind there is.
+    /// Opens the adapter that `choice` names, or the fastest kind there is that its driver
+    /// opens.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] where there is none, or none of that name;
-    /// [`Error::Adapter`] where the driver refuses to open it.
+    /// [`Error::Adapter`] where its driver refuses to open it, of several the first.
     pub fn open(choice: &AdapterChoice) -> Result<Arc<Self>> {
         block_on(Self::open_async(choice))
     }
@@ -137,13 +138,36 @@ impl Gpu {
         choice: &AdapterChoice,
         shaders: HashMap<&'static str, String>,
     ) -> Result<Arc<Self>> {
-        let adapter = adapter::pick(choice).await?;
+        let mut failed = Vec::new();
+        for adapter in adapter::pick(choice).await? {
+            // SAFETY: the caller vouches for the shaders.
+            match unsafe { Self::of(&adapter, choice, shaders.clone()) }.await {
+                Ok(gpu) => {
+                    let name = &gpu.info.name;
+                    failed
+                        .iter()
+                        .for_each(|e| tracing::warn!("{e}; {name} takes its place"));
+                    return Ok(Arc::new(gpu));
+                }
+                Err(e) => failed.push(e),
+            }
+        }
+        let first = failed.into_iter().next();
+        Err(first.unwrap_or_else(|| adapter::no_adapter(choice)))
+    }
+
+    /// See [`Self::open_with`], whose safety is the caller's.
+    async unsafe fn of(
+        adapter: &wgpu::Adapter,
+        choice: &AdapterChoice,
+        shaders: HashMap<&'static str, String>,
+    ) -> Result<Self> {
         let mut info = adapter.get_info();
         if info.name.is_empty() {
             // Browsers tell as little as they can.
             info.name = "the browser's GPU".into();
         }
-        let mut capabilities = Capabilities::of(&adapter);
+        let mut capabilities = Capabilities::of(adapter);
         let mut limits = adapter.limits();
         if let Some(problem) = adapter::lacking(&limits) {
             return Err(Error::Adapter {
@@ -201,7 +225,7 @@ impl Gpu {
         tracing::info!(adapter = %info.name, backend = %info.backend, driver = %info.driver_info, "opened");
         let counters = Arc::new(Counters::default());
         let pipelines = pipeline::PipelineStore::new(&device, &info, &capabilities, shaders);
-        Ok(Arc::new(Self {
+        Ok(Self {
             device,
             queue,
             info,
@@ -209,7 +233,7 @@ impl Gpu {
             counters,
             pipelines,
             trouble,
-        }))
+        })
     }
 
     pub fn device(&self) -> &wgpu::Device {
