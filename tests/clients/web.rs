@@ -51,7 +51,14 @@ fn the_embedded_model_draws_in_a_page() {
     let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
     run(Command::new(root.join("tools/release/web")).current_dir(root));
     let drawn = shots.join("native.png");
-    let generate = ["generate", "a red circle", "--seed", "7", "--dtype", "f32"];
+    let generate = [
+        "generate",
+        "a red circle on a blue background",
+        "--seed",
+        "7",
+        "--dtype",
+        "f32",
+    ];
     run(Command::new(env!("CARGO_BIN_EXE_calotype"))
         .args(generate)
         .arg("--out")
