@@ -19,8 +19,8 @@ pub struct AdapterChoice {
     pub no_half_words: bool,
 }
 
-/// Storage buffers that a kernel may bind: what WebGPU asks of every adapter. Mesa's CPU driver
-/// before 21 has fewer.
+/// Storage buffers that a kernel may bind: what WebGPU asks of every adapter. The CPU driver
+/// of Mesa 20.3 has fewer.
 pub const STORAGE_BUFFERS: u32 = 8;
 
 /// What an adapter lacks that every kernel may use.
