@@ -8,7 +8,7 @@ use calotype::server::{Config, Listen, LogFormat, Network, PublicUrl, Role, Setu
 use calotype::{Error, encoding};
 use figment::Figment;
 use figment::error::Kind;
-use figment::providers::{Format, Serialized, Toml};
+use figment::providers::Serialized;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -249,7 +249,9 @@ impl Args {
                 return Err(Error::file(path, "is no file", remedy).into());
             }
             let text = encoding::read(path, "name a TOML file that can be read")?;
-            figment = figment.merge(Toml::string(&text));
+            let file: toml::Table = toml::from_str(&text)
+                .map_err(|e| anyhow::anyhow!("configuration: {}: {e}", path.display()))?;
+            figment = figment.merge(Serialized::defaults(file));
         }
         // The older name in the environment wins over the file, as all variables do.
         if self.values.ledger.is_none()
