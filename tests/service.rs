@@ -506,7 +506,11 @@ fn a_configuration_that_makes_no_sense_is_refused() {
         ),
         ("[price]\nstepp = 1", vec![], "\"price.stepp\""),
         ("queue = \"many\"", vec![], "queue"),
-        ("queue = ", vec![], "calotype.toml: TOML parse error at line 1"),
+        (
+            "queue = ",
+            vec![],
+            "calotype.toml: TOML parse error at line 1",
+        ),
         ("[price]\nstep = -1.0", vec![], "price.step is -1"),
         ("", vec!["--model", "/nowhere"], "/nowhere"),
         ("", vec!["--image-host", "a b"], "image-host"),
