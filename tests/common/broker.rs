@@ -99,9 +99,7 @@ impl Broker {
     /// Sends `signal`, such as `STOP`.
     pub fn signal(&self, signal: &str) {
         let child = self.child.as_ref().expect("it runs");
-        let mut kill = Command::new("kill");
-        let kill = kill.args([&format!("-{signal}"), &child.id().to_string()]);
-        assert!(kill.status().unwrap().success());
+        assert!(crate::server::kill(signal, child.id()));
     }
 
     /// What it kept is lost.

@@ -106,11 +106,7 @@ impl Server {
 
     /// Sends `signal`, such as `TERM`.
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .args([&format!("-{signal}"), &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+        assert!(kill(signal, self.child.id()));
     }
 
     /// Status, headers and body.
@@ -191,6 +187,13 @@ pub fn clients() -> Option<PathBuf> {
     );
     eprintln!("skipped: tools/setup-clients installs the clients that this needs");
     None
+}
+
+/// Sends `signal`, such as `TERM`, by the shell's own `kill`: small systems have no other.
+pub fn kill(signal: &str, process: u32) -> bool {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "kill -\"$0\" \"$1\"", signal, &process.to_string()]);
+    shell.status().is_ok_and(|status| status.success())
 }
 
 /// Runs a script of `tests/clients` with `args`: Python, or JavaScript by Node.js.

@@ -1,6 +1,6 @@
 //! nginx before two front ends, as tools/service/nginx.conf has it.
 
-use crate::server::wait_until;
+use crate::server::{kill, wait_until};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command};
 use tempfile::TempDir;
@@ -60,8 +60,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         // Its workers end with it, unless it is killed.
-        let mut kill = Command::new("kill");
-        let _ = kill.arg(self.child.id().to_string()).status();
+        kill("TERM", self.child.id());
         let _ = self.child.wait();
     }
 }
